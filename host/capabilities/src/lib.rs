@@ -1,0 +1,1 @@
+//! The capabilities a host gives to guests.

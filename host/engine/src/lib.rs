@@ -1,0 +1,1 @@
+//! Loads components and runs one instance per request.

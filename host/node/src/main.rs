@@ -1,0 +1,3 @@
+//! The host process: ingress, agent, health, metrics.
+
+fn main() {}

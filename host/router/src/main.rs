@@ -1,0 +1,3 @@
+//! The load balancer of a stage.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The command line: up, publish, deploy, logs.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Compiles an OML model to a component.

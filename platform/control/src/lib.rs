@@ -1,0 +1,1 @@
+//! Pure planning: which host serves which app.

@@ -1,0 +1,3 @@
+//! The stage-side holder of a database's admin login: roles, grants, schemas.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The OML types, their JSON Schema, and spans.

@@ -1,0 +1,3 @@
+//! The Platform: REST services over revisions, builds and deployments.
+
+fn main() {}

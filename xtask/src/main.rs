@@ -1,0 +1,3 @@
+//! House rules that a check keeps: crate edges, file size, docs.
+
+fn main() {}
