@@ -1,0 +1,138 @@
+//! Carries out a sealed migration: checks it, plans it, and runs the plan in one transaction under a lock,
+//! so that a migrator killed at any step leaves the old schema and nothing else.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use odeon_oml::schema::Schema;
+use odeon_protocol::{Generation, MigrateCommand, Refusal, Signed};
+use sqlx::types::Json;
+use sqlx::{PgConnection, Row as _};
+use tracing::info;
+
+use crate::plan::{Plan, plan};
+use crate::roles::{self, Names, run};
+use crate::Migrator;
+
+/// How long a statement waits for a lock, in milliseconds: longer would make every request behind it wait too.
+const LOCK_MS_MAX: u32 = 2_000;
+/// How long one statement may run, in milliseconds.
+const STATEMENT_MS_MAX: u32 = 30_000;
+/// How often a migration is tried that met a lock.
+const TRIES_MAX: u32 = 5;
+/// Wait between two tries, in milliseconds.
+const PAUSE_MS: u64 = 300;
+/// PostgreSQL: a lock was not available in time, deadlock, serialization failure.
+const TRY_AGAIN: [&str; 3] = ["55P03", "40P01", "40001"];
+
+/// Does what the sealed command in `payload` asks for, and says what was done.
+pub(crate) async fn migrate(migrator: &Migrator, payload: &[u8]) -> Result<Vec<String>> {
+    let sealed: Signed<MigrateCommand> = serde_json::from_slice(payload)
+        .map_err(|error| Refusal::new("OS-MIG-40001", format!("not a sealed migration: {error}")))?;
+    let command = sealed.open(&migrator.trusted).map_err(|error| Refusal::new("OS-MIG-40301", error.to_string()))?;
+    let here = &migrator.settings;
+    if command.stage != here.stage || command.organization != here.organization {
+        bail!(Refusal::new("OS-MIG-40302", format!("this migration is meant for stage {}, not {}", command.stage, here.stage)));
+    }
+    let want: Schema = match &command.schema {
+        Some(schema) => serde_json::from_value(schema.clone())
+            .map_err(|error| Refusal::new("OS-MIG-40002", format!("the schema cannot be read: {error}")))?,
+        None => Schema::default(),
+    };
+    for _ in 1..TRIES_MAX {
+        match attempt(migrator, &command, &want).await {
+            Err(error) if meets_lock(&error) => tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await,
+            done => return done,
+        }
+    }
+    match attempt(migrator, &command, &want).await {
+        Err(error) if meets_lock(&error) => bail!(Refusal::new(
+            "OS-DPL-40911",
+            format!("the tables of `{}` were locked in {TRIES_MAX} tries; nothing was changed. Deploy again when long transactions have ended", command.name),
+        )),
+        done => done,
+    }
+}
+
+async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -> Result<Vec<String>> {
+    let names = Names::of(&command.organization, &command.stage, &command.app);
+    let mut tx = migrator.database.begin().await.context("begin a migration")?;
+    run(&mut tx, format!("set local lock_timeout = {LOCK_MS_MAX}")).await?;
+    run(&mut tx, format!("set local statement_timeout = {STATEMENT_MS_MAX}")).await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtext($1))").bind(command.app.as_str()).execute(&mut *tx).await?;
+    let row = sqlx::query("select epoch, number, model from odeon.apps where app = $1")
+        .bind(command.app.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+    let (have, is_new) = match row {
+        Some(row) => {
+            let last = Generation {
+                epoch: u32::try_from(row.get::<i32, _>(0))?,
+                number: u64::try_from(row.get::<i64, _>(1))?,
+            };
+            if command.generation < last {
+                let text = format!("generation {} is older than {last}, which was migrated already", command.generation);
+                bail!(Refusal::new("OS-MIG-40901", text));
+            }
+            (row.get::<Json<Schema>, _>(2).0, false)
+        }
+        None => (Schema::default(), true),
+    };
+    let Plan { statements, steps, after } = plan(&have, want)?;
+    if is_new {
+        let password = roles::create(&mut tx, &names).await.context("create the roles of an app")?;
+        sqlx::query("insert into odeon.apps (app, name, schema_name, login, password, epoch, number, revision, model) values ($1, $2, $3, $4, $5, 0, 0, 0, '{\"tables\":[]}')")
+            .bind(command.app.as_str())
+            .bind(command.name.as_str())
+            .bind(&names.schema)
+            .bind(&names.login)
+            .bind(password)
+            .execute(&mut *tx)
+            .await?;
+    }
+    sqlx::query("update odeon.apps set name = $2, epoch = $3, number = $4, revision = $5, model = $6 where app = $1")
+        .bind(command.app.as_str())
+        .bind(command.name.as_str())
+        .bind(i32::try_from(command.generation.epoch)?)
+        .bind(i64::try_from(command.generation.number)?)
+        .bind(i32::try_from(command.revision.0)?)
+        .bind(Json(&after))
+        .execute(&mut *tx)
+        .await?;
+    run_as_owner(&mut tx, &names, statements).await?;
+    tx.commit().await.context("commit a migration")?;
+    info!(app = %command.app, revision = %command.revision, steps = steps.len(), "migrated");
+    Ok(steps)
+}
+
+/// Tables belong to the app's NOLOGIN role: it, not the admin, runs the statements.
+async fn run_as_owner(tx: &mut PgConnection, names: &Names, statements: Vec<String>) -> Result<()> {
+    run(tx, format!("set local role {}", names.owner)).await?;
+    run(tx, format!("set local search_path = {}, public", names.schema)).await?;
+    for statement in statements {
+        run(tx, statement.clone()).await.map_err(|error| data_refusal(error, &statement))?;
+    }
+    Ok(())
+}
+
+/// Data that stand in the way are the user's to deal with; anything else is ours.
+fn data_refusal(error: anyhow::Error, statement: &str) -> anyhow::Error {
+    const UNIQUE: &str = "23505";
+    const REFERENCE: &str = "23503";
+    let refusal = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error).and_then(|error| {
+        let code = error.code()?;
+        [UNIQUE, REFERENCE].contains(&code.as_ref()).then(|| {
+            let text = format!("the rows in the database do not fit the new model: {} (while running: {statement}). Nothing was changed", error.message());
+            Refusal::new("OS-DPL-40912", text)
+        })
+    });
+    match refusal {
+        Some(refusal) => refusal.into(),
+        None => error.context(format!("run: {statement}")),
+    }
+}
+
+fn meets_lock(error: &anyhow::Error) -> bool {
+    let code = error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>()?.as_database_error()?.code());
+    code.is_some_and(|code| TRY_AGAIN.contains(&code.as_ref()))
+}

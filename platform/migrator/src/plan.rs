@@ -1,0 +1,314 @@
+//! From one schema to the next, as statements. Pure: what is there and what is wanted in, a plan or
+//! reasons against it out.
+//!
+//! Two revisions serve during a rollout, so each step must suit the running one too: tables and columns are
+//! added (with a default, so that inserts which do not know them go through), indexes and references follow
+//! the model, and nothing else happens. A table or column that left the model stays, with its data. What
+//! cannot be done this way is refused with a code, all reasons at once.
+
+use odeon_oml::schema::{Column, ColumnType, DeleteRule, ForeignKey, Index, Schema, Table};
+use odeon_protocol::Refusal;
+
+/// What to run, and what is there afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Statements in order, for the role that owns the tables, in the app's schema.
+    pub statements: Vec<String>,
+    /// What they do, for people.
+    pub steps: Vec<String>,
+    /// Everything that is there afterwards, what left the model included.
+    pub after: Schema,
+}
+
+/// Plans the way from `have` to `want`.
+pub fn plan(have: &Schema, want: &Schema) -> Result<Plan, Refusal> {
+    let mut plan = Plan { statements: Vec::new(), steps: Vec::new(), after: have.clone() };
+    let mut reasons = Vec::new();
+    for table in &want.tables {
+        match have.tables.iter().find(|there| there.name == table.name) {
+            None => create_table(&mut plan, table),
+            Some(there) => change_table(&mut plan, there, table, &mut reasons),
+        }
+    }
+    for table in &want.tables {
+        let there = have.tables.iter().find(|there| there.name == table.name);
+        change_references(&mut plan, there, table);
+        change_indexes(&mut plan, there, table);
+        write_records(&mut plan, table);
+    }
+    for table in have.tables.iter().filter(|there| !want.tables.iter().any(|table| table.name == there.name)) {
+        plan.steps.push(format!("entity {} left the model; its table stays", table.name));
+    }
+    if reasons.is_empty() {
+        Ok(plan)
+    } else {
+        Err(Refusal::new("OS-DPL-40910", format!("{}. Nothing was changed; the old revision keeps serving", reasons.join("; "))))
+    }
+}
+
+fn create_table(plan: &mut Plan, table: &Table) {
+    let mut parts: Vec<String> = table.columns.iter().map(column_definition).collect();
+    parts.push(format!("primary key ({})", quoted(&table.primary_key)));
+    plan.statements.push(format!("create table {} ({})", quoted(&table.name), parts.join(", ")));
+    plan.steps.push(format!("created the table of entity {}", table.name));
+    plan.after.tables.push(table.clone());
+}
+
+fn change_table(plan: &mut Plan, there: &Table, want: &Table, reasons: &mut Vec<String>) {
+    let name = &want.name;
+    if there.primary_key != want.primary_key {
+        reasons.push(format!(
+            "the identifier of entity {name} is {} and cannot become {}: other rows refer to it",
+            there.primary_key, want.primary_key
+        ));
+    }
+    let mut merged = want.clone();
+    for column in &want.columns {
+        match there.columns.iter().find(|old| old.name == column.name) {
+            None => {
+                plan.statements.push(format!("alter table {} add column {}", quoted(name), column_definition(column)));
+                plan.steps.push(format!("added attribute {name}.{}", column.name));
+            }
+            Some(old) if !same_type(old.column_type, column.column_type) || old.auto_number != column.auto_number => {
+                reasons.push(format!(
+                    "attribute {name}.{} is {} in the database and cannot become {}: the running revision still uses it; add an attribute of another name",
+                    column.name,
+                    sql_type(old.column_type),
+                    sql_type(column.column_type)
+                ));
+            }
+            Some(old) => {
+                if old.default != column.default && !column.auto_number {
+                    let default = default_clause(column).unwrap_or_else(|| "default null".to_owned());
+                    let at = quoted(&column.name);
+                    plan.statements.push(format!("alter table {} alter column {at} set {default}", quoted(name)));
+                    plan.steps.push(format!("changed the default of {name}.{}", column.name));
+                }
+                if !old.nullable && column.nullable {
+                    let at = quoted(&column.name);
+                    plan.statements.push(format!("alter table {} alter column {at} drop not null", quoted(name)));
+                }
+                if old.nullable && !column.nullable {
+                    // Rows of the running revision may be null: the stricter rule is the guest's to keep.
+                    if let Some(kept) = merged.columns.iter_mut().find(|kept| kept.name == column.name) {
+                        kept.nullable = true;
+                    }
+                }
+            }
+        }
+    }
+    for old in there.columns.iter().filter(|old| !want.columns.iter().any(|column| column.name == old.name)) {
+        if !old.nullable && old.default.is_none() && default_clause(old).is_none() && !old.auto_number {
+            let at = quoted(&old.name);
+            plan.statements.push(format!("alter table {} alter column {at} drop not null", quoted(name)));
+        }
+        merged.columns.push(old.clone());
+    }
+    if let Some(kept) = plan.after.tables.iter_mut().find(|kept| kept.name == *name) {
+        *kept = merged;
+    }
+}
+
+fn change_references(plan: &mut Plan, there: Option<&Table>, want: &Table) {
+    let table = quoted(&want.name);
+    let old = there.map_or(&[][..], |there| &there.foreign_keys);
+    for gone in old.iter().filter(|gone| !want.foreign_keys.contains(gone)) {
+        plan.statements.push(format!("alter table {table} drop constraint if exists {}", quoted(&reference_name(want, gone))));
+    }
+    for new in want.foreign_keys.iter().filter(|new| !old.contains(new)) {
+        let name = quoted(&reference_name(want, new));
+        let column = quoted(&new.column);
+        let action = match new.on_delete {
+            DeleteRule::Protect => "on delete restrict",
+            DeleteRule::Delete => "on delete cascade",
+            DeleteRule::Ignore => continue, // no constraint: rows may refer to nothing
+        };
+        let target = quoted(&new.references);
+        plan.statements.push(format!("alter table {table} add constraint {name} foreign key ({column}) references {target} {action}"));
+        plan.steps.push(format!("{}.{} refers to {}", want.name, new.column, new.references));
+    }
+    for new in want.foreign_keys.iter().filter(|new| !old.iter().any(|old| old.column == new.column)) {
+        let name = quoted(&shortened(&format!("ref_{}_{}", want.name, new.column)));
+        plan.statements.push(format!("create index if not exists {name} on {table} ({})", quoted(&new.column)));
+    }
+}
+
+fn change_indexes(plan: &mut Plan, there: Option<&Table>, want: &Table) {
+    let old = there.map_or(&[][..], |there| &there.indexes);
+    for gone in old.iter().filter(|gone| !want.indexes.contains(gone)) {
+        plan.statements.push(format!("drop index if exists {}", quoted(&shortened(&gone.name))));
+        plan.steps.push(format!("dropped index {}", gone.name));
+    }
+    for Index { name, columns, unique } in want.indexes.iter().filter(|new| !old.contains(new)) {
+        let columns: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
+        let unique = if *unique { "unique " } else { "" };
+        let (index, table) = (quoted(&shortened(name)), quoted(&want.name));
+        plan.statements.push(format!("create {unique}index {index} on {table} ({})", columns.join(", ")));
+        plan.steps.push(format!("created {unique}index {name}"));
+    }
+}
+
+/// Records of a static entity are part of the model: they are written, never removed, because rows may refer to them.
+fn write_records(plan: &mut Plan, table: &Table) {
+    for record in &table.records {
+        let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
+        let values: Vec<String> = table.columns.iter().zip(record).map(|(column, value)| literal(column, value)).collect();
+        let updates: Vec<String> = table
+            .columns
+            .iter()
+            .filter(|column| column.name != table.primary_key)
+            .map(|column| format!("{0} = excluded.{0}", quoted(&column.name)))
+            .collect();
+        let conflict = if updates.is_empty() { "nothing".to_owned() } else { format!("update set {}", updates.join(", ")) };
+        plan.statements.push(format!(
+            "insert into {} ({}) overriding system value values ({}) on conflict ({}) do {conflict}",
+            quoted(&table.name),
+            columns.join(", "),
+            values.join(", "),
+            quoted(&table.primary_key),
+        ));
+    }
+}
+
+fn column_definition(column: &Column) -> String {
+    let mut text = format!("{} {}", quoted(&column.name), sql_type(column.column_type));
+    if column.auto_number {
+        text.push_str(" generated by default as identity");
+        return text;
+    }
+    if !column.nullable {
+        text.push_str(" not null");
+    }
+    if let Some(default) = default_clause(column) {
+        text.push(' ');
+        text.push_str(&default);
+    }
+    text
+}
+
+/// The default of a column: the model's, or that of its type, so that an insert which does not name it goes through.
+fn default_clause(column: &Column) -> Option<String> {
+    if column.default.is_none() && column.nullable {
+        return None;
+    }
+    let implied = match column.column_type {
+        ColumnType::Boolean => "false",
+        ColumnType::Integer | ColumnType::LongInteger | ColumnType::Decimal => "0",
+        ColumnType::Text { .. } | ColumnType::Binary => "",
+        ColumnType::Date => "1900-01-01",
+        ColumnType::Time => "00:00:00",
+        ColumnType::DateTime => "1900-01-01 00:00:00",
+    };
+    let value = column.default.as_deref().unwrap_or(implied);
+    Some(format!("default {}", quoted_literal(value)))
+}
+
+fn literal(column: &Column, value: &Option<String>) -> String {
+    match value {
+        Some(text) => quoted_literal(text),
+        None if column.nullable => "null".to_owned(),
+        None => "default".to_owned(),
+    }
+}
+
+fn same_type(old: ColumnType, new: ColumnType) -> bool {
+    sql_type(old) == sql_type(new) // the length of a text is the guest's to check
+}
+
+fn sql_type(column_type: ColumnType) -> &'static str {
+    match column_type {
+        ColumnType::Boolean => "boolean",
+        ColumnType::Integer => "integer",
+        ColumnType::LongInteger => "bigint",
+        ColumnType::Decimal => "numeric(37,8)",
+        ColumnType::Text { .. } => "text collate public.odeon_text",
+        ColumnType::Date => "date",
+        ColumnType::Time => "time",
+        ColumnType::DateTime => "timestamp",
+        ColumnType::Binary => "bytea",
+    }
+}
+
+fn reference_name(table: &Table, reference: &ForeignKey) -> String {
+    shortened(&format!("fk_{}_{}", table.name, reference.column))
+}
+
+/// PostgreSQL cuts names at 63 bytes without a word, so that two could become one: we cut with a hash.
+fn shortened(name: &str) -> String {
+    const BYTES_MAX: usize = 63;
+    if name.len() <= BYTES_MAX {
+        return name.to_owned();
+    }
+    let digest = odeon_protocol::Digest::of(name.as_bytes());
+    let kept: String = name.chars().take(BYTES_MAX / 4).collect();
+    format!("{kept}_{}", &digest.as_str()[..16])
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn quoted_literal(text: &str) -> String {
+    // `E''` where a backslash could be read in two ways, depending on a server setting.
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn column(name: &str, column_type: ColumnType) -> Column {
+        Column { name: name.into(), column_type, ..Column::default() }
+    }
+    fn expense(columns: Vec<Column>) -> Schema {
+        let id = Column { auto_number: true, ..column("Id", ColumnType::LongInteger) };
+        let columns = std::iter::once(id).chain(columns).collect();
+        Schema { tables: vec![Table { name: "Expense".into(), columns, primary_key: "Id".into(), ..Table::default() }] }
+    }
+
+    #[test]
+    fn a_new_entity_gets_a_table_in_which_nothing_is_null() {
+        let plan = plan(&Schema::default(), &expense(vec![column("Amount", ColumnType::Decimal)])).unwrap();
+        assert_eq!(
+            plan.statements,
+            ["create table \"Expense\" (\"Id\" bigint generated by default as identity, \
+              \"Amount\" numeric(37,8) not null default '0', primary key (\"Id\"))"]
+        );
+    }
+
+    #[test]
+    fn a_removed_attribute_stays_and_comes_back() {
+        let old = expense(vec![column("Note", ColumnType::Text { length: Some(50) })]);
+        let removed = plan(&old, &expense(vec![])).unwrap();
+        assert!(removed.statements.is_empty(), "{:?}", removed.statements);
+        let back = plan(&removed.after, &old).unwrap();
+        assert!(back.statements.is_empty(), "{:?}", back.statements);
+    }
+
+    #[test]
+    fn a_changed_type_is_refused_with_all_reasons() {
+        let old = expense(vec![column("A", ColumnType::Integer), column("B", ColumnType::Date)]);
+        let new = expense(vec![column("A", ColumnType::Decimal), column("B", ColumnType::Boolean)]);
+        let refusal = plan(&old, &new).unwrap_err();
+        assert_eq!(refusal.code, "OS-DPL-40910");
+        assert!(refusal.message.contains("Expense.A is integer"), "{}", refusal.message);
+        assert!(refusal.message.contains("Expense.B is date"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn quotes_in_texts_stay_texts() {
+        assert_eq!(quoted_literal("O'Hara"), "'O''Hara'");
+        assert_eq!(quoted_literal(r"a\'b"), r"E'a\\''b'");
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+    }
+
+    #[test]
+    fn long_names_are_cut_without_becoming_equal() {
+        let (a, b) = (shortened(&format!("{}a", "x".repeat(80))), shortened(&format!("{}b", "x".repeat(80))));
+        assert!(a.len() <= 63 && a != b);
+    }
+}

@@ -1,0 +1,307 @@
+//! Runs what a person asked for: publish, deploy, roll back, undeploy.
+//!
+//! A deployment goes: bits into the stage, schema migrated, desired state written, then wait until every
+//! replica and every router says that it serves. If a replica fails, or time runs out, the revision that
+//! served before is made desired again, and the operation says why. The old revision serves throughout.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use odeon_control::{Spread, place};
+use odeon_protocol::{
+    AppId, Generation, HostId, MigrateCommand, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
+};
+use serde_json::json;
+use tracing::{error, info};
+use uuid::Uuid;
+
+use super::progress::{Message, Progress};
+use super::store::{self, Deployment, Kind};
+use super::{desired, reconcile};
+use crate::Platform;
+use crate::assets::store::StoredRevision;
+use crate::assets::uploads::Upload;
+use crate::builds::{self, BuildRequest, Built};
+use crate::identity;
+use crate::nats::stage::{Seen, Stage};
+
+/// How long all replicas of a new generation may take to serve, in seconds.
+const ROLLOUT_S_MAX: u64 = 60;
+/// How long an undeployment waits for the routers to forget the app, in seconds.
+const REMOVAL_S_MAX: u64 = 15;
+
+/// What an operation does, once it is accepted.
+pub(crate) enum Task {
+    Publish { upload: Upload, name: Option<odeon_protocol::AppName>, message: String },
+    Deploy { app: AppId, revision: Revision },
+    Undeploy { app: AppId },
+}
+
+/// Everything an operation needs to know.
+pub(crate) struct Operation {
+    pub(crate) key: Uuid,
+    pub(crate) kind: Kind,
+    pub(crate) organization: OrganizationId,
+    pub(crate) actor: String,
+    pub(crate) stage: StageName,
+    pub(crate) task: Task,
+}
+
+/// How an operation ends that the user, not the Platform, has to deal with.
+struct Failed;
+type Outcome = Result<Result<(), Failed>>;
+
+/// Runs an operation to its end and writes down how it ended. Every operation gets an end.
+pub(crate) async fn run(platform: Arc<Platform>, operation: Operation) {
+    let mut progress = Progress::default();
+    let outcome = execute(&platform, &operation, &mut progress).await;
+    let status = match outcome {
+        Ok(Ok(())) => "Finished",
+        Ok(Err(Failed)) => "FinishedWithError",
+        Err(error) => {
+            error!(operation = %operation.key, "{error:#}");
+            progress.messages.push(Message::error("OS-DPL-50001", format!("{error:#}")));
+            "FinishedWithError"
+        }
+    };
+    if let Err(error) = store::save_progress(&platform.database, operation.key, status, &progress).await {
+        error!(operation = %operation.key, "cannot write how the operation ended: {error:#}");
+    }
+}
+
+async fn execute(platform: &Arc<Platform>, operation: &Operation, progress: &mut Progress) -> Outcome {
+    match &operation.task {
+        Task::Publish { .. } => publish(platform, operation, progress).await,
+        Task::Deploy { app, revision } => deploy(platform, operation, app, *revision, progress).await,
+        Task::Undeploy { app } => undeploy(platform, operation, app, progress).await,
+    }
+}
+
+async fn publish(platform: &Arc<Platform>, operation: &Operation, progress: &mut Progress) -> Outcome {
+    let Task::Publish { upload, name, message } = &operation.task else { return Ok(Err(Failed)) };
+    let build_key = builds::store::begin(&platform.database, &operation.organization).await?;
+    let request = BuildRequest {
+        organization: &operation.organization,
+        actor: &operation.actor,
+        upload: upload.clone(),
+        name: name.clone(),
+        message,
+    };
+    let built = builds::build(platform, request, progress).await;
+    let known = built.as_ref().ok().and_then(Option::as_ref).map(|built: &Built| (&built.app, built.revision));
+    builds::store::end(&platform.database, build_key, known, progress).await?;
+    let Some(built) = built? else { return Ok(Err(Failed)) };
+    audit(platform, operation, "revision.create", built.name.as_str(), json!({ "revision": built.revision })).await?;
+    progress.inform(format!("stored revision {} of `{}`", built.revision, built.name));
+    if !store::assign_operation(&platform.database, operation.key, build_key, (&built.app, built.revision)).await? {
+        let text = format!(
+            "revision {} of `{}` is stored, but another deployment of it to {} is running; deploy it when that has ended",
+            built.revision, built.name, operation.stage
+        );
+        progress.messages.push(Message::error("OS-DPL-40901", text));
+        return Ok(Err(Failed));
+    }
+    store::save_progress(&platform.database, operation.key, "Running", progress).await?;
+    deploy(platform, operation, &built.app, built.revision, progress).await
+}
+
+async fn deploy(
+    platform: &Arc<Platform>,
+    operation: &Operation,
+    app: &AppId,
+    revision: Revision,
+    progress: &mut Progress,
+) -> Outcome {
+    let stage = platform.stage(&operation.organization, &operation.stage).context("the stage is not open")?;
+    let asset = crate::assets::store::find(&platform.database, &operation.organization, app.as_str())
+        .await?
+        .with_context(|| format!("the asset {app} is not stored"))?;
+    let stored = crate::assets::store::find_revision(&platform.database, &operation.organization, app, revision)
+        .await?
+        .with_context(|| format!("revision {revision} of `{}` is not stored", asset.name))?;
+    let _busy = platform.busy(app, &operation.stage);
+    let before = store::find(&platform.database, app, &operation.stage).await?;
+
+    let started = Instant::now();
+    push_bits(platform, &stage, &stored).await?;
+    progress.step("push", started);
+
+    let generation = desired::next_generation(&stage, before.as_ref(), app);
+    let started = Instant::now();
+    let command = MigrateCommand {
+        organization: operation.organization.clone(),
+        stage: operation.stage.clone(),
+        app: app.clone(),
+        name: asset.name.clone(),
+        revision,
+        generation,
+        schema: stored.schema.clone(),
+    };
+    match stage.migrate(&platform.signer.seal(&command)).await? {
+        MigrateReply::Done { steps } => steps.into_iter().for_each(|step| progress.inform(step)),
+        MigrateReply::Refused(refusal) => {
+            progress.messages.push(Message::error(&refusal.code, refusal.message));
+            return Ok(Err(Failed));
+        }
+    }
+    progress.step("migrate", started);
+
+    let started = Instant::now();
+    let seen = stage.seen();
+    let current = before.as_ref().map_or(&[][..], |before| &before.placements);
+    let placements = place(Spread::of_stage(operation.stage.as_str()), &reconcile::host_views(&seen), current);
+    if placements.is_empty() {
+        let text = format!("stage {} has no live host; see `odeon status`", operation.stage);
+        progress.messages.push(Message::error("OS-DPL-50302", text));
+        return Ok(Err(Failed));
+    }
+    let serving_before = before.as_ref().filter(|before| before.serving);
+    let wanted = Deployment {
+        organization: operation.organization.clone(),
+        app: app.clone(),
+        name: asset.name.clone(),
+        stage: operation.stage.clone(),
+        revision,
+        previous_revision: serving_before.map(|before| before.revision).filter(|before| *before != revision),
+        serving: true,
+        generation,
+        placements,
+        egress_allow: before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default(),
+        updated_at: chrono::Utc::now(),
+    };
+    desired::apply(platform, &stage, &wanted).await?;
+    match wait_until_serving(&stage, &wanted).await {
+        Ok(()) => {
+            progress.step("roll out", started);
+            let detail = json!({ "stage": operation.stage, "revision": revision, "generation": generation });
+            let action = match operation.kind {
+                Kind::Publish => "deployment.publish",
+                Kind::Deploy => "deployment.deploy",
+                Kind::Rollback => "deployment.rollback",
+                Kind::Undeploy => "deployment.undeploy",
+            };
+            audit(platform, operation, action, asset.name.as_str(), detail).await?;
+            info!(app = %asset.name, stage = %operation.stage, %revision, "deployed");
+            Ok(Ok(()))
+        }
+        Err(why) => {
+            progress.messages.push(Message::error(&why.code, why.message));
+            let back = Deployment {
+                generation: desired::next_generation(&stage, Some(&wanted), app),
+                serving: serving_before.is_some(),
+                revision: serving_before.map_or(revision, |before| before.revision),
+                previous_revision: serving_before.and_then(|before| before.previous_revision),
+                ..wanted
+            };
+            desired::apply(platform, &stage, &back).await?;
+            progress.inform(match serving_before {
+                Some(before) => format!("revision {} keeps serving", before.revision),
+                None => format!("`{}` is not deployed to {}", asset.name, operation.stage),
+            });
+            Ok(Err(Failed))
+        }
+    }
+}
+
+async fn undeploy(platform: &Arc<Platform>, operation: &Operation, app: &AppId, progress: &mut Progress) -> Outcome {
+    let stage = platform.stage(&operation.organization, &operation.stage).context("the stage is not open")?;
+    let _busy = platform.busy(app, &operation.stage);
+    let Some(before) = store::find(&platform.database, app, &operation.stage).await?.filter(|found| found.serving) else {
+        let text = format!("the app is not deployed to {}", operation.stage);
+        progress.messages.push(Message::error("OS-DPL-40402", text));
+        return Ok(Err(Failed));
+    };
+    let started = Instant::now();
+    let generation = desired::next_generation(&stage, Some(&before), app);
+    let wanted = Deployment { serving: false, generation, placements: Vec::new(), ..before.clone() };
+    desired::apply(platform, &stage, &wanted).await?;
+    let forgotten = |seen: &Seen| {
+        seen.live_routers().all(|router| {
+            let route = seen.routes.get(&(app.clone(), router.router.clone()));
+            route.is_none_or(|route| route.generation >= generation && route.replicas.is_empty())
+        })
+    };
+    wait_for(&stage, REMOVAL_S_MAX, |seen| forgotten(seen).then_some(())).await;
+    progress.step("remove", started);
+    progress.inform(format!("`{}` no longer serves in {}; its data are kept", before.name, operation.stage));
+    audit(platform, operation, "deployment.undeploy", before.name.as_str(), json!({ "stage": operation.stage })).await?;
+    Ok(Ok(()))
+}
+
+async fn push_bits(platform: &Platform, stage: &Stage, stored: &StoredRevision) -> Result<()> {
+    for digest in [Some(&stored.wasm_digest), stored.native_digest.as_ref()].into_iter().flatten() {
+        let bytes = platform.blobs.get(digest).await?;
+        stage.push_object(digest, &bytes).await?;
+    }
+    Ok(())
+}
+
+/// Every placed host ready at this generation, and every live router sending requests to all of them.
+async fn wait_until_serving(stage: &Stage, wanted: &Deployment) -> Result<(), odeon_protocol::Refusal> {
+    let look = |seen: &Seen| {
+        for host in &wanted.placements {
+            let status = seen.replicas.get(&(wanted.app.clone(), host.clone()));
+            match status.filter(|status| status.generation >= wanted.generation).map(|status| &status.state) {
+                Some(ReplicaState::Ready) => {}
+                Some(ReplicaState::Failed { code, message }) => {
+                    return Some(Err(odeon_protocol::Refusal::new(code, format!("host {host}: {message}"))));
+                }
+                Some(ReplicaState::Loading | ReplicaState::Draining) | None => return None,
+            }
+        }
+        let routed = seen.live_routers().all(|router| {
+            let route = seen.routes.get(&(wanted.app.clone(), router.router.clone()));
+            route.is_some_and(|route| route.generation >= wanted.generation && holds(&route.replicas, &wanted.placements))
+        });
+        (routed && seen.live_routers().next().is_some()).then_some(Ok(()))
+    };
+    match wait_for(stage, ROLLOUT_S_MAX, look).await {
+        Some(outcome) => outcome,
+        None => Err(odeon_protocol::Refusal::new("OS-DPL-50401", missing(&stage.seen(), wanted, wanted.generation))),
+    }
+}
+
+fn holds(replicas: &[HostId], placements: &[HostId]) -> bool {
+    placements.iter().all(|host| replicas.contains(host))
+}
+
+/// Says who did not follow within the time.
+fn missing(seen: &Seen, wanted: &Deployment, generation: Generation) -> String {
+    let late: Vec<String> = wanted
+        .placements
+        .iter()
+        .filter(|host| {
+            let status = seen.replicas.get(&(wanted.app.clone(), (*host).clone()));
+            !status.is_some_and(|status| status.generation >= generation && status.state == ReplicaState::Ready)
+        })
+        .map(|host| format!("host {host}"))
+        .collect();
+    let who = if late.is_empty() { "a router".to_owned() } else { late.join(", ") };
+    format!("after {ROLLOUT_S_MAX} s revision {} does not serve everywhere: {who} did not follow", wanted.revision)
+}
+
+/// Looks at the stage whenever something is heard, until `look` says something or the time is over.
+async fn wait_for<T>(stage: &Stage, seconds_max: u64, look: impl Fn(&Seen) -> Option<T>) -> Option<T> {
+    let mut changes = stage.changes();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds_max);
+    loop {
+        if let Some(found) = look(&stage.seen()) {
+            return Some(found);
+        }
+        match tokio::time::timeout_at(deadline, changes.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return None,
+        }
+    }
+}
+
+async fn audit(
+    platform: &Platform,
+    operation: &Operation,
+    action: &str,
+    subject: &str,
+    detail: serde_json::Value,
+) -> Result<()> {
+    identity::store::audit(&platform.database, &operation.organization, &operation.actor, action, subject, detail).await
+}

@@ -1,0 +1,142 @@
+//! Keeps a stage as it was asked for. Runs on a nudge (something was heard) and on a timer, and takes no
+//! input: it looks at the database and at the stage each time.
+//!
+//! Three differences, three answers:
+//! - the stage lacks what the database has, or holds an older generation (an emptied or replayed bucket): write it again;
+//! - the stage is ahead of the database (a restored database): the stage is right, it was sealed by us; adopt it.
+//!   Nothing goes back because a backup was older;
+//! - a host with replicas is away for longer than [`HOST_GONE_S`]: plan anew, next generation.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use odeon_control::{HostView, Spread, place};
+use odeon_protocol::{DesiredApp, DesiredState, HostId, Revision};
+use serde_json::json;
+use tracing::{info, warn};
+
+use super::{desired, store};
+use crate::Platform;
+use crate::identity;
+use crate::nats::stage::{Seen, Stage};
+
+/// Time between two looks when nothing is heard, in seconds.
+const EVERY_S: u64 = 5;
+/// Shortest time between two looks, in milliseconds: heartbeats nudge too.
+const PAUSE_MS: u64 = 500;
+/// Silence after which a host's replicas move, in seconds: longer than a restart takes.
+const HOST_GONE_S: u64 = 10;
+
+/// Reconciles one stage for ever.
+pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
+    let mut changes = stage.changes();
+    loop {
+        let _ = tokio::time::timeout(Duration::from_secs(EVERY_S), changes.changed()).await;
+        if stage.is_connected()
+            && let Err(error) = once(&platform, &stage).await
+        {
+            warn!(stage = %stage.name, "reconcile: {error:#}");
+        }
+        tokio::time::sleep(Duration::from_millis(PAUSE_MS)).await;
+    }
+}
+
+async fn once(platform: &Platform, stage: &Stage) -> Result<()> {
+    let seen = stage.seen();
+    if !seen.desired_read {
+        return Ok(()); // what we have not read we must not correct
+    }
+    let deployments = store::of_stage(&platform.database, &stage.organization, &stage.name).await?;
+    for found in seen.desired.values() {
+        if found.stage == stage.name && found.organization == stage.organization {
+            let ours = deployments.iter().find(|deployment| deployment.app == found.app);
+            if ours.is_none_or(|ours| ours.generation < found.generation) {
+                adopt(platform, stage, found).await?;
+            }
+        }
+    }
+    for deployment in &deployments {
+        let theirs = seen.desired.get(&deployment.app).map(|desired| desired.generation);
+        if theirs.is_none_or(|theirs| theirs < deployment.generation) {
+            info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
+            desired::write(platform, stage, deployment).await?;
+        } else if theirs == Some(deployment.generation) && deployment.serving && !platform.is_busy(deployment) {
+            replace_lost(platform, stage, &seen, deployment).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes over what the stage knows and a restored database has forgotten.
+async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result<()> {
+    let before = store::find(&platform.database, &found.app, &stage.name).await?;
+    let Some(name) = (match (&found.state, &before) {
+        (DesiredState::Serving(serving), _) => Some(serving.name.clone()),
+        (DesiredState::Removed, Some(before)) => Some(before.name.clone()),
+        (DesiredState::Removed, None) => None, // gone there, unknown here: nothing to remember
+    }) else {
+        return Ok(());
+    };
+    let (serving, revision, placements) = match &found.state {
+        DesiredState::Serving(serving) => (true, serving.revision, serving.placements.clone()),
+        DesiredState::Removed => (false, before.as_ref().map_or(Revision(1), |before| before.revision), Vec::new()),
+    };
+    let asset = crate::assets::store::find(&platform.database, &found.organization, found.app.as_str()).await?;
+    if asset.is_none() {
+        warn!(stage = %stage.name, app = %found.app, %name, "the stage serves an app this database does not know; it is left alone");
+        return Ok(());
+    }
+    let wanted = store::Deployment {
+        organization: found.organization.clone(),
+        app: found.app.clone(),
+        name,
+        stage: stage.name.clone(),
+        revision,
+        previous_revision: before.as_ref().and_then(|before| before.previous_revision),
+        serving,
+        generation: found.generation,
+        placements,
+        egress_allow: before.map(|before| before.egress_allow).unwrap_or_default(),
+        updated_at: chrono::Utc::now(),
+    };
+    store::save(&platform.database, &wanted).await?;
+    let detail = json!({ "stage": stage.name, "revision": revision, "generation": found.generation });
+    identity::store::audit(&platform.database, &found.organization, "platform", "deployment.adopt", wanted.name.as_str(), detail)
+        .await?;
+    warn!(stage = %stage.name, app = %wanted.name, generation = %found.generation, "the stage was ahead of the database and was adopted");
+    Ok(())
+}
+
+async fn replace_lost(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store::Deployment) -> Result<()> {
+    let hosts = host_views(seen);
+    let placed = place(Spread::of_stage(stage.name.as_str()), &hosts, &deployment.placements);
+    // Fewer replicas than before help nobody: a lost host serves again as soon as it is back.
+    if placed == deployment.placements || placed.len() < deployment.placements.len() {
+        return Ok(());
+    }
+    info!(stage = %stage.name, app = %deployment.name, from = ?deployment.placements, to = ?placed, "placing anew");
+    let wanted = store::Deployment {
+        generation: desired::next_generation(stage, Some(deployment), &deployment.app),
+        placements: placed,
+        ..deployment.clone()
+    };
+    desired::apply(platform, stage, &wanted).await
+}
+
+/// The hosts that may hold replicas: live ones, and those silent for a moment only.
+pub(crate) fn host_views(seen: &Seen) -> Vec<HostView> {
+    let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < Duration::from_secs(HOST_GONE_S));
+    let load = |host: &HostId| {
+        let holds = |desired: &&DesiredApp| match &desired.state {
+            DesiredState::Serving(serving) => serving.placements.contains(host),
+            DesiredState::Removed => false,
+        };
+        u32::try_from(seen.desired.values().filter(holds).count()).unwrap_or(u32::MAX)
+    };
+    seen.hosts
+        .values()
+        .filter(|(beat, at)| recent(*at) && beat.accepting)
+        .map(|(beat, _)| HostView { id: beat.host.clone(), zone: beat.zone.clone(), replicas: load(&beat.host) })
+        .collect()
+}

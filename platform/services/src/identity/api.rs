@@ -1,0 +1,130 @@
+//! `/api/identity/v1`: tokens and the audit trail of the caller's organization.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use chrono::{DateTime, Duration, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sqlx::Row as _;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{Caller, Scope, store};
+use crate::Platform;
+use crate::api::ApiError;
+use crate::api::paging::{Page, Paging};
+
+/// Longest life of a token, in days.
+const TOKEN_DAYS_MAX: i64 = 366;
+/// Longest name of a token, in bytes.
+const TOKEN_NAME_BYTES_MAX: usize = 80;
+
+pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
+    OpenApiRouter::new().routes(routes!(create_token)).routes(routes!(revoke_token)).routes(routes!(audit_events))
+}
+
+/// A token to be made.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewToken {
+    /// For people; shown in the audit trail.
+    name: String,
+    /// `read`, `deploy`, `admin`.
+    scopes: Vec<String>,
+    /// Days until it expires, 1 to 366.
+    days: i64,
+}
+
+/// A token, shown this once.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct CreatedToken {
+    token: String,
+    expires_at: DateTime<Utc>,
+}
+
+/// Makes a token.
+#[utoipa::path(post, path = "/api/identity/v1/tokens", request_body = NewToken, responses((status = 201, body = CreatedToken)))]
+async fn create_token(
+    State(platform): State<Arc<Platform>>,
+    caller: Caller,
+    Json(new): Json<NewToken>,
+) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
+    caller.require(Scope::Admin)?;
+    if new.name.is_empty() || new.name.len() > TOKEN_NAME_BYTES_MAX || !(1..=TOKEN_DAYS_MAX).contains(&new.days) {
+        let detail = format!("use a name of 1 to {TOKEN_NAME_BYTES_MAX} bytes and days 1 to {TOKEN_DAYS_MAX}");
+        return Err(ApiError::bad_request("OS-IDCO-40001", detail));
+    }
+    let mut scopes = Vec::new();
+    for text in &new.scopes {
+        let scope = Scope::ALL.into_iter().find(|scope| scope.as_str() == text);
+        scopes.push(scope.ok_or_else(|| {
+            ApiError::bad_request("OS-IDCO-40002", format!("`{text}` is not a scope; use read, deploy or admin"))
+        })?);
+    }
+    let expires_at = Utc::now() + Duration::days(new.days);
+    let mut tx = platform.database.begin().await?;
+    let token = store::create_token(&mut *tx, &caller.organization, &new.name, &scopes, expires_at).await?;
+    store::audit(&mut *tx, &caller.organization, &caller.actor, "token.create", &new.name, json!({"scopes": new.scopes})).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(CreatedToken { token, expires_at })))
+}
+
+/// Revokes a token by its name, at once.
+#[utoipa::path(delete, path = "/api/identity/v1/tokens/{name}", params(("name" = String, Path)), responses((status = 204)))]
+async fn revoke_token(
+    State(platform): State<Arc<Platform>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    caller.require(Scope::Admin)?;
+    if !store::revoke_token(&platform.database, &caller.organization, &name).await? {
+        return Err(ApiError::not_found("OS-IDCO-40401", format!("a valid token named `{name}`")));
+    }
+    store::audit(&platform.database, &caller.organization, &caller.actor, "token.revoke", &name, json!({})).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Who did what, and when.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AuditEvent {
+    at: DateTime<Utc>,
+    actor: String,
+    action: String,
+    subject: String,
+    detail: serde_json::Value,
+}
+
+/// The audit trail, newest first.
+#[utoipa::path(get, path = "/api/identity/v1/audit-events", params(Paging), responses((status = 200, body = Page<AuditEvent>)))]
+async fn audit_events(
+    State(platform): State<Arc<Platform>>,
+    caller: Caller,
+    Query(paging): Query<Paging>,
+) -> Result<Json<Page<AuditEvent>>, ApiError> {
+    caller.require(Scope::Admin)?;
+    let (offset, limit) = paging.checked()?;
+    let rows = sqlx::query(
+        "select at, actor, action, subject, detail, count(*) over () from audit.events \
+         where organization_id = $1 order by id desc offset $2 limit $3",
+    )
+    .bind(caller.organization.as_str())
+    .bind(offset)
+    .bind(limit)
+    .fetch_all(&platform.database)
+    .await?;
+    let total = rows.first().map_or(0, |row| row.get(5));
+    let event = |row: &sqlx::postgres::PgRow| AuditEvent {
+        at: row.get(0),
+        actor: row.get(1),
+        action: row.get(2),
+        subject: row.get(3),
+        detail: row.get(4),
+    };
+    Ok(Json(Page { results: rows.iter().map(event).collect(), total }))
+}

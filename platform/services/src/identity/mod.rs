@@ -1,0 +1,74 @@
+//! Who is calling, and what they may do. Tokens are random, stored as hashes, and have scopes, an expiry
+//! and a revocation.
+
+pub(crate) mod api;
+pub(crate) mod store;
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use odeon_protocol::OrganizationId;
+
+use crate::Platform;
+use crate::api::ApiError;
+
+/// What a token allows. A new scope gets a variant here and a line in docs/operations.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// See assets, operations, logs.
+    Read,
+    /// Publish, deploy, roll back, undeploy.
+    Deploy,
+    /// Create and revoke tokens, see the audit trail.
+    Admin,
+}
+
+impl Scope {
+    /// The scope as tokens carry it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Deploy => "deploy",
+            Self::Admin => "admin",
+        }
+    }
+    /// All scopes there are.
+    pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Deploy, Self::Admin];
+}
+
+/// Proof that a request carries a valid token of an organization.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) organization: OrganizationId,
+    /// `token:<name>`, for the audit trail.
+    pub(crate) actor: String,
+    scopes: Vec<String>,
+}
+
+impl Caller {
+    /// Refuses unless the token has `scope`.
+    pub(crate) fn require(&self, scope: Scope) -> Result<(), ApiError> {
+        if self.scopes.iter().any(|have| have == scope.as_str()) {
+            Ok(())
+        } else {
+            Err(ApiError::forbidden(scope.as_str()))
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Platform>> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, platform: &Arc<Platform>) -> Result<Self, ApiError> {
+        let token = parts
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or_else(ApiError::unauthorized)?;
+        let found = store::find_token(&platform.database, token).await?.ok_or_else(ApiError::unauthorized)?;
+        Ok(Self { organization: found.organization, actor: format!("token:{}", found.name), scopes: found.scopes })
+    }
+}

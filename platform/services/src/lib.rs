@@ -1,0 +1,207 @@
+//! The Platform: REST services over revisions, builds and deployments, and the controller that keeps the
+//! stages as they were asked for.
+//!
+//! Map: [`identity`] says who calls, [`assets`] stores revisions, [`builds`] makes them, [`deployments`] brings
+//! them into stages, [`monitoring`] reads logs, [`nats`] speaks with stages, [`keys`] holds what must not be
+//! in a database.
+//!
+//! What must stay true: the Platform never opens a connection to a host, an app or an app's database; every
+//! row belongs to an organization, and every query names it.
+
+mod api;
+mod assets;
+mod builds;
+mod deployments;
+mod identity;
+pub mod keys;
+mod monitoring;
+mod nats;
+pub mod settings;
+
+use std::collections::BTreeSet;
+use std::str::FromStr as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use chrono::Utc;
+use odeon_protocol::{AppId, HostId, OrganizationId, RouterId, Signer, StageName, TrustedKeys};
+use serde_json::json;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tracing::info;
+
+use crate::assets::blobs::Blobs;
+use crate::deployments::store::Deployment;
+use crate::identity::Scope;
+use crate::keys::Keys;
+use crate::nats::auth::{self, Permissions};
+use crate::nats::stage::Stage;
+use crate::settings::Settings;
+
+/// Operations that run or wait at once; past that, 429.
+pub(crate) const OPERATIONS_MAX: usize = 64;
+/// Readers of logs at once; past that, 429.
+pub(crate) const LOG_READERS_MAX: usize = 64;
+/// Connections to the Platform's database.
+const DATABASE_CONNECTIONS_MAX: u32 = 16;
+/// How long a request waits for one of them, in seconds.
+const DATABASE_WAIT_S_MAX: u64 = 10;
+/// Life of the first token, in days.
+const FIRST_TOKEN_DAYS: i64 = 366;
+
+/// What all services share.
+pub(crate) struct Platform {
+    pub(crate) settings: Settings,
+    pub(crate) database: PgPool,
+    pub(crate) blobs: Blobs,
+    pub(crate) signer: Signer,
+    pub(crate) stages: Vec<Arc<Stage>>,
+    pub(crate) builds: Semaphore,
+    pub(crate) operations: Arc<Semaphore>,
+    pub(crate) log_readers: Arc<Semaphore>,
+    busy: Arc<Mutex<BTreeSet<(AppId, StageName)>>>,
+}
+
+impl Platform {
+    /// A stage of an organization.
+    pub(crate) fn stage(&self, organization: &OrganizationId, name: &StageName) -> Option<Arc<Stage>> {
+        self.stages.iter().find(|stage| stage.organization == *organization && stage.name == *name).cloned()
+    }
+    /// The stage that publishing goes to.
+    pub(crate) fn first_stage(&self, organization: &OrganizationId) -> Option<StageName> {
+        self.stages.iter().find(|stage| stage.organization == *organization).map(|stage| stage.name.clone())
+    }
+    /// Marks an app and stage as being deployed: until the guard drops, the reconciler leaves them alone.
+    pub(crate) fn busy(&self, app: &AppId, stage: &StageName) -> BusyGuard {
+        let mark = (app.clone(), stage.clone());
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(mark.clone());
+        BusyGuard { busy: self.busy.clone(), mark }
+    }
+    /// Whether an operation is on it now.
+    pub(crate) fn is_busy(&self, deployment: &Deployment) -> bool {
+        let mark = (deployment.app.clone(), deployment.stage.clone());
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark)
+    }
+}
+
+/// See [`Platform::busy`].
+pub(crate) struct BusyGuard {
+    busy: Arc<Mutex<BTreeSet<(AppId, StageName)>>>,
+    mark: (AppId, StageName),
+}
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mark);
+    }
+}
+
+/// What `odeon-platform init` prints: what nats-server must know before its first start.
+pub fn init(keys: &Keys) -> Result<serde_json::Value> {
+    let (operator, system) = (keys.operator()?, keys.system_account()?);
+    Ok(json!({
+        "operator": auth::operator_token(&operator, &system)?,
+        "systemAccount": system.public_key(),
+        "systemAccountToken": auth::system_account_token(&operator, &system)?,
+        "trustedKeys": keys.trusted_file(),
+    }))
+}
+
+/// For whom `odeon-platform provision` makes NATS credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// An `odeon-host`.
+    Host,
+    /// An `odeon-router`.
+    Router,
+    /// An `odeon-migrator`.
+    Migrator,
+}
+
+/// A credentials file for a process of a stage.
+pub fn provision(
+    keys: &Keys,
+    organization: &OrganizationId,
+    stage: &StageName,
+    role: Role,
+    name: &str,
+) -> Result<String> {
+    let permissions = match role {
+        Role::Host => Permissions::host(&HostId::from_str(name)?),
+        Role::Router => Permissions::router(&RouterId::from_str(name)?),
+        Role::Migrator => Permissions::migrator(),
+    };
+    auth::user_credentials(&keys.stage_account(organization, stage)?, name, &permissions)
+}
+
+/// The OpenAPI 3.1 document of the REST services.
+pub fn openapi() -> Result<String> {
+    api::document().to_pretty_json().context("write the OpenAPI document")
+}
+
+/// Runs the Platform until `shutdown` resolves.
+pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+    let keys = Keys::open_or_create(&settings.keys)?;
+    let signer = keys.signer()?;
+    let trusted = TrustedKeys::from_json(&tokio::fs::read(keys.trusted_file()).await?)?;
+    let database = open_database(&settings.database_url).await?;
+    let organization = identity::store::ensure_organization(&database, &keys.organization(&settings.organization)?, &settings.organization).await?;
+    deployments::store::ensure_stages(&database, &organization, &settings.stages).await?;
+    ensure_token(&database, &settings, &organization).await?;
+    deployments::store::end_interrupted(&database).await?;
+
+    let system = nats::connect_system(&settings.nats_url, &keys).await?;
+    let mut stages = Vec::new();
+    for (organization, name) in deployments::store::all_stages(&database).await? {
+        nats::push_account(&system, &keys, &organization, &name).await?;
+        let client = nats::connect_stage(&settings.nats_url, &keys, &organization, &name).await?;
+        stages.push(Stage::open(client, organization, name, trusted.clone()).await?);
+    }
+    let platform = Arc::new(Platform {
+        blobs: Blobs::open(&settings.blobs)?,
+        database,
+        signer,
+        stages,
+        builds: Semaphore::new(builds::BUILDS_AT_ONCE),
+        operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
+        log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+        busy: Arc::default(),
+        settings,
+    });
+    for stage in &platform.stages {
+        tokio::spawn(deployments::reconcile::run(platform.clone(), stage.clone()));
+    }
+    let listener = TcpListener::bind(&platform.settings.listen)
+        .await
+        .with_context(|| format!("listen on {}; is the port in use?", platform.settings.listen))?;
+    info!(address = %listener.local_addr()?, "the Platform serves");
+    axum::serve(listener, api::router(platform)).with_graceful_shutdown(shutdown).await.context("serve REST")
+}
+
+async fn open_database(url: &str) -> Result<PgPool> {
+    let options = PgConnectOptions::from_str(url).context("understand the database URL")?;
+    let pool = PgPoolOptions::new()
+        .max_connections(DATABASE_CONNECTIONS_MAX)
+        .acquire_timeout(Duration::from_secs(DATABASE_WAIT_S_MAX))
+        .connect_with(options)
+        .await
+        .context("connect to the Platform's database")?;
+    sqlx::migrate!().run(&pool).await.context("bring the Platform's database to this version")?;
+    Ok(pool)
+}
+
+/// Writes the first token, unless the file holds one that is valid.
+async fn ensure_token(database: &PgPool, settings: &Settings, organization: &OrganizationId) -> Result<()> {
+    if let Ok(token) = tokio::fs::read_to_string(&settings.token_file).await
+        && identity::store::find_token(database, token.trim()).await?.is_some()
+    {
+        return Ok(());
+    }
+    let expires_at = Utc::now() + chrono::Duration::days(FIRST_TOKEN_DAYS);
+    let token = identity::store::create_token(database, organization, "owner", &Scope::ALL, expires_at).await?;
+    identity::store::audit(database, organization, "platform", "token.create", "owner", json!({})).await?;
+    keys::write_private(&settings.token_file, token.as_bytes())
+}

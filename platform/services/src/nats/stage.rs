@@ -1,0 +1,318 @@
+//! A stage as the Platform sees it: what it wants there, what it hears from there.
+//!
+//! Everything observed is kept in memory and rebuilt from the stage's KV buckets and heartbeats after a
+//! start: the Platform's database holds only what people decided. Nothing here decides anything.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use async_nats::Client;
+use async_nats::jetstream::kv::Operation;
+use async_nats::jetstream::object_store::ObjectStore;
+use async_nats::jetstream::{self, kv, stream};
+use futures_util::StreamExt as _;
+use odeon_protocol::{
+    AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId, ReplicaStatus,
+    RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// How long a migration may take before the Platform gives up waiting, in seconds. The migrator has
+/// shorter limits of its own, so that its answer comes before this.
+const MIGRATE_S_MAX: u64 = 60;
+/// Log lines of a stage are kept for 28 days and within this many bytes, oldest out first.
+const LOGS_BYTES_MAX: i64 = 1 << 30;
+const LOGS_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
+/// Wait before a lost watch is opened again, in milliseconds.
+const WATCH_RETRY_MS: u64 = 500;
+
+/// One stage of one organization.
+pub(crate) struct Stage {
+    pub(crate) organization: OrganizationId,
+    pub(crate) name: StageName,
+    pub(crate) jetstream: jetstream::Context,
+    client: Client,
+    desired: kv::Store,
+    components: ObjectStore,
+    seen: Mutex<Seen>,
+    changed: watch::Sender<u64>,
+}
+
+/// What has been heard from a stage.
+#[derive(Default, Clone)]
+pub(crate) struct Seen {
+    /// Desired state as the stage holds it, seal checked.
+    pub(crate) desired: BTreeMap<AppId, DesiredApp>,
+    /// Whether the first full reading of the desired state has ended.
+    pub(crate) desired_read: bool,
+    /// Last heartbeat of each host.
+    pub(crate) hosts: BTreeMap<HostId, (HostHeartbeat, Option<Instant>)>,
+    /// Last heartbeat of each router.
+    pub(crate) routers: BTreeMap<RouterId, (RouterHeartbeat, Option<Instant>)>,
+    /// Replica statuses by app and host.
+    pub(crate) replicas: BTreeMap<(AppId, HostId), ReplicaStatus>,
+    /// Router statuses by app and router.
+    pub(crate) routes: BTreeMap<(AppId, RouterId), RouterStatus>,
+}
+
+impl Seen {
+    /// Hosts heard of within three heartbeats.
+    pub(crate) fn live_hosts(&self) -> impl Iterator<Item = &HostHeartbeat> {
+        self.hosts.values().filter(|(_, at)| is_recent(*at)).map(|(beat, _)| beat)
+    }
+    /// Routers heard of within three heartbeats.
+    pub(crate) fn live_routers(&self) -> impl Iterator<Item = &RouterHeartbeat> {
+        self.routers.values().filter(|(_, at)| is_recent(*at)).map(|(beat, _)| beat)
+    }
+}
+
+fn is_recent(at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at.elapsed() < Duration::from_millis(subjects::HEARTBEAT_MISSED_MS))
+}
+
+impl Stage {
+    /// Makes sure that the stage's buckets exist and begins to listen.
+    pub(crate) async fn open(
+        client: Client,
+        organization: OrganizationId,
+        name: StageName,
+        trusted: TrustedKeys,
+    ) -> Result<Arc<Self>> {
+        let jetstream = jetstream::new(client.clone());
+        let bucket = |bucket: &str| kv::Config { bucket: bucket.to_owned(), history: 1, ..Default::default() };
+        let desired = ensure_kv(&jetstream, bucket(subjects::DESIRED_BUCKET)).await?;
+        let observed = ensure_kv(&jetstream, bucket(subjects::OBSERVED_BUCKET)).await?;
+        let components = match jetstream.get_object_store(subjects::COMPONENTS_BUCKET).await {
+            Ok(store) => store,
+            Err(_) => jetstream
+                .create_object_store(jetstream::object_store::Config {
+                    bucket: subjects::COMPONENTS_BUCKET.to_owned(),
+                    ..Default::default()
+                })
+                .await
+                .with_context(|| format!("create the components bucket of stage {name}"))?,
+        };
+        jetstream
+            .get_or_create_stream(stream::Config {
+                name: subjects::LOGS_STREAM.to_owned(),
+                subjects: vec![subjects::LOGS.to_owned()],
+                max_bytes: LOGS_BYTES_MAX,
+                max_age: LOGS_AGE_MAX,
+                ..Default::default()
+            })
+            .await
+            .with_context(|| format!("create the log stream of stage {name}"))?;
+        let stage = Arc::new(Self {
+            organization,
+            name,
+            jetstream,
+            client,
+            desired,
+            components,
+            seen: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        tokio::spawn(stage.clone().follow_desired(trusted));
+        tokio::spawn(stage.clone().follow_observed(observed));
+        tokio::spawn(stage.clone().follow_heartbeats());
+        Ok(stage)
+    }
+
+    /// A copy of what has been heard so far.
+    pub(crate) fn seen(&self) -> Seen {
+        self.lock().clone()
+    }
+
+    /// Resolves whenever something new was heard.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Whether the connection to the stage stands.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Puts an object into the stage's bucket unless it is there: names are digests, so it is the same.
+    pub(crate) async fn push_object(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        if self.components.info(digest.as_str()).await.is_ok_and(|info| !info.deleted && info.size == bytes.len()) {
+            return Ok(());
+        }
+        let mut reader = bytes;
+        self.components
+            .put(digest.as_str(), &mut reader)
+            .await
+            .with_context(|| format!("push {digest} into stage {}", self.name))?;
+        Ok(())
+    }
+
+    /// Writes sealed desired state. Who writes has made sure that it is newer than what is there.
+    pub(crate) async fn write_desired(&self, app: &AppId, sealed: &Signed<DesiredApp>) -> Result<()> {
+        let bytes = serde_json::to_vec(sealed).context("encode desired state")?;
+        self.desired
+            .put(subjects::desired_key(app), bytes.into())
+            .await
+            .with_context(|| format!("write the desired state of {app} into stage {}", self.name))?;
+        Ok(())
+    }
+
+    /// Asks the stage's migrator and waits for its answer.
+    pub(crate) async fn migrate(&self, command: &Signed<MigrateCommand>) -> Result<MigrateReply> {
+        let request = async_nats::Request::new()
+            .payload(serde_json::to_vec(command).context("encode a migration")?.into())
+            .timeout(Some(Duration::from_secs(MIGRATE_S_MAX)));
+        let reply = self
+            .client
+            .send_request(subjects::MIGRATE, request)
+            .await
+            .with_context(|| format!("ask the migrator of stage {}; is odeon-migrator running there?", self.name))?;
+        serde_json::from_slice(&reply.payload).context("read the migrator's answer")
+    }
+
+    async fn follow_desired(self: Arc<Self>, trusted: TrustedKeys) {
+        loop {
+            match self.desired.watch_with_history(">").await {
+                Ok(mut entries) => {
+                    if self.desired.status().await.is_ok_and(|status| status.values() == 0) {
+                        self.update(|seen| seen.desired_read = true);
+                    }
+                    while let Some(entry) = entries.next().await {
+                        let Ok(entry) = entry else { break };
+                        let caught_up = entry.delta == 0;
+                        if entry.operation == Operation::Put {
+                            match open_desired(&entry.value, &trusted) {
+                                Ok(app) => self.update(|seen| {
+                                    seen.desired.insert(app.app.clone(), app);
+                                }),
+                                Err(error) => warn!(stage = %self.name, key = entry.key, "desired state ignored: {error:#}"),
+                            }
+                        } else if let Some(Ok(app)) = entry.key.strip_prefix("app.").map(str::parse::<AppId>) {
+                            self.update(|seen| {
+                                seen.desired.remove(&app);
+                            });
+                        }
+                        if caught_up {
+                            self.update(|seen| seen.desired_read = true);
+                        }
+                    }
+                }
+                Err(error) => warn!(stage = %self.name, "cannot watch desired state: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
+        }
+    }
+
+    async fn follow_observed(self: Arc<Self>, observed: kv::Store) {
+        loop {
+            match observed.watch_with_history(">").await {
+                Ok(mut entries) => {
+                    while let Some(Ok(entry)) = entries.next().await {
+                        self.hear_status(&entry);
+                    }
+                }
+                Err(error) => warn!(stage = %self.name, "cannot watch statuses: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
+        }
+    }
+
+    fn hear_status(&self, entry: &kv::Entry) {
+        let mut parts = entry.key.splitn(3, '.');
+        let (Some(kind), Some(who), Some(Ok(app))) = (parts.next(), parts.next(), parts.next().map(str::parse::<AppId>))
+        else {
+            return;
+        };
+        let put = entry.operation == Operation::Put;
+        match (kind, put) {
+            ("host", true) => {
+                if let Some(status) = read::<ReplicaStatus>(&entry.value) {
+                    self.update(|seen| {
+                        seen.replicas.insert((app, status.host.clone()), status);
+                    });
+                }
+            }
+            ("host", false) => {
+                if let Ok(host) = who.parse() {
+                    self.update(|seen| {
+                        seen.replicas.remove(&(app, host));
+                    });
+                }
+            }
+            ("router", true) => {
+                if let Some(status) = read::<RouterStatus>(&entry.value) {
+                    self.update(|seen| {
+                        seen.routes.insert((app, status.router.clone()), status);
+                    });
+                }
+            }
+            ("router", false) => {
+                if let Ok(router) = who.parse() {
+                    self.update(|seen| {
+                        seen.routes.remove(&(app, router));
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn follow_heartbeats(self: Arc<Self>) {
+        loop {
+            let both = async {
+                let hosts = self.client.subscribe(subjects::HOST_HEARTBEATS).await?;
+                let routers = self.client.subscribe(subjects::ROUTER_HEARTBEATS).await?;
+                Ok::<_, async_nats::SubscribeError>(futures_util::stream::select(hosts, routers))
+            };
+            match both.await {
+                Ok(mut beats) => {
+                    info!(stage = %self.name, "listening to heartbeats");
+                    while let Some(message) = beats.next().await {
+                        if let Some(beat) = read::<HostHeartbeat>(&message.payload) {
+                            self.update(|seen| {
+                                seen.hosts.insert(beat.host.clone(), (beat, Some(Instant::now())));
+                            });
+                        } else if let Some(beat) = read::<RouterHeartbeat>(&message.payload) {
+                            self.update(|seen| {
+                                seen.routers.insert(beat.router.clone(), (beat, Some(Instant::now())));
+                            });
+                        }
+                    }
+                }
+                Err(error) => warn!(stage = %self.name, "cannot listen to heartbeats: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.lock());
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ensure_kv(jetstream: &jetstream::Context, config: kv::Config) -> Result<kv::Store> {
+    let bucket = config.bucket.clone();
+    match jetstream.get_key_value(&bucket).await {
+        Ok(store) => Ok(store),
+        Err(_) => {
+            jetstream.create_key_value(config).await.with_context(|| format!("create the KV bucket `{bucket}`"))
+        }
+    }
+}
+
+fn open_desired(bytes: &[u8], trusted: &TrustedKeys) -> Result<DesiredApp> {
+    let sealed: Signed<DesiredApp> = serde_json::from_slice(bytes).context("not a sealed value")?;
+    Ok(sealed.open(trusted)?)
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
+}
