@@ -1,1 +1,98 @@
-//! Compiles an OML model to a component.
+//! Compiles an OML model to a component. Pure: text in, bytes and problems out.
+//!
+//! Stages, one module and one type each: [`parse`] (shape), [`resolve`] (names), [`check`] (types),
+//! [`lower`] (functions, data, SQL) and [`emit`] (bytes). Each takes what the one before made and adds
+//! its problems; a later stage runs on a model with mistakes as long as it can say something new, and
+//! nothing is emitted once there is an error. The model's words end in `lower`.
+//! Invariant: the same sources give the same bytes and the same problems.
+
+extern crate alloc; // the shared sources of the runtime name it
+
+mod ast;
+mod check;
+mod emit;
+mod literal;
+mod lower;
+mod parse;
+mod plan;
+mod problem;
+mod resolve;
+mod runtime;
+mod schema;
+mod sources;
+mod types;
+mod yaml;
+
+use odeon_oml::schema::Schema;
+use serde::Serialize;
+
+pub use problem::{CODES, Problem, Severity, render};
+pub use sources::{Sources, Span};
+
+use problem::Problems;
+
+/// What came of a model.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The app's name, when the model says one.
+    pub app: Option<String>,
+    /// The component; none when any problem is an error.
+    pub component: Option<Vec<u8>>,
+    /// The tables that the component expects.
+    pub schema: Schema,
+    /// All problems, by place.
+    pub problems: Vec<Problem>,
+    /// What a stage may set for the app. Empty in this cut of the language.
+    pub settings: Vec<Setting>,
+    /// Other apps whose public elements this one uses. Empty in this cut of the language.
+    pub dependencies: Vec<Dependency>,
+}
+
+/// A value that each stage may set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Setting {
+    /// Its name.
+    pub name: String,
+    /// The value when a stage sets none.
+    pub default: String,
+}
+
+/// A use of another app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dependency {
+    /// The other app.
+    pub app: String,
+}
+
+/// Compiles; a component comes out when no problem is an error.
+pub fn compile(sources: &Sources) -> Compiled {
+    let (mut compiled, typed) = analyse(sources);
+    if compiled.problems.iter().all(|p| p.severity != Severity::Error) {
+        let runtime = &*runtime::RUNTIME;
+        let plan = lower::lower(&typed, runtime);
+        let component = emit::emit(&plan, runtime);
+        compiled.component = Some(component.expect("a checked model gives a valid component"));
+    }
+    compiled
+}
+
+/// Finds the problems and the schema, and emits nothing.
+pub fn check(sources: &Sources) -> Compiled {
+    analyse(sources).0
+}
+
+fn analyse(sources: &Sources) -> (Compiled, types::Typed) {
+    let mut problems = Problems::new(sources);
+    let parsed = parse::parse(sources, &mut problems);
+    let named = resolve::resolve(&parsed, &mut problems);
+    let typed = check::check(&parsed, named, &mut problems);
+    let compiled = Compiled {
+        app: parsed.app.map(|name| name.text),
+        component: None,
+        schema: schema::schema(&typed.named),
+        problems: problems.into_sorted(),
+        settings: Vec::new(),
+        dependencies: Vec::new(),
+    };
+    (compiled, typed)
+}

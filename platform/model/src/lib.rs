@@ -1,1 +1,10 @@
-//! The OML types, their JSON Schema, and spans.
+//! The OML types: the model as people write it, and the database schema that follows from it.
+//!
+//! [`model`] mirrors the text of an app, key by key; its JSON Schema is what editors and generators
+//! check against. The compiler reads the text itself, because it needs a position for every word, so
+//! a test holds the two together. [`schema`] is what a migrator turns into tables.
+//!
+//! Types only: no logic that another crate could want to change.
+
+pub mod model;
+pub mod schema;

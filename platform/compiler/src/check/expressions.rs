@@ -1,0 +1,385 @@
+//! Expressions: types, implicit conversions, and what operators take.
+//!
+//! The conversions are ODC's (odc-features 1.6). A mistake is reported at the smallest part that is
+//! wrong, and the whole becomes `Type::Unknown`, which fits everywhere.
+
+use super::Checker;
+use crate::ast::{Binary, Expr, ExprKind, Name, Unary};
+use crate::literal;
+use crate::problem::near;
+use crate::sources::Span;
+use crate::types::*;
+
+impl Checker<'_, '_> {
+    pub(super) fn expression(&mut self, expr: &Expr) -> TExpr {
+        let made = |ty: Type, kind: TKind| TExpr { ty, span: expr.span, kind };
+        let broken = || made(Type::Unknown, TKind::Broken);
+        match &expr.kind {
+            ExprKind::Broken => broken(),
+            ExprKind::Number(text) => {
+                let ty = match text {
+                    t if t.contains('.') => Type::Decimal,
+                    t if t.parse::<i32>().is_ok() => Type::Integer,
+                    t if t.parse::<i64>().is_ok() => Type::Long,
+                    _ => Type::Decimal,
+                };
+                match literal::read(text, &ty) {
+                    Some(constant) => made(ty, TKind::Constant(constant)),
+                    None => {
+                        self.problems.error("OML0207", expr.span, format!("`{text}` is no number that fits a type"));
+                        broken()
+                    }
+                }
+            }
+            ExprKind::Text(text) => made(Type::Text, TKind::Constant(Constant::Text(text.clone()))),
+            ExprKind::Moment(text) => {
+                let read = [Type::Date, Type::Time, Type::DateTime]
+                    .into_iter()
+                    .find_map(|ty| literal::read(text, &ty).map(|constant| (ty, constant)));
+                match read {
+                    Some((ty, constant)) => made(ty, TKind::Constant(constant)),
+                    None => {
+                        self.problems.error("OML0207", expr.span, format!("`{text}` is no date or time"));
+                        broken()
+                    }
+                }
+            }
+            ExprKind::Name(name) => self.name(name, expr.span),
+            ExprKind::Member(of, member) => self.member(of, member, expr.span),
+            ExprKind::Item(list, index) => {
+                let list = self.expression(list);
+                let index = self.expect(index, &Type::Integer);
+                match &list.ty {
+                    Type::List(of) => made((**of).clone(), TKind::Item(Box::new(list), Box::new(index))),
+                    Type::Unknown => broken(),
+                    other => {
+                        let message = format!("{} has no elements", self.named.shown(other));
+                        self.problems.error("OML0203", list.span, message);
+                        broken()
+                    }
+                }
+            }
+            ExprKind::Call(name, arguments) => self.function(name, arguments, expr.span),
+            ExprKind::Unary(Unary::Not, operand) => {
+                let operand = self.expect(operand, &Type::Boolean);
+                made(Type::Boolean, TKind::Not(Box::new(operand)))
+            }
+            ExprKind::Unary(Unary::Minus, operand) => {
+                let operand = self.expression(operand);
+                match operand.ty {
+                    Type::Integer | Type::Long | Type::Decimal => {
+                        made(operand.ty.clone(), TKind::Negate(Box::new(operand)))
+                    }
+                    Type::Unknown => broken(),
+                    Type::Boolean
+                    | Type::Text
+                    | Type::Email
+                    | Type::Phone
+                    | Type::Date
+                    | Type::Time
+                    | Type::DateTime
+                    | Type::Binary
+                    | Type::Identifier(_)
+                    | Type::Record(_)
+                    | Type::List(_) => {
+                        let message = format!("`-` does not take {}", self.named.shown(&operand.ty));
+                        self.problems.error("OML0203", expr.span, message);
+                        broken()
+                    }
+                }
+            }
+            ExprKind::Binary(op, at, left, right) => {
+                let (left, right) = (self.expression(left), self.expression(right));
+                self.binary(*op, *at, left, right, expr.span)
+            }
+        }
+    }
+
+    fn name(&mut self, name: &str, span: Span) -> TExpr {
+        let found = self.scope.iter().rev().flatten().copied().find(|v| self.variables[*v].name == name);
+        if let Some(variable) = found {
+            return TExpr { ty: self.variables[variable].ty.clone(), span, kind: TKind::Local(variable) };
+        }
+        let constant = match name {
+            "True" | "true" => Some(true),
+            "False" | "false" => Some(false),
+            _ => None,
+        };
+        if let Some(value) = constant {
+            return TExpr { ty: Type::Boolean, span, kind: TKind::Constant(Constant::Boolean(value)) };
+        }
+        let known = self.scope.iter().flatten().map(|v| self.variables[*v].name.as_str());
+        let known = known.chain(self.nodes.iter().map(|(n, _)| n.as_str())).chain(["True", "False"]);
+        let hint = near(name, known);
+        self.problems.error_hint("OML0103", span, format!("there is no variable `{name}` here"), hint);
+        TExpr { ty: Type::Unknown, span, kind: TKind::Broken }
+    }
+
+    fn member(&mut self, of: &Expr, member: &Name, span: Span) -> TExpr {
+        let broken = TExpr { ty: Type::Unknown, span, kind: TKind::Broken };
+        if let ExprKind::Name(root) = &of.kind {
+            // In a filter the entity's name is the row under test, whatever else has that name.
+            if let Some(row) = self.row.filter(|row| self.named.records[*row].name == *root) {
+                return self.field(row, member, span, |index| TKind::Attribute(row, index)).unwrap_or(broken);
+            }
+            let is_variable = self.scope.iter().flatten().any(|v| self.variables[*v].name == *root);
+            if !is_variable && let Some((_, outputs)) = self.nodes.iter().find(|(n, _)| n == root) {
+                if let Some((_, variable)) = outputs.iter().find(|(n, _)| *n == member.text) {
+                    let ty = self.variables[*variable].ty.clone();
+                    return TExpr { ty, span, kind: TKind::Local(*variable) };
+                }
+                let hint = near(&member.text, outputs.iter().map(|(n, _)| n.as_str()));
+                let message = format!("the node `{root}` has no output `{}`", member.text);
+                self.problems.error_hint("OML0104", member.span, message, hint);
+                return broken;
+            }
+        }
+        if let ExprKind::Member(entities, entity) = &of.kind
+            && matches!(&entities.kind, ExprKind::Name(n) if n == "Entities")
+        {
+            return self.static_record(entity, member, span).unwrap_or(broken);
+        }
+        let base = self.expression(of);
+        match &base.ty {
+            Type::Record(record) => {
+                let record = *record;
+                self.field(record, member, span, |index| TKind::Field(Box::new(base), index)).unwrap_or(broken)
+            }
+            Type::List(_) if member.text == "Length" => {
+                TExpr { ty: Type::Integer, span, kind: TKind::Length(Box::new(base)) }
+            }
+            Type::List(_) if member.text == "Empty" => {
+                let length = TExpr { ty: Type::Integer, span, kind: TKind::Length(Box::new(base)) };
+                let zero = TExpr { ty: Type::Integer, span, kind: TKind::Constant(Constant::Integer(0)) };
+                let kind = TKind::Compare(Binary::Equal, Box::new(length), Box::new(zero));
+                TExpr { ty: Type::Boolean, span, kind }
+            }
+            Type::Unknown => broken,
+            other => {
+                let message = format!("{} has no `{}`", self.named.shown(other), member.text);
+                let hint = matches!(other, Type::List(_)).then(|| "a list has Length and Empty".to_owned());
+                self.problems.error_hint("OML0104", member.span, message, hint);
+                broken
+            }
+        }
+    }
+
+    fn field(
+        &mut self,
+        record: usize,
+        member: &Name,
+        span: Span,
+        kind: impl FnOnce(usize) -> TKind,
+    ) -> Option<TExpr> {
+        let def = &self.named.records[record];
+        match def.fields.iter().position(|f| f.name == member.text) {
+            Some(index) => Some(TExpr { ty: def.fields[index].ty.clone(), span, kind: kind(index) }),
+            None => {
+                crate::resolve::unknown_attribute(member, &def.name, &def.fields, self.problems);
+                None
+            }
+        }
+    }
+
+    fn static_record(&mut self, entity: &Name, record: &Name, span: Span) -> Option<TExpr> {
+        let index = self.entity(entity)?;
+        let rows = &self.named.records[index].entity.as_ref()?.rows;
+        match rows.iter().find(|(name, _, _)| *name == record.text) {
+            Some((_, id, _)) => {
+                let kind = TKind::Constant(Constant::Long(*id));
+                Some(TExpr { ty: Type::Identifier(Some(index)), span, kind })
+            }
+            None => {
+                let hint = near(&record.text, rows.iter().map(|(n, _, _)| n.as_str()));
+                let message = format!("`{}` has no record `{}`", entity.text, record.text);
+                self.problems.error_hint("OML0107", record.span, message, hint);
+                None
+            }
+        }
+    }
+
+    fn function(&mut self, name: &Name, arguments: &[Expr], span: Span) -> TExpr {
+        let made = |ty: Type, kind: TKind| TExpr { ty, span, kind };
+        match (name.text.as_str(), arguments) {
+            ("If", [condition, then, otherwise]) => {
+                let condition = self.expect(condition, &Type::Boolean);
+                let (then, otherwise) = (self.expression(then), self.expression(otherwise));
+                let ty = match (&then.ty, &otherwise.ty) {
+                    (a, b) if a == b => a.clone(),
+                    (Type::Identifier(None), b @ Type::Identifier(_)) => b.clone(),
+                    (a, b) => wider(a, b).unwrap_or_else(|| a.clone()),
+                };
+                let (then, otherwise) = (self.convert(then, &ty), self.convert(otherwise, &ty));
+                made(ty, TKind::If(Box::new(condition), Box::new(then), Box::new(otherwise)))
+            }
+            ("NullIdentifier", []) => made(Type::Identifier(None), TKind::Null),
+            ("NullDate", []) => made(Type::Date, TKind::Constant(Constant::Date(literal::calendar::DATE_DEFAULT))),
+            ("IntegerToIdentifier" | "LongIntegerToIdentifier", [number]) => {
+                let number = self.expect(number, &Type::Long);
+                made(Type::Identifier(None), TKind::Convert(Box::new(number)))
+            }
+            ("IdentifierToLongInteger", [id]) => {
+                let id = self.expect(id, &Type::Identifier(None));
+                made(Type::Long, TKind::Convert(Box::new(id)))
+            }
+            ("IntegerToDecimal", [number]) => {
+                let number = self.expect(number, &Type::Integer);
+                self.convert(number, &Type::Decimal)
+            }
+            (word, _) => {
+                let Some(builtin) = BUILTINS.iter().find(|b| b.name == word) else {
+                    let special = ["If", "NullIdentifier", "NullDate", "LongIntegerToIdentifier"];
+                    let hint = near(word, BUILTINS.iter().map(|b| b.name).chain(special));
+                    let known = special.contains(&word)
+                        || ["IntegerToIdentifier", "IdentifierToLongInteger", "IntegerToDecimal"].contains(&word);
+                    if known {
+                        self.problems.error("OML0204", span, format!("`{word}` does not take {} arguments", arguments.len()));
+                    } else {
+                        self.problems.error_hint("OML0106", name.span, format!("there is no function `{word}`"), hint);
+                    }
+                    return made(Type::Unknown, TKind::Broken);
+                };
+                if builtin.parameters.len() != arguments.len() {
+                    let message =
+                        format!("`{word}` takes {} arguments, not {}", builtin.parameters.len(), arguments.len());
+                    self.problems.error("OML0204", span, message);
+                    return made(Type::Unknown, TKind::Broken);
+                }
+                let typed = arguments.iter().zip(builtin.parameters).map(|(a, p)| self.expect(a, p)).collect();
+                made(builtin.result.clone(), TKind::Builtin(builtin, typed))
+            }
+        }
+    }
+
+    fn binary(&mut self, op: Binary, at: Span, left: TExpr, right: TExpr, span: Span) -> TExpr {
+        let made = |ty: Type, kind: TKind| TExpr { ty, span, kind };
+        if left.ty == Type::Unknown || right.ty == Type::Unknown {
+            return made(Type::Unknown, TKind::Broken);
+        }
+        let refused = |checker: &mut Self, left: &TExpr, right: &TExpr| {
+            let (l, r) = (checker.named.shown(&left.ty), checker.named.shown(&right.ty));
+            checker.problems.error("OML0203", at, format!("`{}` does not take {l} and {r}", op.symbol()));
+            TExpr { ty: Type::Unknown, span, kind: TKind::Broken }
+        };
+        match op {
+            Binary::And | Binary::Or => {
+                let (left, right) = (self.convert(left, &Type::Boolean), self.convert(right, &Type::Boolean));
+                made(Type::Boolean, TKind::Logic(op, Box::new(left), Box::new(right)))
+            }
+            Binary::Add if is_text(&left.ty) || is_text(&right.ty) => {
+                let (left, right) = (self.convert(left, &Type::Text), self.convert(right, &Type::Text));
+                made(Type::Text, TKind::Concat(Box::new(left), Box::new(right)))
+            }
+            Binary::Add | Binary::Subtract | Binary::Multiply | Binary::Divide => {
+                let Some(wide) = wider(&left.ty, &right.ty).filter(is_number) else {
+                    return refused(self, &left, &right);
+                };
+                let ty = if op == Binary::Divide { Type::Decimal } else { wide };
+                let (left, right) = (self.convert(left, &ty), self.convert(right, &ty));
+                made(ty, TKind::Arithmetic(op, Box::new(left), Box::new(right)))
+            }
+            Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual | Binary::Equal | Binary::NotEqual => {
+                let equality = matches!(op, Binary::Equal | Binary::NotEqual);
+                let common = match (&left.ty, &right.ty) {
+                    (Type::Identifier(a), Type::Identifier(b)) if equality => {
+                        if a.is_some() && b.is_some() && a != b {
+                            self.problems.warning("OML0205", at, "these are identifiers of two entities");
+                        }
+                        Some(Type::Identifier(a.or(*b)))
+                    }
+                    (Type::Binary | Type::Record(_) | Type::List(_), _) => None,
+                    (Type::Boolean, Type::Boolean) if equality => Some(Type::Boolean),
+                    (Type::Boolean | Type::Identifier(_), _) | (_, Type::Boolean | Type::Identifier(_)) => None,
+                    (a, b) if a == b => Some(a.clone()),
+                    (a, b) => wider(a, b),
+                };
+                let Some(ty) = common else { return refused(self, &left, &right) };
+                let (left, right) = (self.retype(left, &ty), self.retype(right, &ty));
+                made(Type::Boolean, TKind::Compare(op, Box::new(left), Box::new(right)))
+            }
+        }
+    }
+
+    /// Identifiers of two entities compare as they are; everything else converts.
+    fn retype(&mut self, value: TExpr, ty: &Type) -> TExpr {
+        if matches!(value.ty, Type::Identifier(_)) { value } else { self.convert(value, ty) }
+    }
+
+    /// Converts as ODC does without being asked, or reports.
+    pub(super) fn convert(&mut self, value: TExpr, ty: &Type) -> TExpr {
+        if value.ty == *ty || value.ty == Type::Unknown || *ty == Type::Unknown {
+            return value;
+        }
+        if let (Type::Identifier(from), Type::Identifier(to)) = (&value.ty, ty) {
+            if from.is_some() && to.is_some() {
+                let (from, to) = (self.named.shown(&value.ty), self.named.shown(ty));
+                self.problems.warning("OML0205", value.span, format!("this is a {from}, where a {to} is expected"));
+            }
+            return TExpr { ty: ty.clone(), ..value };
+        }
+        if !converts(&value.ty, ty) {
+            let (from, to) = (self.named.shown(&value.ty), self.named.shown(ty));
+            let hint = match (&value.ty, ty) {
+                (Type::Text, Type::Integer) => Some("TextToInteger converts it".to_owned()),
+                (Type::Text, Type::Decimal) => Some("TextToDecimal converts it".to_owned()),
+                (Type::Text, Type::Date) => Some("TextToDate converts it".to_owned()),
+                (Type::Long, Type::Integer) => Some("LongIntegerToInteger converts it".to_owned()),
+                (Type::Integer | Type::Long, Type::Identifier(_)) => Some("LongIntegerToIdentifier converts it".to_owned()),
+                _ => None,
+            };
+            self.problems.error_hint("OML0202", value.span, format!("expected {to}, found {from}"), hint);
+            return TExpr { ty: Type::Unknown, span: value.span, kind: TKind::Broken };
+        }
+        let span = value.span;
+        TExpr { ty: ty.clone(), span, kind: TKind::Convert(Box::new(value)) }
+    }
+}
+
+fn is_text(ty: &Type) -> bool {
+    matches!(ty, Type::Text | Type::Email | Type::Phone)
+}
+
+fn is_number(ty: &Type) -> bool {
+    matches!(ty, Type::Integer | Type::Long | Type::Decimal)
+}
+
+/// The type two values meet in.
+fn wider(a: &Type, b: &Type) -> Option<Type> {
+    let rank = |ty: &Type| match ty {
+        Type::Integer => Some(1),
+        Type::Long => Some(2),
+        Type::Decimal => Some(3),
+        _ => None,
+    };
+    match (a, b) {
+        _ if is_text(a) && is_text(b) => Some(Type::Text),
+        (Type::Date | Type::DateTime, Type::Date | Type::DateTime) => {
+            Some(if a == b { a.clone() } else { Type::DateTime })
+        }
+        (Type::Time, Type::Time) => Some(Type::Time),
+        _ => Some(if rank(a)? >= rank(b)? { a.clone() } else { b.clone() }),
+    }
+}
+
+fn converts(from: &Type, to: &Type) -> bool {
+    match to {
+        Type::Integer => matches!(from, Type::Decimal | Type::Boolean),
+        Type::Long => matches!(from, Type::Integer | Type::Decimal | Type::Boolean),
+        Type::Decimal => matches!(from, Type::Integer | Type::Long | Type::Boolean),
+        Type::Date => matches!(from, Type::DateTime),
+        Type::DateTime => matches!(from, Type::Date | Type::Text | Type::Time),
+        Type::Text => is_number(from) || is_text(from) || matches!(from, Type::Boolean | Type::Identifier(_)),
+        Type::Email | Type::Phone => {
+            is_number(from)
+                || is_text(from)
+                || matches!(from, Type::Boolean | Type::Identifier(_) | Type::Date | Type::Time | Type::DateTime)
+        }
+        Type::Unknown
+        | Type::Boolean
+        | Type::Time
+        | Type::Binary
+        | Type::Identifier(_)
+        | Type::Record(_)
+        | Type::List(_) => false,
+    }
+}

@@ -1,0 +1,90 @@
+//! REST methods: paths against inputs, inputs against verbs, methods against each other.
+//!
+//! Invariant: every `{Name}` of a path is an input, every path input is in the path, and no request
+//! fits two methods equally well.
+
+use crate::ast::{Action, Parsed, RestMethod, Source};
+use crate::problem::{Problems, near};
+use crate::types::{Named, Route, Segment, Type};
+
+const GET: u32 = 0;
+const DELETE: u32 = 3;
+
+pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
+    for (index, action) in parsed.actions.iter().enumerate() {
+        let Some(rest) = &action.rest else { continue };
+        let route = route(index, action, rest, named, problems);
+        if routes.iter().any(|r| r.verb == route.verb && same_shape(&r.segments, &route.segments)) {
+            let message = format!("another method answers `{}` with this verb", rest.path.text);
+            problems.error("OML0402", rest.path.span, message);
+        }
+        routes.push(route);
+    }
+    routes
+}
+
+fn route(index: usize, action: &Action, rest: &RestMethod, named: &Named, problems: &mut Problems<'_>) -> Route {
+    let inputs = &named.actions[index].variables[..named.actions[index].inputs];
+    let mut segments = vec![Segment::Literal("rest".into()), Segment::Literal(rest.api.clone())];
+    let mut in_path = vec![false; inputs.len()];
+    for segment in rest.path.text.split('/').filter(|s| !s.is_empty()) {
+        match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+            Some(name) => match inputs.iter().position(|i| i.name == name) {
+                Some(at) => {
+                    in_path[at] = true;
+                    segments.push(Segment::Input(at));
+                }
+                None => {
+                    let hint = near(name, inputs.iter().map(|i| i.name.as_str()));
+                    let message = format!("the path takes `{name}`, which is no input");
+                    problems.error_hint("OML0401", rest.path.span, message, hint);
+                }
+            },
+            None if segment.contains(['{', '}', '?', '#', '%']) => {
+                let message = format!("`{segment}` is neither a plain segment nor one `{{Input}}`");
+                problems.error("OML0401", rest.path.span, message);
+            }
+            None => segments.push(Segment::Literal(segment.to_owned())),
+        }
+    }
+    let mut bodies = 0;
+    let mut sources = Vec::new();
+    for (at, (input, declared)) in inputs.iter().zip(&action.inputs).enumerate() {
+        let compound = matches!(input.ty, Type::Record(_) | Type::List(_) | Type::Binary);
+        let chosen = match input.source {
+            Some((source, _)) => source,
+            None if in_path[at] => Source::Path,
+            None if compound => Source::Body,
+            None => Source::Query,
+        };
+        let span = input.source.map_or(declared.type_name.span, |(_, at)| at);
+        if (chosen == Source::Path) != in_path[at] {
+            let message = format!("`{}` and the path `{}` do not agree", input.name, rest.path.text);
+            problems.error("OML0401", span, message);
+        }
+        if compound && chosen != Source::Body {
+            let message = format!("`{}` is no single value; it can come from the body only", input.name);
+            problems.error("OML0403", span, message);
+        }
+        if chosen == Source::Body {
+            bodies += 1;
+            if rest.verb == GET || rest.verb == DELETE {
+                problems.error("OML0403", span, "a GET or DELETE has no body");
+            } else if bodies > 1 {
+                problems.error("OML0403", span, "the body is one input already");
+            }
+        }
+        sources.push(chosen);
+    }
+    Route { action: index, verb: rest.verb, segments, sources }
+}
+
+fn same_shape(a: &[Segment], b: &[Segment]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|pair| match pair {
+            (Segment::Literal(a), Segment::Literal(b)) => a == b,
+            (Segment::Input(_), Segment::Input(_)) => true,
+            (Segment::Literal(_), Segment::Input(_)) | (Segment::Input(_), Segment::Literal(_)) => false,
+        })
+}

@@ -1,0 +1,160 @@
+//! Emit: a plan to a component.
+//!
+//! Sections of the runtime module are copied as bytes and grow at their end, so nothing of the runtime
+//! is decoded, moved or renumbered: indices of what is appended follow those that are there. Rejected:
+//! linking objects with wasm-ld, which would put a native tool into the build service.
+//! Invariant: a valid plan gives a valid component, and the same plan gives the same bytes.
+
+use wasm_encoder::{
+    CodeSection, ConstExpr, DataSection, ElementSection, Elements, Encode, ExportKind, ExportSection,
+    FunctionSection, MemorySection, MemoryType, Module, RawSection, SectionId, TableSection, TypeSection, ValType,
+};
+use wasmparser::{ExternalKind, Parser, Payload};
+use wit_component::ComponentEncoder;
+
+use crate::plan::Plan;
+use crate::runtime::{Runtime, keeps};
+
+/// The component, or why the encoder refused it (a bug of this compiler).
+pub(crate) fn emit(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, String> {
+    let module = link(plan, runtime);
+    ComponentEncoder::default()
+        .validate(false) // a test validates; the host does again before it compiles
+        .module(&module)
+        .and_then(|encoder| encoder.encode())
+        .map_err(|error| format!("{error:#}"))
+}
+
+fn link(plan: &Plan, runtime: &Runtime) -> Vec<u8> {
+    let mut types = TypeSection::new();
+    let mut signatures: Vec<(&[ValType], &[ValType])> = Vec::new();
+    let mut functions = FunctionSection::new();
+    let mut code = CodeSection::new();
+    for function in &plan.functions {
+        let signature = (function.params.as_slice(), function.results.as_slice());
+        let index = signatures.iter().position(|s| *s == signature).unwrap_or_else(|| {
+            types.ty().function(signature.0.iter().copied(), signature.1.iter().copied());
+            signatures.push(signature);
+            signatures.len() - 1
+        });
+        functions.function(runtime.types + index as u32);
+        let mut body = wasm_encoder::Function::new(function.locals.iter().map(|local| (1, *local)));
+        for instruction in &function.code {
+            body.instruction(instruction);
+        }
+        code.function(&body);
+    }
+    let mut elements = ElementSection::new();
+    let indices: Vec<u32> = plan.table.iter().map(|function| runtime.functions + function).collect();
+    elements.active(None, &ConstExpr::i32_const(runtime.table as i32), Elements::Functions(indices.into()));
+    let mut data = DataSection::new();
+    data.active(0, &ConstExpr::i32_const(runtime.app as i32), plan.descriptor.to_le_bytes());
+    data.active(0, &ConstExpr::i32_const(plan.data.base as i32), plan.data.bytes.iter().copied());
+
+    let mut module = Module::new();
+    let source = runtime.module;
+    for payload in Parser::new(0).parse_all(source) {
+        let payload = payload.expect("the embedded runtime library parses");
+        let Some((id, range)) = payload.as_section() else { continue };
+        let old = &source[range.start as usize..range.end as usize];
+        let grown = |new: &dyn Fn(&mut Vec<u8>)| {
+            let mut encoded = Vec::new();
+            new(&mut encoded);
+            appended(old, &encoded)
+        };
+        let bytes = match payload {
+            Payload::TypeSection(_) => grown(&|out| types.encode(out)),
+            Payload::FunctionSection(_) => grown(&|out| functions.encode(out)),
+            Payload::ElementSection(_) => grown(&|out| elements.encode(out)),
+            Payload::CodeSectionStart { .. } => grown(&|out| code.encode(out)),
+            Payload::DataSection(_) => grown(&|out| data.encode(out)),
+            Payload::DataCountSection { count, .. } => {
+                let mut out = Vec::new();
+                (count + 2).encode(&mut out);
+                out
+            }
+            Payload::TableSection(section) => {
+                let mut tables = TableSection::new();
+                for table in section {
+                    let table = table.expect("a table");
+                    let size = table.ty.initial + plan.table.len() as u64;
+                    tables.table(wasm_encoder::TableType {
+                        element_type: wasm_encoder::RefType::FUNCREF,
+                        table64: false,
+                        minimum: size,
+                        maximum: Some(size),
+                        shared: false,
+                    });
+                }
+                payload_of(&tables)
+            }
+            Payload::MemorySection(section) => {
+                let mut memories = MemorySection::new();
+                for memory in section {
+                    let memory = memory.expect("a memory");
+                    let pages = u64::from(plan.data.end()).div_ceil(65_536);
+                    memories.memory(MemoryType {
+                        minimum: memory.initial.max(pages),
+                        maximum: memory.maximum,
+                        memory64: false,
+                        shared: false,
+                        page_size_log2: None,
+                    });
+                }
+                payload_of(&memories)
+            }
+            Payload::ExportSection(section) => {
+                let mut exports = ExportSection::new();
+                for export in section {
+                    let export = export.expect("an export");
+                    let kind = match export.kind {
+                        ExternalKind::Func => ExportKind::Func,
+                        ExternalKind::Memory => ExportKind::Memory,
+                        _ => continue,
+                    };
+                    if keeps(export.name) {
+                        exports.export(export.name, kind, export.index);
+                    }
+                }
+                payload_of(&exports)
+            }
+            Payload::CustomSection(section) if !section.name().starts_with("component-type") => continue,
+            _ => old.to_vec(),
+        };
+        module.section(&RawSection { id, data: &bytes });
+    }
+    debug_assert_eq!(SectionId::Custom as u8, 0);
+    module.finish()
+}
+
+/// A section's content without the size in front.
+fn payload_of(section: &impl Encode) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    section.encode(&mut encoded);
+    let (_, at) = leb(&encoded);
+    encoded.split_off(at)
+}
+
+/// Old items, then new ones, under the sum of their counts.
+fn appended(old: &[u8], new: &[u8]) -> Vec<u8> {
+    let (_, size) = leb(new);
+    let new = &new[size..];
+    let ((old_count, old_at), (new_count, new_at)) = (leb(old), leb(new));
+    let mut out = Vec::with_capacity(old.len() + new.len());
+    (old_count + new_count).encode(&mut out);
+    out.extend_from_slice(&old[old_at..]);
+    out.extend_from_slice(&new[new_at..]);
+    out
+}
+
+/// An unsigned LEB128 number and how many bytes it takes.
+fn leb(bytes: &[u8]) -> (u32, usize) {
+    let mut value = 0;
+    for (at, byte) in bytes.iter().enumerate() {
+        value |= u32::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            return (value, at + 1);
+        }
+    }
+    (value, bytes.len())
+}

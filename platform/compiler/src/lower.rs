@@ -1,0 +1,439 @@
+//! Lower: typed actions to Wasm functions, types to descriptors, queries to SQL.
+//!
+//! An action is a function from its inputs to its outputs; its body is one block, and leaving the
+//! action, by return or by an exception, is a branch out of that block. An exception is a word in the
+//! runtime's memory that is looked at after everything that may raise. Rejected: Wasm exceptions, whose
+//! tags the runtime library would have to share. Records and lists are values: they are copied when
+//! they are stored. Invariant: lowering cannot fail on a model without errors.
+
+mod expressions;
+mod sql;
+
+pub(crate) use sql::refused;
+
+use std::collections::BTreeMap;
+
+use wasm_encoder::{BlockType, Instruction, MemArg, MemArgTarget, ValType};
+
+use crate::literal;
+use crate::plan::{Data, Function, Plan};
+use crate::runtime::Runtime;
+use crate::types::*;
+
+// Kinds of descriptors, as in the runtime's `values`.
+const BOOLEAN: u32 = 0;
+const INTEGER: u32 = 1;
+const LONG: u32 = 2;
+const DECIMAL: u32 = 3;
+const TEXT: u32 = 4;
+const DATE: u32 = 5;
+const TIME: u32 = 6;
+const DATE_TIME: u32 = 7;
+const BINARY: u32 = 8;
+const RECORD: u32 = 9;
+const LIST: u32 = 10;
+const IDENTIFIER: u32 = 11;
+const EMAIL: u32 = 12;
+const PHONE: u32 = 13;
+
+pub(crate) fn lower(typed: &Typed, runtime: &Runtime) -> Plan {
+    let mut shared = Shared {
+        named: &typed.named,
+        runtime,
+        data: Data::new(runtime.heap_base.next_multiple_of(16)),
+        descriptors: BTreeMap::new(),
+    };
+    let descriptor = shared.data.reserve(4);
+    let mut plan = Plan { descriptor, ..Plan::default() };
+    for (def, body) in typed.named.actions.iter().zip(&typed.bodies) {
+        plan.functions.push(action(def, body, &mut shared));
+    }
+    let mut rows = Vec::new();
+    for route in &typed.routes {
+        let entry = runtime.table as u32 + plan.table.len() as u32;
+        plan.table.push(plan.functions.len() as u32);
+        plan.functions.push(wrapper(route, &shared));
+        rows.extend(route_row(route, entry, &mut shared));
+    }
+    let routes = shared.data.words(&rows);
+    let heap = shared.data.place(16);
+    shared.data.fill(descriptor, &[heap, typed.routes.len() as u32, routes, 0]);
+    plan.data = shared.data;
+    plan
+}
+
+struct Shared<'l> {
+    named: &'l Named,
+    runtime: &'l Runtime,
+    data: Data,
+    descriptors: BTreeMap<usize, u32>,
+}
+
+impl Shared<'_> {
+    /// The address of a type's descriptor.
+    fn descriptor(&mut self, ty: &Type) -> u32 {
+        match ty {
+            Type::Record(record) => {
+                if let Some(at) = self.descriptors.get(record) {
+                    return *at;
+                }
+                let named = self.named;
+                let fields = &named.records[*record].fields;
+                let mut template = Vec::new();
+                let mut words = vec![RECORD, fields.len() as u32, 0];
+                for field in fields {
+                    template.extend(self.slot(field.default.as_ref(), &field.ty));
+                    words.extend([self.data.text(&field.name), self.descriptor(&field.ty), u32::from(field.mandatory)]);
+                }
+                words[2] = self.data.words(&template);
+                // Not shared with an equal row: the words of a template may look like a descriptor.
+                let at = self.data.reserve(words.len());
+                self.data.fill(at, &words);
+                self.descriptors.insert(*record, at);
+                at
+            }
+            Type::List(of) => {
+                let of = self.descriptor(of);
+                self.data.words(&[LIST, of])
+            }
+            Type::Unknown | Type::Boolean => self.data.words(&[BOOLEAN]),
+            Type::Integer => self.data.words(&[INTEGER]),
+            Type::Long => self.data.words(&[LONG]),
+            Type::Decimal => self.data.words(&[DECIMAL]),
+            Type::Text => self.data.words(&[TEXT]),
+            Type::Email => self.data.words(&[EMAIL]),
+            Type::Phone => self.data.words(&[PHONE]),
+            Type::Date => self.data.words(&[DATE]),
+            Type::Time => self.data.words(&[TIME]),
+            Type::DateTime => self.data.words(&[DATE_TIME]),
+            Type::Binary => self.data.words(&[BINARY]),
+            Type::Identifier(_) => self.data.words(&[IDENTIFIER]),
+        }
+    }
+
+    /// The two words of a slot that holds a default; records and lists are made at run time.
+    fn slot(&mut self, default: Option<&Constant>, ty: &Type) -> [u32; 2] {
+        let wide = |v: i64| [v as u32, (v >> 32) as u32];
+        match default.cloned().or_else(|| literal::default_of(ty)) {
+            None => [0, 0],
+            Some(Constant::Boolean(v)) => [u32::from(v), 0],
+            Some(Constant::Integer(v) | Constant::Date(v)) => wide(i64::from(v)),
+            Some(Constant::Long(v) | Constant::Time(v) | Constant::DateTime(v)) => wide(v),
+            Some(Constant::Decimal(v)) => [self.data.decimal(v), 0],
+            Some(Constant::Text(v)) => [self.data.text(&v), 0],
+        }
+    }
+}
+
+fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
+    let named = shared.named;
+    let def = &named.actions[route.action];
+    let mut segments = Vec::new();
+    for segment in &route.segments {
+        segments.extend(match segment {
+            Segment::Literal(text) => [0, shared.data.text(text)],
+            Segment::Input(index) => [1, *index as u32],
+        });
+    }
+    let mut inputs = Vec::new();
+    for (input, source) in def.variables[..def.inputs].iter().zip(&route.sources) {
+        let default = match &input.default {
+            Some(constant) => {
+                let slot = shared.slot(Some(constant), &input.ty);
+                shared.data.words(&slot)
+            }
+            None => 0,
+        };
+        // A path parameter is there by definition.
+        let mandatory = input.mandatory && *source != crate::ast::Source::Path;
+        let name = shared.data.text(&input.name);
+        inputs.extend([name, shared.descriptor(&input.ty), *source as u32, u32::from(mandatory), default]);
+    }
+    let mut outputs = Vec::new();
+    for output in &def.variables[def.inputs..def.inputs + def.outputs] {
+        outputs.extend([shared.data.text(&output.name), shared.descriptor(&output.ty)]);
+    }
+    [
+        route.verb,
+        route.segments.len() as u32,
+        shared.data.words(&segments),
+        def.inputs as u32,
+        shared.data.words(&inputs),
+        def.outputs as u32,
+        shared.data.words(&outputs),
+        entry,
+    ]
+}
+
+/// What the table holds for a REST method: takes a frame of slots, calls the action, fills in outputs.
+fn wrapper(route: &Route, shared: &Shared<'_>) -> Function {
+    let def = &shared.named.actions[route.action];
+    let outputs = &def.variables[def.inputs..def.inputs + def.outputs];
+    let mut code = Vec::new();
+    for (index, input) in def.variables[..def.inputs].iter().enumerate() {
+        code.push(Instruction::LocalGet(0));
+        code.push(load(&input.ty, index));
+    }
+    code.push(Instruction::Call(shared.runtime.functions + route.action as u32));
+    for (index, output) in outputs.iter().enumerate().rev() {
+        code.push(Instruction::LocalSet(1 + index as u32));
+        code.push(Instruction::LocalGet(0));
+        code.push(Instruction::LocalGet(1 + index as u32));
+        code.push(store(&output.ty, def.inputs + index));
+    }
+    code.push(Instruction::I32Const(0));
+    code.push(Instruction::End);
+    Function {
+        params: vec![ValType::I32],
+        results: vec![ValType::I32],
+        locals: outputs.iter().map(|o| word(&o.ty)).collect(),
+        code,
+    }
+}
+
+fn word(ty: &Type) -> ValType {
+    match ty {
+        Type::Long | Type::Identifier(_) | Type::Time | Type::DateTime => ValType::I64,
+        Type::Unknown
+        | Type::Boolean
+        | Type::Integer
+        | Type::Decimal
+        | Type::Text
+        | Type::Email
+        | Type::Phone
+        | Type::Date
+        | Type::Binary
+        | Type::Record(_)
+        | Type::List(_) => ValType::I32,
+    }
+}
+
+fn slot_at(index: usize) -> MemArg {
+    MemArg { offset: index as u64 * 8, align: 2, target: MemArgTarget::Memory(0), ordering: None }
+}
+
+fn load(ty: &Type, index: usize) -> Instruction<'static> {
+    if word(ty) == ValType::I64 { Instruction::I64Load(slot_at(index)) } else { Instruction::I32Load(slot_at(index)) }
+}
+
+fn store(ty: &Type, index: usize) -> Instruction<'static> {
+    if word(ty) == ValType::I64 { Instruction::I64Store(slot_at(index)) } else { Instruction::I32Store(slot_at(index)) }
+}
+
+fn action(def: &ActionDef, body: &Body, shared: &mut Shared<'_>) -> Function {
+    let params: Vec<ValType> = body.variables[..def.inputs].iter().map(|v| word(&v.ty)).collect();
+    let locals = body.variables[def.inputs..].iter().map(|v| word(&v.ty)).collect();
+    let mut generator =
+        Generator { shared, def, variables: &body.variables, params: params.len(), locals, code: Vec::new(), depth: 0 };
+    generator.code.push(Instruction::Block(BlockType::Empty));
+    for variable in def.inputs..body.variables.len() {
+        generator.initialise(variable);
+    }
+    generator.nodes(&body.nodes);
+    generator.code.push(Instruction::End);
+    for output in def.inputs..def.inputs + def.outputs {
+        generator.code.push(Instruction::LocalGet(output as u32));
+    }
+    generator.code.push(Instruction::End);
+    let results = body.variables[def.inputs..def.inputs + def.outputs].iter().map(|v| word(&v.ty)).collect();
+    Function { params, results, locals: generator.locals, code: generator.code }
+}
+
+struct Generator<'g, 'l> {
+    shared: &'g mut Shared<'l>,
+    def: &'g ActionDef,
+    variables: &'g [LocalDef],
+    params: usize,
+    locals: Vec<ValType>,
+    code: Vec<Instruction<'static>>,
+    /// Blocks open inside the action's own.
+    depth: u32,
+}
+
+impl Generator<'_, '_> {
+    fn initialise(&mut self, variable: usize) {
+        let def = &self.variables[variable];
+        match &def.ty {
+            Type::Record(_) => {
+                let descriptor = self.shared.descriptor(&def.ty);
+                self.address(descriptor);
+                self.call("rt_new_record");
+            }
+            Type::List(_) => self.call("rt_new_list"),
+            ty => match def.default.clone().or_else(|| literal::default_of(ty)) {
+                // A local starts as zero, which is the default of most types.
+                None => return,
+                Some(constant) => self.constant(&constant),
+            },
+        }
+        self.code.push(Instruction::LocalSet(variable as u32));
+    }
+
+    fn nodes(&mut self, nodes: &[TNode]) {
+        for node in nodes {
+            self.node(node);
+        }
+    }
+
+    fn node(&mut self, node: &TNode) {
+        self.mark(&node.name);
+        match &node.kind {
+            TNodeKind::Assign(pairs) => {
+                for (target, value) in pairs {
+                    self.assign(target, value);
+                }
+            }
+            TNodeKind::If { condition, then, otherwise } => {
+                self.expression(condition);
+                self.open(Instruction::If(BlockType::Empty));
+                self.nodes(then);
+                if !otherwise.is_empty() {
+                    self.code.push(Instruction::Else);
+                    self.nodes(otherwise);
+                }
+                self.close();
+            }
+            TNodeKind::ForEach { list, element, body } => self.for_each(list, *element, body, &node.name),
+            TNodeKind::Call { action, arguments, outputs } => {
+                let named = self.shared.named;
+                let callee = &named.actions[*action];
+                for (argument, input) in arguments.iter().zip(&callee.variables) {
+                    match argument {
+                        Some(value) => self.owned(value),
+                        None => self.default_value(input),
+                    }
+                }
+                self.code.push(Instruction::Call(self.shared.runtime.functions + *action as u32));
+                for output in outputs.iter().rev() {
+                    self.code.push(Instruction::LocalSet(*output as u32));
+                }
+                self.leave_if_raised();
+            }
+            TNodeKind::Get { record, id, out } => self.get(*record, id, *out),
+            TNodeKind::List { query, list, count } => self.list(query, *list, *count),
+            TNodeKind::Create { record, value, out } => self.create(*record, value, *out),
+            TNodeKind::Update { record, value } => self.update(*record, value),
+            TNodeKind::Delete { record, id } => self.delete(*record, id),
+            TNodeKind::Append { element, list } => {
+                let held = self.temporary(word(&element.ty));
+                self.owned(element); // before the slot exists: the element may read the list
+                self.code.push(Instruction::LocalSet(held));
+                self.expression(list);
+                self.call("rt_list_append");
+                self.code.push(Instruction::LocalGet(held));
+                self.code.push(store(&element.ty, 0));
+            }
+            TNodeKind::Raise { message, status } => {
+                self.expression(message);
+                self.code.push(Instruction::I32Const(*status as i32));
+                self.call("rt_raise");
+                self.code.push(Instruction::Br(self.depth));
+            }
+            TNodeKind::Return => self.code.push(Instruction::Br(self.depth)),
+        }
+    }
+
+    fn assign(&mut self, target: &TExpr, value: &TExpr) {
+        match &target.kind {
+            TKind::Local(variable) => {
+                self.owned(value);
+                self.code.push(Instruction::LocalSet(*variable as u32));
+            }
+            TKind::Field(record, index) => {
+                let held = self.temporary(word(&target.ty));
+                self.owned(value);
+                self.code.push(Instruction::LocalSet(held));
+                self.expression(record);
+                self.code.push(Instruction::LocalGet(held));
+                self.code.push(store(&target.ty, *index));
+            }
+            TKind::Item(list, index) => {
+                let held = self.temporary(word(&target.ty));
+                self.owned(value);
+                self.code.push(Instruction::LocalSet(held));
+                self.slot_of(list, index);
+                self.code.push(Instruction::LocalGet(held));
+                self.code.push(store(&target.ty, 0));
+            }
+            _ => unreachable!("check lets only places stand on the left"),
+        }
+    }
+
+    fn for_each(&mut self, list: &TExpr, element: usize, body: &[TNode], name: &str) {
+        let (held, count, index) =
+            (self.temporary(ValType::I32), self.temporary(ValType::I32), self.temporary(ValType::I32));
+        self.expression(list);
+        self.code.push(Instruction::LocalTee(held));
+        self.call("rt_list_len");
+        self.code.extend([Instruction::LocalSet(count), Instruction::I32Const(0), Instruction::LocalSet(index)]);
+        self.open(Instruction::Block(BlockType::Empty));
+        self.open(Instruction::Loop(BlockType::Empty));
+        self.code.extend([Instruction::LocalGet(index), Instruction::LocalGet(count), Instruction::I32GeS]);
+        self.code.push(Instruction::BrIf(1));
+        self.code.extend([Instruction::LocalGet(held), Instruction::LocalGet(index)]);
+        self.call("rt_list_slot");
+        self.code.push(load(&self.variables[element].ty, 0));
+        self.code.push(Instruction::LocalSet(element as u32));
+        self.nodes(body);
+        self.mark(name);
+        self.code.extend([Instruction::LocalGet(index), Instruction::I32Const(1), Instruction::I32Add]);
+        self.code.extend([Instruction::LocalSet(index), Instruction::Br(0)]);
+        self.close();
+        self.close();
+    }
+
+    /// Says which node runs, for the log line of an exception.
+    fn mark(&mut self, node: &str) {
+        let names = [self.shared.data.text(&self.def.name), self.shared.data.text(node)];
+        let names = self.shared.data.words(&names);
+        self.address(self.shared.runtime.node);
+        self.address(names);
+        self.code.push(Instruction::I32Store(slot_at(0)));
+    }
+
+    /// The default of an input that a call leaves out.
+    fn default_value(&mut self, input: &LocalDef) {
+        match &input.ty {
+            Type::Record(_) => {
+                let descriptor = self.shared.descriptor(&input.ty);
+                self.address(descriptor);
+                self.call("rt_new_record");
+            }
+            Type::List(_) => self.call("rt_new_list"),
+            ty => match input.default.clone().or_else(|| literal::default_of(ty)) {
+                Some(constant) => self.constant(&constant),
+                None => self.code.push(Instruction::I32Const(0)),
+            },
+        }
+    }
+
+    fn open(&mut self, block: Instruction<'static>) {
+        self.depth += 1;
+        self.code.push(block);
+    }
+
+    fn close(&mut self) {
+        self.depth -= 1;
+        self.code.push(Instruction::End);
+    }
+
+    /// Leaves the action when an exception is on its way; what is on the stack is dropped by the branch.
+    fn leave_if_raised(&mut self) {
+        self.address(self.shared.runtime.pending);
+        self.code.push(Instruction::I32Load(slot_at(0)));
+        self.code.push(Instruction::BrIf(self.depth));
+    }
+
+    fn temporary(&mut self, ty: ValType) -> u32 {
+        self.locals.push(ty);
+        (self.params + self.locals.len() - 1) as u32
+    }
+
+    fn call(&mut self, runtime: &str) {
+        self.code.push(Instruction::Call(self.shared.runtime.function(runtime)));
+    }
+
+    fn address(&mut self, at: u32) {
+        self.code.push(Instruction::I32Const(at as i32));
+    }
+}

@@ -1,0 +1,208 @@
+//! Expressions to typed code: one value on the Wasm stack, or a branch out when something was raised.
+//!
+//! Comparison and logic are Wasm's own instructions; what can overflow or touches text is a call.
+
+use wasm_encoder::{BlockType, Instruction, ValType};
+
+use super::{Generator, load, word};
+use crate::ast::Binary;
+use crate::types::*;
+
+impl Generator<'_, '_> {
+    /// A value that nobody else holds: records and lists are copied.
+    pub(super) fn owned(&mut self, value: &TExpr) {
+        self.expression(value);
+        if matches!(value.ty, Type::Record(_) | Type::List(_)) {
+            let descriptor = self.shared.descriptor(&value.ty);
+            self.address(descriptor);
+            self.call("rt_copy");
+        }
+    }
+
+    pub(super) fn expression(&mut self, expr: &TExpr) {
+        match &expr.kind {
+            TKind::Broken | TKind::Attribute(..) => self.code.push(Instruction::Unreachable), // errors end before here
+            TKind::Constant(constant) => self.constant(constant),
+            TKind::Null => self.code.push(Instruction::I64Const(0)),
+            TKind::Local(variable) => self.code.push(Instruction::LocalGet(*variable as u32)),
+            TKind::Field(record, index) => {
+                self.expression(record);
+                self.code.push(load(&expr.ty, *index));
+            }
+            TKind::Item(list, index) => {
+                self.slot_of(list, index);
+                self.code.push(load(&expr.ty, 0));
+            }
+            TKind::Length(list) => {
+                self.expression(list);
+                self.call("rt_list_len");
+            }
+            TKind::Negate(operand) => {
+                let zero = match expr.ty {
+                    Type::Long => Instruction::I64Const(0),
+                    _ => Instruction::I32Const(0), // for a decimal the address of zero
+                };
+                self.code.push(zero);
+                self.expression(operand);
+                self.arithmetic(Binary::Subtract, &expr.ty);
+            }
+            TKind::Not(operand) => {
+                self.expression(operand);
+                self.code.push(Instruction::I32Eqz);
+            }
+            TKind::Arithmetic(op, left, right) => {
+                self.expression(left);
+                self.expression(right);
+                self.arithmetic(*op, &expr.ty);
+            }
+            TKind::Concat(left, right) => {
+                self.expression(left);
+                self.expression(right);
+                self.call("rt_text_concat");
+            }
+            TKind::Compare(op, left, right) => {
+                self.expression(left);
+                self.expression(right);
+                self.compare(*op, &left.ty);
+            }
+            TKind::Logic(op, left, right) => {
+                self.expression(left);
+                self.open(Instruction::If(BlockType::Result(ValType::I32)));
+                match op {
+                    Binary::And => self.expression(right),
+                    _ => self.code.push(Instruction::I32Const(1)),
+                }
+                self.code.push(Instruction::Else);
+                match op {
+                    Binary::And => self.code.push(Instruction::I32Const(0)),
+                    _ => self.expression(right),
+                }
+                self.close();
+            }
+            TKind::Convert(value) => {
+                self.expression(value);
+                self.convert(&value.ty, &expr.ty);
+            }
+            TKind::If(condition, then, otherwise) => {
+                self.expression(condition);
+                self.open(Instruction::If(BlockType::Result(word(&expr.ty))));
+                self.expression(then);
+                self.code.push(Instruction::Else);
+                self.expression(otherwise);
+                self.close();
+            }
+            TKind::Builtin(builtin, arguments) => {
+                for argument in arguments {
+                    self.expression(argument);
+                }
+                self.call(builtin.runtime);
+            }
+        }
+    }
+
+    pub(super) fn constant(&mut self, constant: &Constant) {
+        let instruction = match constant {
+            Constant::Boolean(v) => Instruction::I32Const(i32::from(*v)),
+            Constant::Integer(v) | Constant::Date(v) => Instruction::I32Const(*v),
+            Constant::Long(v) | Constant::Time(v) | Constant::DateTime(v) => Instruction::I64Const(*v),
+            Constant::Decimal(v) => Instruction::I32Const(self.shared.data.decimal(*v) as i32),
+            Constant::Text(v) => Instruction::I32Const(self.shared.data.text(v) as i32),
+        };
+        self.code.push(instruction);
+    }
+
+    /// The address of an element's slot; out of range leaves the action.
+    pub(super) fn slot_of(&mut self, list: &TExpr, index: &TExpr) {
+        self.expression(list);
+        self.expression(index);
+        self.call("rt_list_slot");
+        self.leave_if_raised();
+    }
+
+    fn arithmetic(&mut self, op: Binary, ty: &Type) {
+        let family = match ty {
+            Type::Integer => "int",
+            Type::Long => "long",
+            _ => "dec",
+        };
+        let verb = match op {
+            Binary::Add => "add",
+            Binary::Subtract => "sub",
+            Binary::Multiply => "mul",
+            _ => "div",
+        };
+        self.call(&format!("rt_{family}_{verb}"));
+        self.leave_if_raised();
+    }
+
+    fn compare(&mut self, op: Binary, ty: &Type) {
+        match ty {
+            Type::Decimal => self.call("rt_dec_cmp"),
+            Type::Text | Type::Email | Type::Phone => self.call("rt_text_cmp"),
+            _ => {
+                let wide = word(ty) == ValType::I64;
+                self.code.push(if wide { compare64(op) } else { compare32(op) });
+                return;
+            }
+        }
+        self.code.push(Instruction::I32Const(0));
+        self.code.push(compare32(op));
+    }
+
+    fn convert(&mut self, from: &Type, to: &Type) {
+        match (from, to) {
+            (Type::Boolean | Type::Integer, Type::Long) => self.code.push(Instruction::I64ExtendI32S),
+            (Type::Boolean | Type::Integer, Type::Decimal) => {
+                self.code.push(Instruction::I64ExtendI32S);
+                self.call("rt_dec_from_long");
+            }
+            (Type::Long, Type::Decimal) => self.call("rt_dec_from_long"),
+            (Type::Decimal, Type::Integer) => {
+                self.call("rt_dec_trunc_int");
+                self.leave_if_raised();
+            }
+            (Type::Decimal, Type::Long) => {
+                self.call("rt_dec_trunc_long");
+                self.leave_if_raised();
+            }
+            (Type::DateTime, Type::Date) => self.call("rt_datetime_to_date"),
+            (Type::Date, Type::DateTime) => self.call("rt_date_to_datetime"),
+            (Type::Time, Type::DateTime) => self.call("rt_time_to_datetime"),
+            (Type::Text, Type::DateTime) => self.call("rt_text_to_datetime"),
+            (Type::Boolean, _) if to_text(to) => self.call("rt_bool_to_text"),
+            (Type::Integer, _) if to_text(to) => self.call("rt_int_to_text"),
+            (Type::Long | Type::Identifier(_), _) if to_text(to) => self.call("rt_long_to_text"),
+            (Type::Decimal, _) if to_text(to) => self.call("rt_dec_to_text"),
+            (Type::Date, _) if to_text(to) => self.call("rt_date_to_text"),
+            (Type::Time, _) if to_text(to) => self.call("rt_time_to_text"),
+            (Type::DateTime, _) if to_text(to) => self.call("rt_datetime_to_text"),
+            _ => {} // the same word means the same value
+        }
+    }
+}
+
+fn to_text(ty: &Type) -> bool {
+    matches!(ty, Type::Text | Type::Email | Type::Phone)
+}
+
+fn compare32(op: Binary) -> Instruction<'static> {
+    match op {
+        Binary::Less => Instruction::I32LtS,
+        Binary::LessEqual => Instruction::I32LeS,
+        Binary::Greater => Instruction::I32GtS,
+        Binary::GreaterEqual => Instruction::I32GeS,
+        Binary::NotEqual => Instruction::I32Ne,
+        _ => Instruction::I32Eq,
+    }
+}
+
+fn compare64(op: Binary) -> Instruction<'static> {
+    match op {
+        Binary::Less => Instruction::I64LtS,
+        Binary::LessEqual => Instruction::I64LeS,
+        Binary::Greater => Instruction::I64GtS,
+        Binary::GreaterEqual => Instruction::I64GeS,
+        Binary::NotEqual => Instruction::I64Ne,
+        _ => Instruction::I64Eq,
+    }
+}

@@ -1,0 +1,290 @@
+//! Parse: YAML trees to the model's shape. Keys are checked, names are not looked up.
+//!
+//! Unknown keys, wrong shapes and missing keys are all reported; reading goes on with what is left.
+//! Invariant: whatever the text, a [`Parsed`] comes out, with every node that could be read.
+
+mod expression;
+mod flow;
+
+use odeon_oml::schema::DeleteRule;
+
+use crate::ast::*;
+use crate::problem::{Problems, near};
+use crate::sources::{Sources, Span};
+use crate::yaml::{self, Shape};
+
+/// Reads and merges all files.
+pub(crate) fn parse(sources: &Sources, problems: &mut Problems<'_>) -> Parsed {
+    let mut parsed = Parsed::default();
+    for file in 0..sources.files.len() {
+        if let Some(root) = yaml::read(sources, file, problems) {
+            read_file(&root, &mut parsed, problems);
+        }
+    }
+    if parsed.app.is_none() && !problems.has_errors() {
+        let at = Span::default();
+        problems.error_hint("OML0007", at, "no file names the app", Some("write `app: <Name>` in one file".into()));
+    }
+    parsed
+}
+
+fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>) {
+    let mut file = Keys::of(root, "the file", problems);
+    if let Some(node) = file.take("app")
+        && let Some(name) = name_of(node, problems)
+    {
+        if let Some(first) = &parsed.app {
+            problems.error("OML0007", name.span, format!("the app is already named `{}`", first.text));
+        } else {
+            check_name(&name, problems);
+            parsed.app = Some(name);
+        }
+    }
+    file.take("description");
+    for (name, node) in file.named("entities", problems) {
+        parsed.entities.push(read_entity(name, node, problems));
+    }
+    for (name, node) in file.named("structures", problems) {
+        let mut keys = Keys::of(node, "a structure", problems);
+        keys.take("description");
+        let attributes = declarations(&mut keys, "attributes", problems);
+        keys.finish(problems);
+        parsed.structures.push(Structure { name, attributes });
+    }
+    for (name, node) in file.named("actions", problems) {
+        let mut keys = Keys::of(node, "an action", problems);
+        let action = read_action(name, None, &mut keys, problems);
+        keys.finish(problems);
+        parsed.actions.push(action);
+    }
+    for (api, node) in file.named("rest", problems) {
+        let mut keys = Keys::of(node, "a REST API", problems);
+        keys.take("description");
+        for (name, node) in keys.named("methods", problems) {
+            let mut method = Keys::of(node, "a REST method", problems);
+            let verb = method.take("verb").and_then(|n| choice(n, &["GET", "POST", "PUT", "DELETE"], problems));
+            let path = method.take("path").and_then(|n| text_of(n, problems));
+            let path = path.unwrap_or_else(|| Name { text: format!("/{}", name.text), span: name.span });
+            let rest = RestMethod { api: api.text.clone(), verb: verb.unwrap_or(0) as u32, path };
+            let action = read_action(name, Some(rest), &mut method, problems);
+            method.finish(problems);
+            parsed.actions.push(action);
+        }
+        keys.finish(problems);
+        parsed.apis.push(api);
+    }
+    file.finish(problems);
+}
+
+fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Entity {
+    let mut keys = Keys::of(node, "an entity", problems);
+    keys.take("description");
+    let is_static = keys.take("static").is_some_and(|n| flag(n, problems));
+    let attributes = declarations(&mut keys, "attributes", problems);
+    let mut records = Vec::new();
+    for (record, node) in keys.named("records", problems) {
+        if !is_static {
+            problems.error("OML0303", record.span, "only a static entity lists its records");
+        }
+        let values = entries(node, problems)
+            .iter()
+            .filter_map(|(key, value)| Some((key.clone(), text_of(value, problems)?)))
+            .collect();
+        records.push((record, values));
+    }
+    let mut indexes = Vec::new();
+    for (index, node) in keys.named("indexes", problems) {
+        let mut keys = Keys::of(node, "an index", problems);
+        let attributes = match keys.take("attributes") {
+            Some(list) => items(list, problems).iter().filter_map(|n| text_of(n, problems)).collect(),
+            None => {
+                problems.error("OML0005", index.span, format!("index `{}` names no `attributes`", index.text));
+                Vec::new()
+            }
+        };
+        let unique = keys.take("unique").is_some_and(|n| flag(n, problems));
+        keys.finish(problems);
+        indexes.push((index, attributes, unique));
+    }
+    keys.finish(problems);
+    Entity { name, is_static, attributes, records, indexes }
+}
+
+fn read_action(name: Name, rest: Option<RestMethod>, keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Action {
+    keys.take("description");
+    Action {
+        inputs: declarations(keys, "inputs", problems),
+        outputs: declarations(keys, "outputs", problems),
+        locals: declarations(keys, "locals", problems),
+        flow: keys.take("flow").map(|n| flow::read(n, problems)).unwrap_or_default(),
+        name,
+        rest,
+    }
+}
+
+fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> Vec<Declared> {
+    let mut out = Vec::new();
+    for (name, node) in keys.named(key, problems) {
+        let empty = Name { text: String::new(), span: name.span };
+        let plain = |type_name| Declared {
+            name: name.clone(),
+            type_name,
+            mandatory: false,
+            length: None,
+            default: None,
+            delete_rule: None,
+            source: None,
+        };
+        out.push(match &node.shape {
+            Shape::Scalar(_) => plain(text_of(node, problems).unwrap_or(empty)),
+            Shape::Null | Shape::Sequence(_) | Shape::Mapping(_) => {
+                let mut keys = Keys::of(node, "a declaration", problems);
+                keys.take("description");
+                let type_name = keys.take("type").and_then(|n| text_of(n, problems));
+                if type_name.is_none() {
+                    problems.error("OML0005", name.span, format!("`{}` has no `type`", name.text));
+                }
+                let mut declared = plain(type_name.unwrap_or(empty));
+                declared.mandatory = keys.take("mandatory").is_some_and(|n| flag(n, problems));
+                declared.default = keys.take("default").and_then(|n| text_of(n, problems));
+                declared.length = keys.take("length").and_then(|n| {
+                    let text = text_of(n, problems)?;
+                    let length = text.text.parse().ok().filter(|l| (1..=10_485_760).contains(l));
+                    if length.is_none() {
+                        problems.error("OML0003", n.span, "a length is a number from 1 to 10485760");
+                    }
+                    Some((length?, n.span))
+                });
+                declared.delete_rule = keys.take("delete_rule").and_then(|n| {
+                    let rules = [DeleteRule::Protect, DeleteRule::Delete, DeleteRule::Ignore];
+                    Some((rules[choice(n, &["Protect", "Delete", "Ignore"], problems)?], n.span))
+                });
+                declared.source = keys.take("in").and_then(|n| {
+                    let sources = [Source::Path, Source::Query, Source::Header, Source::Body];
+                    Some((sources[choice(n, &["path", "query", "header", "body"], problems)?], n.span))
+                });
+                keys.finish(problems);
+                declared
+            }
+        });
+    }
+    out
+}
+
+/// A mapping whose keys are taken one by one; what is left at the end is unknown.
+struct Keys<'n> {
+    entries: Vec<(&'n Name, &'n yaml::Node)>,
+    asked: Vec<String>,
+    what: &'static str,
+}
+
+impl<'n> Keys<'n> {
+    fn of(node: &'n yaml::Node, what: &'static str, problems: &mut Problems<'_>) -> Keys<'n> {
+        let entries = entries(node, problems).iter().map(|(k, v)| (k, v)).collect();
+        Keys { entries, asked: Vec::new(), what }
+    }
+
+    fn take(&mut self, key: &str) -> Option<&'n yaml::Node> {
+        self.asked.push(key.to_owned());
+        let at = self.entries.iter().position(|(k, _)| k.text == key)?;
+        Some(self.entries.remove(at).1)
+    }
+
+    /// The entries of a mapping from names, under a key that may be missing.
+    fn named(&mut self, key: &str, problems: &mut Problems<'_>) -> Vec<(Name, &'n yaml::Node)> {
+        let Some(node) = self.take(key) else { return Vec::new() };
+        let found = entries(node, problems);
+        for (name, _) in found {
+            check_name(name, problems);
+        }
+        found.iter().map(|(k, v)| (k.clone(), v)).collect()
+    }
+
+    fn finish(self, problems: &mut Problems<'_>) {
+        for (key, _) in &self.entries {
+            let hint = near(&key.text, self.asked.iter().map(String::as_str));
+            let hint = hint.or_else(|| Some(format!("it takes {}", self.asked.join(", "))));
+            problems.error_hint("OML0002", key.span, format!("{} has no key `{}`", self.what, key.text), hint);
+        }
+    }
+}
+
+fn entries<'n>(node: &'n yaml::Node, problems: &mut Problems<'_>) -> &'n [(Name, yaml::Node)] {
+    match &node.shape {
+        Shape::Mapping(entries) => entries,
+        Shape::Null => &[],
+        Shape::Scalar(_) | Shape::Sequence(_) => {
+            problems.error("OML0003", first_line(node), "expected keys with values");
+            &[]
+        }
+    }
+}
+
+fn items<'n>(node: &'n yaml::Node, problems: &mut Problems<'_>) -> &'n [yaml::Node] {
+    match &node.shape {
+        Shape::Sequence(items) => items,
+        Shape::Null => &[],
+        Shape::Scalar(_) | Shape::Mapping(_) => {
+            problems.error("OML0003", first_line(node), "expected a list");
+            &[]
+        }
+    }
+}
+
+fn text_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Name> {
+    match &node.shape {
+        Shape::Scalar(scalar) => Some(Name { text: scalar.text.clone(), span: node.span }),
+        Shape::Null | Shape::Sequence(_) | Shape::Mapping(_) => {
+            problems.error("OML0003", first_line(node), "expected a text");
+            None
+        }
+    }
+}
+
+fn name_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Name> {
+    text_of(node, problems)
+}
+
+fn flag(node: &yaml::Node, problems: &mut Problems<'_>) -> bool {
+    match &node.shape {
+        Shape::Scalar(s) if !s.quoted && s.text == "true" => true,
+        Shape::Scalar(s) if !s.quoted && s.text == "false" => false,
+        Shape::Null | Shape::Scalar(_) | Shape::Sequence(_) | Shape::Mapping(_) => {
+            problems.error("OML0003", first_line(node), "expected true or false");
+            false
+        }
+    }
+}
+
+fn choice(node: &yaml::Node, words: &[&str], problems: &mut Problems<'_>) -> Option<usize> {
+    let word = text_of(node, problems)?;
+    let found = words.iter().position(|w| *w == word.text);
+    if found.is_none() {
+        let hint = near(&word.text, words.iter().copied());
+        problems.error_hint("OML0003", word.span, format!("expected one of {}", words.join(", ")), hint);
+    }
+    found
+}
+
+fn check_name(name: &Name, problems: &mut Problems<'_>) {
+    let mut chars = name.text.chars();
+    let valid = chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && name.text.len() <= NAME_BYTES_MAX;
+    if !valid {
+        let message = format!("`{}` is not a name", name.text);
+        let hint = format!("a name is a letter, then letters, digits and _, {NAME_BYTES_MAX} at most");
+        problems.error_hint("OML0006", name.span, message, Some(hint));
+    }
+}
+
+/// PostgreSQL cuts identifiers at 63 bytes; some room is left for names built from two.
+const NAME_BYTES_MAX: usize = 50;
+
+/// A whole mapping as a span would underline pages; its first character says enough.
+fn first_line(node: &yaml::Node) -> Span {
+    match node.shape {
+        Shape::Null | Shape::Scalar(_) => node.span,
+        Shape::Sequence(_) | Shape::Mapping(_) => Span { end: node.span.start + 1, ..node.span },
+    }
+}

@@ -1,0 +1,293 @@
+//! Expressions: text to tree, with the place of every token in the file.
+//!
+//! Precedence, high to low, is ODC's: unary minus, NOT, `* /`, `+ -`, `< > <= >=`, `= <>`, AND, OR.
+//! Invariant: a broken expression yields one problem and [`ExprKind::Broken`].
+
+use crate::ast::{Binary, Expr, ExprKind, Name, Unary};
+use crate::problem::Problems;
+use crate::sources::Span;
+use crate::yaml::Scalar;
+
+/// Deeper nesting is refused, so that no stage can be driven off its stack.
+const DEPTH_MAX: u32 = 100;
+
+pub(crate) fn read(scalar: &Scalar, span: Span, problems: &mut Problems<'_>) -> Expr {
+    let tokens = match tokens(scalar, span) {
+        Ok(tokens) => tokens,
+        Err((at, message)) => {
+            problems.error("OML0201", at, message);
+            return Expr { span, kind: ExprKind::Broken };
+        }
+    };
+    let mut parser = Parser { tokens: &tokens, at: 0, depth: 0 };
+    match parser.expression(0).and_then(|expr| match parser.peek() {
+        Token::End => Ok(expr),
+        other => Err((parser.span(), format!("unexpected {}", other.shown()))),
+    }) {
+        Ok(expr) => expr,
+        Err((at, message)) => {
+            problems.error("OML0201", at, message);
+            Expr { span, kind: ExprKind::Broken }
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Token {
+    Number(String),
+    Text(String),
+    Moment(String),
+    Word(String),
+    Symbol(&'static str),
+    End,
+}
+
+impl Token {
+    fn shown(&self) -> String {
+        match self {
+            Token::Number(n) => format!("`{n}`"),
+            Token::Text(_) => "a text".into(),
+            Token::Moment(_) => "a date".into(),
+            Token::Word(w) => format!("`{w}`"),
+            Token::Symbol(s) => format!("`{s}`"),
+            Token::End => "end of the expression".into(),
+        }
+    }
+}
+
+type Refused = (Span, String);
+
+const SYMBOLS: [&str; 17] =
+    ["<=", ">=", "<>", "!=", "+", "-", "*", "/", "<", ">", "=", "(", ")", "[", "]", ",", "."];
+
+fn tokens(scalar: &Scalar, whole: Span) -> Result<Vec<(Token, Span)>, Refused> {
+    let chars: Vec<char> = scalar.text.chars().collect();
+    let place = |at: usize| scalar.places.get(at).copied();
+    let span = |from: usize, to: usize| {
+        let start = place(from).unwrap_or_else(|| scalar.places.last().map_or(whole.start, |p| p + 1));
+        let end = to.checked_sub(1).and_then(place).map_or(start + 1, |p| p + 1);
+        Span { file: whole.file, start, end: end.max(start + 1) }
+    };
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < chars.len() {
+        let from = at;
+        let c = chars[at];
+        let token = if c.is_whitespace() {
+            at += 1;
+            continue;
+        } else if c.is_ascii_digit() {
+            while at < chars.len()
+                && (chars[at].is_ascii_digit()
+                    || (chars[at] == '.' && chars.get(at + 1).is_some_and(char::is_ascii_digit)))
+            {
+                at += 1;
+            }
+            Token::Number(chars[from..at].iter().collect())
+        } else if c.is_alphabetic() || c == '_' {
+            while at < chars.len() && (chars[at].is_alphanumeric() || chars[at] == '_') {
+                at += 1;
+            }
+            Token::Word(chars[from..at].iter().collect())
+        } else if c == '"' || c == '#' {
+            let mut text = String::new();
+            at += 1;
+            loop {
+                match chars.get(at) {
+                    None => {
+                        return Err((span(from, from + 1), if c == '"' { "the text does not end" } else { "the date does not end" }.into()));
+                    }
+                    Some(q) if *q == c && c == '"' && chars.get(at + 1) == Some(&'"') => {
+                        text.push('"');
+                        at += 2;
+                    }
+                    Some(q) if *q == c => break,
+                    Some(other) => {
+                        text.push(*other);
+                        at += 1;
+                    }
+                }
+            }
+            at += 1;
+            if c == '"' { Token::Text(text) } else { Token::Moment(text) }
+        } else {
+            let rest: String = chars[at..(at + 2).min(chars.len())].iter().collect();
+            let Some(symbol) = SYMBOLS.iter().find(|s| rest.starts_with(**s)) else {
+                return Err((span(from, from + 1), format!("`{c}` means nothing here")));
+            };
+            at += symbol.len();
+            Token::Symbol(symbol)
+        };
+        out.push((token, span(from, at)));
+    }
+    out.push((Token::End, span(chars.len(), chars.len())));
+    Ok(out)
+}
+
+struct Parser<'t> {
+    tokens: &'t [(Token, Span)],
+    at: usize,
+    depth: u32,
+}
+
+impl Parser<'_> {
+    fn expression(&mut self, floor: u8) -> Result<Expr, Refused> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err((self.span(), format!("nested deeper than {DEPTH_MAX} levels")));
+        }
+        let mut left = self.unary()?;
+        let mut links = 0;
+        while let Some((op, strength)) = self.operator().filter(|(_, s)| *s >= floor) {
+            // A chain of operators nests to the left as deep as it is long.
+            links += 1;
+            if links > DEPTH_MAX {
+                return Err((self.span(), format!("more than {DEPTH_MAX} operators in a row")));
+            }
+            let at = self.span();
+            self.at += 1;
+            let right = self.expression(strength + 1)?;
+            let span = join(left.span, right.span);
+            left = Expr { span, kind: ExprKind::Binary(op, at, Box::new(left), Box::new(right)) };
+        }
+        self.depth -= 1;
+        Ok(left)
+    }
+
+    fn operator(&self) -> Option<(Binary, u8)> {
+        Some(match self.peek() {
+            Token::Symbol("*") => (Binary::Multiply, 6),
+            Token::Symbol("/") => (Binary::Divide, 6),
+            Token::Symbol("+") => (Binary::Add, 5),
+            Token::Symbol("-") => (Binary::Subtract, 5),
+            Token::Symbol("<") => (Binary::Less, 4),
+            Token::Symbol("<=") => (Binary::LessEqual, 4),
+            Token::Symbol(">") => (Binary::Greater, 4),
+            Token::Symbol(">=") => (Binary::GreaterEqual, 4),
+            Token::Symbol("=") => (Binary::Equal, 3),
+            Token::Symbol("<>" | "!=") => (Binary::NotEqual, 3),
+            Token::Word(w) if w.eq_ignore_ascii_case("and") => (Binary::And, 2),
+            Token::Word(w) if w.eq_ignore_ascii_case("or") => (Binary::Or, 1),
+            _ => return None,
+        })
+    }
+
+    fn unary(&mut self) -> Result<Expr, Refused> {
+        let start = self.span();
+        match self.peek().clone() {
+            Token::Symbol("-") => {
+                self.at += 1;
+                self.deeper(|p| p.unary()).map(|operand| prefix(Unary::Minus, start, operand))
+            }
+            Token::Word(w) if w.eq_ignore_ascii_case("not") => {
+                self.at += 1;
+                // NOT binds looser than a sign and tighter than `*`, so `not A = B` negates A.
+                self.deeper(|p| p.unary()).map(|operand| prefix(Unary::Not, start, operand))
+            }
+            Token::Number(_) | Token::Text(_) | Token::Moment(_) | Token::Word(_) | Token::Symbol(_) | Token::End => {
+                self.postfix()
+            }
+        }
+    }
+
+    fn deeper<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Refused>) -> Result<T, Refused> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return Err((self.span(), format!("nested deeper than {DEPTH_MAX} levels")));
+        }
+        let out = read(self);
+        self.depth -= 1;
+        out
+    }
+
+    fn postfix(&mut self) -> Result<Expr, Refused> {
+        let mut expr = self.primary()?;
+        let mut links = 0;
+        loop {
+            links += 1;
+            if links > DEPTH_MAX {
+                return Err((self.span(), format!("more than {DEPTH_MAX} members in a row")));
+            }
+            match self.peek() {
+                Token::Symbol(".") => {
+                    self.at += 1;
+                    let span = self.span();
+                    let Token::Word(word) = self.next() else {
+                        return Err((span, "a name must follow the dot".into()));
+                    };
+                    let name = Name { text: word, span };
+                    expr = Expr { span: join(expr.span, span), kind: ExprKind::Member(Box::new(expr), name) };
+                }
+                Token::Symbol("[") => {
+                    self.at += 1;
+                    let index = self.expression(0)?;
+                    let end = self.expect("]")?;
+                    expr = Expr { span: join(expr.span, end), kind: ExprKind::Item(Box::new(expr), Box::new(index)) };
+                }
+                _ => return Ok(expr),
+            }
+        }
+    }
+
+    fn primary(&mut self) -> Result<Expr, Refused> {
+        let span = self.span();
+        let kind = match self.next() {
+            Token::Number(n) => ExprKind::Number(n),
+            Token::Text(t) => ExprKind::Text(t),
+            Token::Moment(m) => ExprKind::Moment(m),
+            Token::Word(word) if *self.peek() == Token::Symbol("(") => {
+                self.at += 1;
+                let mut arguments = Vec::new();
+                while *self.peek() != Token::Symbol(")") {
+                    if !arguments.is_empty() {
+                        self.expect(",")?;
+                    }
+                    arguments.push(self.expression(0)?);
+                }
+                let end = self.expect(")")?;
+                let name = Name { text: word, span };
+                return Ok(Expr { span: join(span, end), kind: ExprKind::Call(name, arguments) });
+            }
+            Token::Word(word) => ExprKind::Name(word),
+            Token::Symbol("(") => {
+                let inner = self.expression(0)?;
+                self.expect(")")?;
+                return Ok(inner);
+            }
+            other @ (Token::Symbol(_) | Token::End) => {
+                return Err((span, format!("expected a value, found {}", other.shown())));
+            }
+        };
+        Ok(Expr { span, kind })
+    }
+
+    fn expect(&mut self, symbol: &'static str) -> Result<Span, Refused> {
+        let span = self.span();
+        match self.next() {
+            Token::Symbol(s) if s == symbol => Ok(span),
+            other => Err((span, format!("expected `{symbol}`, found {}", other.shown()))),
+        }
+    }
+
+    fn peek(&self) -> &Token {
+        &self.tokens[self.at.min(self.tokens.len() - 1)].0
+    }
+
+    fn span(&self) -> Span {
+        self.tokens[self.at.min(self.tokens.len() - 1)].1
+    }
+
+    fn next(&mut self) -> Token {
+        let token = self.peek().clone();
+        self.at += 1;
+        token
+    }
+}
+
+fn prefix(op: Unary, start: Span, operand: Expr) -> Expr {
+    Expr { span: join(start, operand.span), kind: ExprKind::Unary(op, Box::new(operand)) }
+}
+
+fn join(a: Span, b: Span) -> Span {
+    Span { file: a.file, start: a.start, end: b.end }
+}

@@ -1,0 +1,89 @@
+//! The runtime library: the core module that every app is appended to, and what the compiler must know of it.
+//!
+//! The module is built from `platform/oml-runtime` by this crate's build script and read once per
+//! process. Invariant: it parses; a build that embeds a broken module does not pass its own tests.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use wasmparser::{ExternalKind, Operator, Parser, Payload, TypeRef};
+
+static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.wasm"));
+
+/// The runtime library, read.
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::read(MODULE));
+
+#[derive(Debug, Default)]
+pub(crate) struct Runtime {
+    pub(crate) module: &'static [u8],
+    /// Imported and own functions: where appended ones begin.
+    pub(crate) functions: u32,
+    pub(crate) types: u32,
+    pub(crate) table: u64,
+    pub(crate) heap_base: u32,
+    pub(crate) app: u32,
+    pub(crate) pending: u32,
+    pub(crate) node: u32,
+    exports: BTreeMap<&'static str, u32>,
+}
+
+impl Runtime {
+    /// The index of an exported function.
+    pub(crate) fn function(&self, name: &str) -> u32 {
+        *self.exports.get(name).unwrap_or_else(|| panic!("the runtime library has no `{name}`"))
+    }
+
+    fn read(module: &'static [u8]) -> Runtime {
+        let mut runtime = Runtime { module, ..Runtime::default() };
+        let mut globals = Vec::new();
+        let mut exported_globals = BTreeMap::new();
+        for payload in Parser::new(0).parse_all(module) {
+            match payload.expect("the embedded runtime library parses") {
+                Payload::TypeSection(section) => runtime.types = section.count(),
+                Payload::ImportSection(section) => {
+                    for import in section.into_imports() {
+                        let import = import.expect("an import");
+                        runtime.functions += u32::from(matches!(import.ty, TypeRef::Func(_)));
+                    }
+                }
+                Payload::FunctionSection(section) => runtime.functions += section.count(),
+                Payload::TableSection(section) => {
+                    for table in section {
+                        runtime.table = table.expect("a table").ty.initial;
+                    }
+                }
+                Payload::GlobalSection(section) => {
+                    for global in section {
+                        let mut ops = global.expect("a global").init_expr.get_operators_reader();
+                        globals.push(match ops.read() {
+                            Ok(Operator::I32Const { value }) => value as u32,
+                            _ => 0,
+                        });
+                    }
+                }
+                Payload::ExportSection(section) => {
+                    for export in section {
+                        let export = export.expect("an export");
+                        if export.kind == ExternalKind::Func {
+                            runtime.exports.insert(export.name, export.index);
+                        } else if export.kind == ExternalKind::Global {
+                            exported_globals.insert(export.name, export.index);
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        let global = |name: &str| globals[exported_globals[name] as usize];
+        runtime.heap_base = global("__heap_base");
+        runtime.app = global("RT_APP");
+        runtime.pending = global("RT_PENDING");
+        runtime.node = global("RT_NODE");
+        runtime
+    }
+}
+
+/// Exports that the finished component keeps; everything else was for the compiler.
+pub(crate) fn keeps(export: &str) -> bool {
+    export == "memory" || export.contains('#') || export.starts_with("cabi_") || export == "_initialize"
+}

@@ -1,0 +1,60 @@
+//! The text of an app: what the compiler reads, and the only thing it reads.
+//!
+//! No file system, clock or environment: the caller brings the files. They are kept sorted by path,
+//! so that the order in which a folder was listed never reaches the output.
+
+use serde::Serialize;
+
+/// A place in the text: a file and a range of characters in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Span {
+    /// Which file, by its place in [`Sources`].
+    pub file: u32,
+    /// First character, counted in characters from the start of the file.
+    pub start: u32,
+    /// The character behind the last one.
+    pub end: u32,
+}
+
+/// The files of one app.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    pub(crate) files: Vec<SourceFile>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SourceFile {
+    pub(crate) path: String,
+    pub(crate) text: String,
+    pub(crate) chars: Vec<char>,
+}
+
+impl Sources {
+    /// Takes files as (relative path, text).
+    pub fn new(files: impl IntoIterator<Item = (String, String)>) -> Sources {
+        let mut files: Vec<SourceFile> = files
+            .into_iter()
+            .map(|(path, text)| SourceFile { path, chars: text.chars().collect(), text })
+            .collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Sources { files }
+    }
+
+    /// File path, line and column of a span, both counted from 1, and the end on the same line.
+    pub(crate) fn position(&self, span: Span) -> (String, u32, u32, u32) {
+        let Some(file) = self.files.get(span.file as usize) else { return (String::new(), 1, 1, 1) };
+        let start = (span.start as usize).min(file.chars.len());
+        let before = &file.chars[..start];
+        let line = before.iter().filter(|c| **c == '\n').count() as u32 + 1;
+        let line_start = before.iter().rposition(|c| *c == '\n').map_or(0, |at| at + 1);
+        let line_end = file.chars[start..].iter().position(|c| *c == '\n').map_or(file.chars.len(), |n| start + n);
+        let end = (span.end as usize).clamp(start, line_end.max(start));
+        let column = (start - line_start) as u32 + 1;
+        (file.path.clone(), line, column, column + (end - start).max(1) as u32)
+    }
+
+    pub(crate) fn line(&self, path: &str, line: u32) -> Option<&str> {
+        let file = self.files.iter().find(|file| file.path == path)?;
+        file.text.lines().nth(line as usize - 1)
+    }
+}

@@ -1,0 +1,275 @@
+//! Types, and the typed form of actions: what resolve and check make and lower reads.
+//!
+//! References are indices here; no name of the author is looked up after this. `Type::Unknown` stands
+//! for what was reported already and fits everything, so one mistake is one problem.
+
+use crate::ast::{Binary, Source};
+use crate::sources::Span;
+use odeon_oml::schema::DeleteRule;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Type {
+    Unknown,
+    Boolean,
+    Integer,
+    Long,
+    /// Decimal and Currency: the same values.
+    Decimal,
+    Text,
+    Email,
+    Phone,
+    Date,
+    Time,
+    DateTime,
+    Binary,
+    /// Of an entity, by its place among the records; `None` is NullIdentifier().
+    Identifier(Option<usize>),
+    /// An entity or structure, by its place among the records.
+    Record(usize),
+    List(Box<Type>),
+}
+
+/// An entity or a structure.
+#[derive(Debug)]
+pub(crate) struct RecordDef {
+    pub(crate) name: String,
+    pub(crate) span: Span,
+    pub(crate) fields: Vec<FieldDef>,
+    pub(crate) entity: Option<EntityDef>,
+}
+
+#[derive(Debug)]
+pub(crate) struct FieldDef {
+    pub(crate) name: String,
+    pub(crate) span: Span,
+    pub(crate) ty: Type,
+    pub(crate) mandatory: bool,
+    pub(crate) length: Option<u32>,
+    pub(crate) default: Option<Constant>,
+    pub(crate) delete_rule: DeleteRule,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct EntityDef {
+    pub(crate) is_static: bool,
+    /// Name, identifier and the text literals of all columns.
+    pub(crate) rows: Vec<(String, i64, Vec<Option<String>>)>,
+    /// Name, attributes, unique.
+    pub(crate) indexes: Vec<(String, Vec<String>, bool)>,
+}
+
+/// A literal of a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Constant {
+    Boolean(bool),
+    Integer(i32),
+    Long(i64),
+    /// Units of 10^-8.
+    Decimal(i128),
+    Text(String),
+    Date(i32),
+    Time(i64),
+    DateTime(i64),
+}
+
+/// A parameter or variable.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalDef {
+    pub(crate) name: String,
+    pub(crate) span: Span,
+    pub(crate) ty: Type,
+    pub(crate) mandatory: bool,
+    pub(crate) default: Option<Constant>,
+    pub(crate) source: Option<(Source, Span)>,
+}
+
+/// What is known of an action before its flow is checked; inputs first, then outputs, then locals.
+#[derive(Debug)]
+pub(crate) struct ActionDef {
+    pub(crate) name: String,
+    pub(crate) variables: Vec<LocalDef>,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+}
+
+/// Everything that has a name.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    pub(crate) records: Vec<RecordDef>,
+    pub(crate) actions: Vec<ActionDef>,
+}
+
+impl Named {
+    pub(crate) fn shown(&self, ty: &Type) -> String {
+        match ty {
+            Type::Unknown => "unknown".into(),
+            Type::Boolean => "Boolean".into(),
+            Type::Integer => "Integer".into(),
+            Type::Long => "Long Integer".into(),
+            Type::Decimal => "Decimal".into(),
+            Type::Text => "Text".into(),
+            Type::Email => "Email".into(),
+            Type::Phone => "Phone Number".into(),
+            Type::Date => "Date".into(),
+            Type::Time => "Time".into(),
+            Type::DateTime => "Date Time".into(),
+            Type::Binary => "Binary Data".into(),
+            Type::Identifier(None) => "Identifier".into(),
+            Type::Identifier(Some(of)) => format!("{} Identifier", self.records[*of].name),
+            Type::Record(of) => self.records[*of].name.clone(),
+            Type::List(of) => format!("{} List", self.shown(of)),
+        }
+    }
+}
+
+/// The checked app.
+#[derive(Debug)]
+pub(crate) struct Typed {
+    pub(crate) named: Named,
+    pub(crate) bodies: Vec<Body>,
+    pub(crate) routes: Vec<Route>,
+}
+
+/// A checked flow; `variables` continue those of the action with the outputs of nodes.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) variables: Vec<LocalDef>,
+    pub(crate) nodes: Vec<TNode>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) action: usize,
+    pub(crate) verb: u32,
+    /// A literal segment, or the input that takes it.
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) sources: Vec<Source>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Segment {
+    Literal(String),
+    Input(usize),
+}
+
+#[derive(Debug)]
+pub(crate) struct TNode {
+    pub(crate) name: String,
+    pub(crate) kind: TNodeKind,
+}
+
+#[derive(Debug)]
+pub(crate) enum TNodeKind {
+    Assign(Vec<(TExpr, TExpr)>),
+    If { condition: TExpr, then: Vec<TNode>, otherwise: Vec<TNode> },
+    ForEach { list: TExpr, element: usize, body: Vec<TNode> },
+    Call { action: usize, arguments: Vec<Option<TExpr>>, outputs: Vec<usize> },
+    Get { record: usize, id: TExpr, out: usize },
+    List { query: Query, list: usize, count: usize },
+    Create { record: usize, value: TExpr, out: usize },
+    Update { record: usize, value: TExpr },
+    Delete { record: usize, id: TExpr },
+    Append { element: TExpr, list: TExpr },
+    Raise { message: TExpr, status: u32 },
+    Return,
+}
+
+#[derive(Debug)]
+pub(crate) struct Query {
+    pub(crate) record: usize,
+    pub(crate) filter: Option<TExpr>,
+    pub(crate) sort: Vec<(usize, bool)>,
+    pub(crate) max: Option<TExpr>,
+    pub(crate) start: Option<TExpr>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct TExpr {
+    pub(crate) ty: Type,
+    pub(crate) span: Span,
+    pub(crate) kind: TKind,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum TKind {
+    Broken,
+    Constant(Constant),
+    Null,
+    Local(usize),
+    Field(Box<TExpr>, usize),
+    /// An attribute of the row under test, in a filter.
+    Attribute(usize, usize),
+    Item(Box<TExpr>, Box<TExpr>),
+    Length(Box<TExpr>),
+    Negate(Box<TExpr>),
+    Not(Box<TExpr>),
+    /// Both sides and the result have the node's type.
+    Arithmetic(Binary, Box<TExpr>, Box<TExpr>),
+    Concat(Box<TExpr>, Box<TExpr>),
+    /// Both sides have one type.
+    Compare(Binary, Box<TExpr>, Box<TExpr>),
+    Logic(Binary, Box<TExpr>, Box<TExpr>),
+    Convert(Box<TExpr>),
+    If(Box<TExpr>, Box<TExpr>, Box<TExpr>),
+    Builtin(&'static Builtin, Vec<TExpr>),
+}
+
+/// A built-in function.
+#[derive(Debug)]
+pub(crate) struct Builtin {
+    pub(crate) name: &'static str,
+    pub(crate) parameters: &'static [Type],
+    pub(crate) result: Type,
+    /// The function of the runtime library.
+    pub(crate) runtime: &'static str,
+    /// SQL with $a, $b, $c for the arguments; none where the database has no equal.
+    pub(crate) sql: Option<&'static str>,
+}
+
+macro_rules! builtins {
+    ($($name:literal($($p:ident),*) -> $r:ident = $rt:literal, $sql:expr;)*) => {
+        &[$(Builtin {
+            name: $name, parameters: &[$(Type::$p),*], result: Type::$r, runtime: $rt, sql: $sql,
+        }),*]
+    };
+}
+
+/// If, NullIdentifier and the ones that only convert are in `check`.
+pub(crate) const BUILTINS: &[Builtin] = builtins! {
+    "Length"(Text) -> Integer = "rt_text_len", Some("length($a)");
+    "ToUpper"(Text) -> Text = "rt_text_upper", Some("upper($a)");
+    "ToLower"(Text) -> Text = "rt_text_lower", Some("lower($a)");
+    "Trim"(Text) -> Text = "rt_text_trim", Some("btrim($a)");
+    "Substr"(Text, Integer, Integer) -> Text = "rt_text_substr", None;
+    "Index"(Text, Text) -> Integer = "rt_text_index", None;
+    "Replace"(Text, Text, Text) -> Text = "rt_text_replace", None;
+    "CurrDateTime"() -> DateTime = "rt_now", None;
+    "CurrDate"() -> Date = "rt_today", None;
+    "NewDate"(Integer, Integer, Integer) -> Date = "rt_new_date", None;
+    "AddDays"(DateTime, Integer) -> DateTime = "rt_add_days", Some("($a + $b * interval '1 day')");
+    "AddSeconds"(DateTime, Integer) -> DateTime = "rt_add_seconds", Some("($a + $b * interval '1 second')");
+    "DiffDays"(DateTime, DateTime) -> Integer = "rt_diff_days", Some("($b::date - $a::date)");
+    "Year"(DateTime) -> Integer = "rt_date_year", Some("extract(year from $a)::int4");
+    "Month"(DateTime) -> Integer = "rt_date_month", Some("extract(month from $a)::int4");
+    "Day"(DateTime) -> Integer = "rt_date_day", Some("extract(day from $a)::int4");
+    "Round"(Decimal, Integer) -> Decimal = "rt_dec_round", None;
+    "Trunc"(Decimal) -> Decimal = "rt_dec_trunc", Some("trunc($a)");
+    "Abs"(Decimal) -> Decimal = "rt_dec_abs", Some("abs($a)");
+    "BooleanToText"(Boolean) -> Text = "rt_bool_to_text", None;
+    "IntegerToText"(Integer) -> Text = "rt_int_to_text", Some("$a::text");
+    "LongIntegerToText"(Long) -> Text = "rt_long_to_text", Some("$a::text");
+    "DecimalToText"(Decimal) -> Text = "rt_dec_to_text", None;
+    "DateToText"(Date) -> Text = "rt_date_to_text", None;
+    "TimeToText"(Time) -> Text = "rt_time_to_text", None;
+    "DateTimeToText"(DateTime) -> Text = "rt_datetime_to_text", None;
+    "DateTimeToDate"(DateTime) -> Date = "rt_datetime_to_date", Some("$a::date");
+    "TextToInteger"(Text) -> Integer = "rt_text_to_int", None;
+    "TextToLongInteger"(Text) -> Long = "rt_text_to_long", None;
+    "TextToDecimal"(Text) -> Decimal = "rt_text_to_dec", None;
+    "TextToDate"(Text) -> Date = "rt_text_to_date", None;
+    "TextToTime"(Text) -> Time = "rt_text_to_time", None;
+    "TextToDateTime"(Text) -> DateTime = "rt_text_to_datetime", None;
+    "DecimalToInteger"(Decimal) -> Integer = "rt_dec_to_int", None;
+    "DecimalToLongInteger"(Decimal) -> Long = "rt_dec_to_long", None;
+    "LongIntegerToInteger"(Long) -> Integer = "rt_long_to_int", None;
+};

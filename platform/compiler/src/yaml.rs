@@ -1,0 +1,182 @@
+//! YAML (and with it JSON) as a tree in which every node knows its place.
+//!
+//! A serde format would lose the positions that expressions inside scalars need, so the tree is built
+//! from parser events. Anchors, aliases, tags and several documents are refused: a model says each
+//! thing once. Invariant: depth is bounded, so no later stage can be driven off its stack.
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+use crate::problem::Problems;
+use crate::sources::{Sources, Span};
+
+/// Deeper nesting is refused; a flow of 60 nested ifs is beyond reading.
+const DEPTH_MAX: usize = 128;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) span: Span,
+    pub(crate) shape: Shape,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Shape {
+    Null,
+    Scalar(Scalar),
+    Sequence(Vec<Node>),
+    Mapping(Vec<(Name, Node)>),
+}
+
+/// A scalar with the place of each of its characters.
+#[derive(Debug, Clone)]
+pub(crate) struct Scalar {
+    pub(crate) text: String,
+    pub(crate) quoted: bool,
+    pub(crate) places: Vec<u32>,
+}
+
+/// A word of the author with its place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Name {
+    pub(crate) text: String,
+    pub(crate) span: Span,
+}
+
+/// Reads a file; `None` when it is no YAML.
+pub(crate) fn read(sources: &Sources, file: usize, problems: &mut Problems<'_>) -> Option<Node> {
+    let source = &sources.files[file];
+    let mut reader = Reader { file: file as u32, chars: &source.chars, stack: Vec::new(), root: None };
+    for event in Parser::new_from_str(&source.text) {
+        let outcome = match event {
+            Ok((event, span)) => reader.take(event, span.start.index() as u32, span.end.index() as u32, problems),
+            Err(error) => Err((error.marker().index() as u32, error.info().to_owned())),
+        };
+        if let Err((at, message)) = outcome {
+            let span = Span { file: file as u32, start: at, end: at + 1 };
+            problems.error("OML0001", span, message);
+            return None;
+        }
+    }
+    reader.root
+}
+
+struct Reader<'a> {
+    file: u32,
+    chars: &'a [char],
+    stack: Vec<Open>,
+    root: Option<Node>,
+}
+
+struct Open {
+    node: Node,
+    key: Option<Name>,
+}
+
+impl Reader<'_> {
+    fn take(
+        &mut self,
+        event: Event<'_>,
+        start: u32,
+        end: u32,
+        problems: &mut Problems<'_>,
+    ) -> Result<(), (u32, String)> {
+        let span = Span { file: self.file, start, end };
+        match event {
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+            Event::DocumentStart(_) => {
+                if self.root.is_some() {
+                    return Err((start, "a file holds one document".into()));
+                }
+            }
+            Event::Alias(_) => return Err((start, "aliases are not part of OML".into())),
+            Event::Scalar(text, style, anchor, tag) => {
+                if anchor != 0 || tag.is_some() {
+                    return Err((start, "anchors and tags are not part of OML".into()));
+                }
+                let quoted = style != ScalarStyle::Plain;
+                let node = if !quoted && matches!(&*text, "" | "~" | "null") {
+                    Node { span, shape: Shape::Null }
+                } else {
+                    let places = self.places(&text, style, start, end);
+                    let end = places.last().map_or(end, |p| (p + 1 + u32::from(quoted)).min(end.max(p + 1)));
+                    let span = Span { file: self.file, start, end };
+                    Node { span, shape: Shape::Scalar(Scalar { text: text.into_owned(), quoted, places }) }
+                };
+                self.add(node, problems)?;
+            }
+            Event::SequenceStart(..) => self.open(Node { span, shape: Shape::Sequence(Vec::new()) })?,
+            Event::MappingStart(..) => self.open(Node { span, shape: Shape::Mapping(Vec::new()) })?,
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some(open) = self.stack.pop() {
+                    self.add(open.node, problems)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, node: Node) -> Result<(), (u32, String)> {
+        if self.stack.len() >= DEPTH_MAX {
+            return Err((node.span.start, format!("nested deeper than {DEPTH_MAX} levels")));
+        }
+        self.stack.push(Open { node, key: None });
+        Ok(())
+    }
+
+    fn add(&mut self, node: Node, problems: &mut Problems<'_>) -> Result<(), (u32, String)> {
+        let Some(open) = self.stack.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        match &mut open.node.shape {
+            Shape::Sequence(items) => items.push(node),
+            Shape::Mapping(entries) => match open.key.take() {
+                Some(key) => entries.push((key, node)),
+                None => {
+                    let Shape::Scalar(Scalar { text, .. }) = node.shape else {
+                        return Err((node.span.start, "a key is a word".into()));
+                    };
+                    if entries.iter().any(|(k, _)| k.text == text) {
+                        problems.error("OML0004", node.span, format!("`{text}` is written twice"));
+                    }
+                    open.key = Some(Name { text, span: node.span });
+                }
+            },
+            Shape::Null | Shape::Scalar(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Where each character of a scalar stands, found by walking its source once. Quotes, escapes and
+    /// folded line ends are passed over; an escaped character stands where its escape ends.
+    fn places(&self, text: &str, style: ScalarStyle, start: u32, end: u32) -> Vec<u32> {
+        let mut at = start;
+        let last = (end as usize).min(self.chars.len()) as u32;
+        if style != ScalarStyle::Plain {
+            at += 1;
+        }
+        if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) {
+            while at < last && self.chars[at as usize] != '\n' {
+                at += 1;
+            }
+        }
+        let mut places = Vec::with_capacity(text.len());
+        for c in text.chars() {
+            let mut probe = at;
+            while probe < last && self.chars[probe as usize] != c {
+                probe += 1;
+            }
+            if c.is_whitespace() {
+                places.push(at.min(last.saturating_sub(1)));
+                if at < last && self.chars[at as usize].is_whitespace() {
+                    at += 1;
+                }
+            } else if probe < last {
+                places.push(probe);
+                at = probe + 1;
+            } else {
+                places.push(at.min(last.saturating_sub(1))); // written as an escape
+            }
+        }
+        places
+    }
+}

@@ -1,0 +1,257 @@
+//! An OML app as text: every key an author may write, with its meaning. Source of the JSON Schema.
+//!
+//! Invariant: what the compiler accepts deserializes here, and no key is known to only one of the two.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use crate::schema::DeleteRule;
+
+/// The JSON Schema of an OML file, as text.
+pub fn json_schema() -> String {
+    serde_json::to_string_pretty(&schemars::schema_for!(File)).expect("a schema is plain JSON")
+}
+
+/// One file of an app. The files of a folder are merged; exactly one of them names the app.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// The app's name.
+    pub app: Option<String>,
+    /// What the app is for.
+    pub description: Option<String>,
+    /// The entities by name.
+    pub entities: BTreeMap<String, Entity>,
+    /// The structures by name.
+    pub structures: BTreeMap<String, Structure>,
+    /// The server actions by name.
+    pub actions: BTreeMap<String, Action>,
+    /// The exposed REST APIs by name.
+    pub rest: BTreeMap<String, RestApi>,
+}
+
+/// A table of the app. An `Id` of type Long Integer is added in front.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Entity {
+    /// What a row stands for.
+    pub description: Option<String>,
+    /// The rows are listed here and are read-only at run time; Label, Order and Is_Active are added.
+    #[serde(rename = "static")]
+    pub is_static: bool,
+    /// The attributes by name.
+    pub attributes: BTreeMap<String, Attribute>,
+    /// The rows of a static entity by name.
+    pub records: BTreeMap<String, BTreeMap<String, Literal>>,
+    /// Indexes by name.
+    pub indexes: BTreeMap<String, EntityIndex>,
+}
+
+/// An index over attributes of an entity.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EntityIndex {
+    /// The attributes, the most telling first.
+    pub attributes: Vec<String>,
+    /// No two rows may be equal in them.
+    pub unique: bool,
+}
+
+/// A reusable record.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Structure {
+    /// What it stands for.
+    pub description: Option<String>,
+    /// The attributes by name.
+    pub attributes: BTreeMap<String, Attribute>,
+}
+
+/// An attribute, parameter or variable: a type alone, or a type with more.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Attribute {
+    /// `Text`, `Currency`, `Expense Identifier`, `Expense List`, …
+    Type(String),
+    /// The long form.
+    Full(AttributeFull),
+}
+
+/// The long form of an attribute, parameter or variable.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttributeFull {
+    /// The type.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// What it stands for.
+    pub description: Option<String>,
+    /// Most characters of a Text (entities only; 50 when absent).
+    pub length: Option<u32>,
+    /// Must be given.
+    #[serde(default)]
+    pub mandatory: bool,
+    /// A literal that stands for what is not given.
+    pub default: Option<Literal>,
+    /// What deleting the referred row does (identifiers in entities only).
+    pub delete_rule: Option<DeleteRule>,
+    /// Where a REST input comes from; by its place in the path, else query, else body for records.
+    #[serde(rename = "in")]
+    pub source: Option<ParameterSource>,
+}
+
+/// Where a REST input comes from.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ParameterSource {
+    /// A `{Name}` in the path.
+    Path,
+    /// `?Name=`.
+    Query,
+    /// A header of that name.
+    Header,
+    /// The JSON body.
+    Body,
+}
+
+/// A literal or an expression: YAML scalars are taken as text.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Literal {
+    /// `true`.
+    Boolean(bool),
+    /// `7`.
+    Integer(i64),
+    /// `7.5`.
+    Number(serde_json::Number),
+    /// Anything else.
+    Text(String),
+}
+
+/// A server action.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Action {
+    /// What it does.
+    pub description: Option<String>,
+    /// What it takes.
+    pub inputs: BTreeMap<String, Attribute>,
+    /// What it gives.
+    pub outputs: BTreeMap<String, Attribute>,
+    /// Variables of its own.
+    pub locals: BTreeMap<String, Attribute>,
+    /// The nodes, in order.
+    pub flow: Vec<Node>,
+}
+
+/// An exposed REST API.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestApi {
+    /// What it is for.
+    pub description: Option<String>,
+    /// The methods by name.
+    pub methods: BTreeMap<String, RestMethod>,
+}
+
+/// A method of a REST API: an action with a verb and a path.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestMethod {
+    /// What it does.
+    pub description: Option<String>,
+    /// GET, POST, PUT or DELETE; GET when absent.
+    pub verb: Option<Verb>,
+    /// The path below the API, with `{Input}` for parameters; `/<Method>` when absent.
+    pub path: Option<String>,
+    /// What it takes.
+    pub inputs: BTreeMap<String, Attribute>,
+    /// What it answers: one output is the JSON document, several are its keys.
+    pub outputs: BTreeMap<String, Attribute>,
+    /// Variables of its own.
+    pub locals: BTreeMap<String, Attribute>,
+    /// The nodes, in order.
+    pub flow: Vec<Node>,
+}
+
+/// The verbs of a REST method.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verb {
+    /// Reads.
+    Get,
+    /// Creates or acts.
+    Post,
+    /// Replaces.
+    Put,
+    /// Deletes.
+    Delete,
+}
+
+/// One node of a flow: exactly one of the leading keys, and the keys that go with it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// The node's name, under which its outputs are read.
+    pub name: Option<String>,
+    /// Assign: variable = expression, in order.
+    pub assign: Option<BTreeMap<String, Literal>>,
+    /// If: a condition, with `then` and `else`.
+    #[serde(rename = "if")]
+    pub condition: Option<Literal>,
+    /// The nodes when the condition holds.
+    pub then: Option<Vec<Node>>,
+    /// The nodes when it does not.
+    #[serde(rename = "else")]
+    pub otherwise: Option<Vec<Node>>,
+    /// For Each: a list, with `as` and `do`.
+    pub for_each: Option<Literal>,
+    /// The name of the current element.
+    #[serde(rename = "as")]
+    pub element: Option<String>,
+    /// The nodes per element.
+    #[serde(rename = "do")]
+    pub body: Option<Vec<Node>>,
+    /// Call: a server action, with `with`; outputs are read as `Name.Output`.
+    pub call: Option<String>,
+    /// The inputs of a call.
+    pub with: Option<BTreeMap<String, Literal>>,
+    /// Get: an entity, with `id`; output `Record`.
+    pub get: Option<String>,
+    /// The identifier to get or delete.
+    pub id: Option<Literal>,
+    /// List: an entity, with `where`, `sort`, `max`, `start`; outputs `List` and `Count`.
+    pub list: Option<String>,
+    /// The filter of a list.
+    #[serde(rename = "where")]
+    pub filter: Option<Literal>,
+    /// Attributes to sort by, each `Attribute` or `Attribute desc`.
+    pub sort: Option<Vec<String>>,
+    /// Most rows.
+    pub max: Option<Literal>,
+    /// Rows to pass over.
+    pub start: Option<Literal>,
+    /// Create: an entity, with `record`; output `Id`.
+    pub create: Option<String>,
+    /// Update: an entity, with `record`.
+    pub update: Option<String>,
+    /// The record to create or update.
+    pub record: Option<Literal>,
+    /// Delete: an entity, with `id`.
+    pub delete: Option<String>,
+    /// Append: an element, with `to`.
+    pub append: Option<Literal>,
+    /// The list appended to.
+    pub to: Option<Literal>,
+    /// Raise: `User`, with `message` and maybe `status`.
+    pub raise: Option<String>,
+    /// The message of an exception.
+    pub message: Option<Literal>,
+    /// The HTTP status that an unhandled exception answers with; 400 when absent.
+    pub status: Option<u16>,
+    /// Return: ends the action.
+    #[serde(rename = "return")]
+    pub ends: Option<Literal>,
+}

@@ -1,0 +1,233 @@
+//! Exact decimals: `i128` units of 10^-8, the runtime form of Decimal and Currency.
+//!
+//! A product or quotient passes through 256 bits, so no digit is lost before the one rounding at
+//! the end (half to even, at the eighth fractional digit). A float never appears.
+//! Invariant: every value that leaves this module is within ±2^96; what is not is [`Overflow`].
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// One whole, in units.
+pub const SCALE: i128 = 100_000_000;
+/// Largest magnitude, in units: 2^96, the range of ODC's Decimal; it fits numeric(37,8).
+pub const UNITS_MAX: i128 = (1 << 96) * SCALE;
+
+/// The result does not fit ±2^96, or the divisor was zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overflow;
+
+/// Adds exactly.
+pub fn add(a: i128, b: i128) -> Result<i128, Overflow> {
+    within(a + b) // two values within 2^96 * 10^8 cannot leave i128
+}
+
+/// Subtracts exactly.
+pub fn sub(a: i128, b: i128) -> Result<i128, Overflow> {
+    within(a - b)
+}
+
+/// Multiplies; rounds half to even at the eighth digit.
+pub fn mul(a: i128, b: i128) -> Result<i128, Overflow> {
+    let (hi, lo) = wide_mul(a.unsigned_abs(), b.unsigned_abs());
+    signed(div_round(hi, lo, SCALE as u128)?, (a < 0) != (b < 0))
+}
+
+/// Divides; rounds half to even at the eighth digit.
+pub fn div(a: i128, b: i128) -> Result<i128, Overflow> {
+    if b == 0 {
+        return Err(Overflow);
+    }
+    let (hi, lo) = wide_mul(a.unsigned_abs(), SCALE as u128);
+    signed(div_round(hi, lo, b.unsigned_abs())?, (a < 0) != (b < 0))
+}
+
+/// Reads `-12.50`, `7`, `1e3`; digits past the eighth are rounded half to even.
+pub fn parse(text: &str) -> Option<i128> {
+    let (mantissa, exponent) = match text.find(['e', 'E']) {
+        Some(at) => (&text[..at], text[at + 1..].parse::<i32>().ok().filter(|e| e.abs() < 64)?),
+        None => (text, 0),
+    };
+    let (negative, digits) = match mantissa.as_bytes().first()? {
+        b'-' => (true, &mantissa[1..]),
+        b'+' => (false, &mantissa[1..]),
+        _ => (false, mantissa),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() && fraction.is_empty() {
+        return None;
+    }
+    let all: Vec<u8> = whole.bytes().chain(fraction.bytes()).collect();
+    if !all.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    // The value is `all` * 10^shift units; a negative shift drops digits, which are rounded.
+    let shift = exponent + 8 - fraction.len() as i32;
+    let kept = if shift < 0 { all.len().saturating_sub(shift.unsigned_abs() as usize) } else { all.len() };
+    let mut units: i128 = 0;
+    for digit in &all[..kept] {
+        units = units.checked_mul(10)?.checked_add(i128::from(digit - b'0'))?;
+    }
+    for _ in 0..shift.max(0) {
+        units = units.checked_mul(10)?;
+    }
+    if shift < 0 && all.len() >= shift.unsigned_abs() as usize {
+        let dropped = &all[kept..];
+        let half = dropped.first().copied().unwrap_or(b'0');
+        let rest = dropped.iter().skip(1).any(|d| *d != b'0');
+        if half > b'5' || (half == b'5' && (rest || units % 2 == 1)) {
+            units += 1;
+        }
+    }
+    within(if negative { -units } else { units }).ok()
+}
+
+/// Writes the shortest exact form: no trailing zeros, no exponent.
+pub fn format(units: i128) -> String {
+    let mut out = String::new();
+    if units < 0 {
+        out.push('-');
+    }
+    let magnitude = units.unsigned_abs();
+    let (whole, mut fraction) = (magnitude / SCALE as u128, magnitude % SCALE as u128);
+    push_u128(&mut out, whole);
+    if fraction != 0 {
+        let mut digits = [b'0'; 8];
+        for place in digits.iter_mut().rev() {
+            *place = b'0' + (fraction % 10) as u8;
+            fraction /= 10;
+        }
+        out.push('.');
+        let end = digits.iter().rposition(|d| *d != b'0').map_or(0, |at| at + 1);
+        out.extend(digits[..end].iter().map(|d| *d as char));
+    }
+    out
+}
+
+/// Drops the fraction, towards zero.
+pub fn trunc(units: i128) -> i128 {
+    units / SCALE
+}
+
+/// Rounds half to even at `digits` fractional digits (0 to 8).
+pub fn round(units: i128, digits: i32) -> i128 {
+    let step = 10i128.pow(8 - digits.clamp(0, 8) as u32);
+    let (quotient, rest) = (units / step, (units % step).abs());
+    let up = rest * 2 > step || (rest * 2 == step && quotient % 2 != 0);
+    let away = if up { units.signum() } else { 0 };
+    (quotient + away) * step
+}
+
+fn push_u128(out: &mut String, mut n: u128) {
+    let mut digits = [0u8; 39];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend(digits[at..].iter().map(|d| *d as char));
+}
+
+fn within(units: i128) -> Result<i128, Overflow> {
+    if units.unsigned_abs() > UNITS_MAX as u128 { Err(Overflow) } else { Ok(units) }
+}
+
+fn signed(magnitude: u128, negative: bool) -> Result<i128, Overflow> {
+    let units = i128::try_from(magnitude).map_err(|_| Overflow)?;
+    within(if negative { -units } else { units })
+}
+
+/// 128 x 128 -> 256 bits, schoolbook over 64-bit halves.
+fn wide_mul(a: u128, b: u128) -> (u128, u128) {
+    const LOW: u128 = u64::MAX as u128;
+    let (a1, a0, b1, b0) = (a >> 64, a & LOW, b >> 64, b & LOW);
+    let (low, mid1, mid2, high) = (a0 * b0, a1 * b0, a0 * b1, a1 * b1);
+    let carry = (low >> 64) + (mid1 & LOW) + (mid2 & LOW);
+    (high + (mid1 >> 64) + (mid2 >> 64) + (carry >> 64), (carry << 64) | (low & LOW))
+}
+
+/// 256 / 128 bits, rounded half to even. Long division one bit at a time, only when the high half is used.
+fn div_round(hi: u128, lo: u128, by: u128) -> Result<u128, Overflow> {
+    let (quotient, rest) = if hi == 0 {
+        (lo / by, lo % by)
+    } else {
+        if hi >= by {
+            return Err(Overflow);
+        }
+        let (mut rest, mut quotient) = (hi, 0u128);
+        for bit in (0..128).rev() {
+            let carry = rest >> 127;
+            rest = (rest << 1) | ((lo >> bit) & 1);
+            quotient <<= 1;
+            if carry == 1 || rest >= by {
+                rest = rest.wrapping_sub(by);
+                quotient |= 1;
+            }
+        }
+        (quotient, rest)
+    };
+    let other = by - rest;
+    let up = rest > other || (rest == other && quotient & 1 == 1);
+    quotient.checked_add(u128::from(up)).ok_or(Overflow)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn d(text: &str) -> i128 {
+        parse(text).unwrap()
+    }
+
+    #[test]
+    fn text_round_trips_in_its_shortest_form() {
+        for (text, shown) in [
+            ("0", "0"),
+            ("-0.10", "-0.1"),
+            ("12.50", "12.5"),
+            ("79228162514264337593543950336", "79228162514264337593543950336"),
+            ("0.00000001", "0.00000001"),
+            ("1e3", "1000"),
+            (".5", "0.5"),
+            ("25e-1", "2.5"),
+        ] {
+            assert_eq!(format(d(text)), shown);
+        }
+        for bad in ["", "-", ".", "1.2.3", "12a", "79228162514264337593543950337", "1e99"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_ninth_digit_rounds_half_to_even() {
+        assert_eq!(format(d("0.000000005")), "0");
+        assert_eq!(format(d("0.000000015")), "0.00000002");
+        assert_eq!(format(d("0.0000000051")), "0.00000001");
+        assert_eq!(format(div(d("2"), d("3")).unwrap()), "0.66666667");
+        assert_eq!(format(mul(d("-0.00000003"), d("0.5")).unwrap()), "-0.00000002");
+    }
+
+    #[test]
+    fn products_and_quotients_are_exact_over_the_whole_range() {
+        let big = d("39614081257132168796771975168"); // 2^95
+        assert_eq!(mul(big, d("2")), Ok(UNITS_MAX));
+        assert_eq!(mul(big, d("2.00000001")), Err(Overflow));
+        assert_eq!(div(UNITS_MAX, d("2")), Ok(big));
+        assert_eq!(div(UNITS_MAX, UNITS_MAX), Ok(SCALE));
+        assert_eq!(div(UNITS_MAX, d("0.1")), Err(Overflow));
+        assert_eq!(div(d("1"), 0), Err(Overflow));
+        assert_eq!(add(UNITS_MAX, 1), Err(Overflow));
+        assert_eq!(format(add(d("0.1"), d("0.2")).unwrap()), "0.3");
+    }
+
+    #[test]
+    fn rounding_keeps_the_sign() {
+        assert_eq!(format(round(d("2.5"), 0)), "2");
+        assert_eq!(format(round(d("-3.5"), 0)), "-4");
+        assert_eq!(format(round(d("1.005"), 2)), "1");
+        assert_eq!(trunc(d("-2.9")), -2);
+    }
+}

@@ -1,0 +1,326 @@
+//! One request: find the route, read the parameters, run the method, commit, answer.
+//!
+//! A path is `/<App>/rest/<Api>/<pattern>`; the first segment was for the router and is skipped.
+//! The transaction is committed before the response head is set, so a client that sees success has
+//! durable data; an exception that nobody handled rolls back, is logged with action and node, and
+//! answers as ODC does. Invariant: every request gets exactly one response head.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::bindings::exports::wasi::http::incoming_handler::Guest;
+use crate::bindings::odeon::log::logging::{self, Level, Origin};
+use crate::bindings::wasi::http::types::{
+    Headers, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam,
+};
+use crate::bindings::wasi::io::streams::StreamError;
+use crate::memory::{RT_NODE, RT_PENDING, app, rd32, rd64, rt_alloc, text, wr64};
+use crate::ops::EXCEPTION;
+use crate::values::write_default;
+use crate::{json, sql};
+
+/// Largest request body: 28.6 MB, as ODC.
+const BODY_BYTES_MAX: usize = 29_989_273;
+/// Bytes per write to the response stream; the interface takes 4096 at most per blocking write.
+const WRITE_BYTES: usize = 4096;
+
+const IN_PATH: u32 = 0;
+const IN_QUERY: u32 = 1;
+const IN_HEADER: u32 = 2;
+const PARAM_MANDATORY: u32 = 1;
+const VERBS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
+
+pub struct Handler;
+
+struct Answer {
+    status: u16,
+    body: String,
+    allow: Option<String>,
+}
+
+impl Guest for Handler {
+    fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        let answer = unsafe { serve(&request) };
+        respond(out, &answer);
+    }
+}
+
+/// A row of the app's route table, as the compiler wrote it.
+#[derive(Clone, Copy)]
+struct Route {
+    verb: u32,
+    segments: (u32, u32),
+    inputs: (u32, u32),
+    outputs: (u32, u32),
+    function: u32,
+}
+
+struct Input {
+    name: &'static str,
+    desc: u32,
+    source: u32,
+    flags: u32,
+    default: u32,
+}
+
+unsafe fn route(index: u32) -> Route {
+    unsafe {
+        let at = rd32(app() + 8) + index * 32;
+        let pair = |offset: u32| (rd32(at + offset), rd32(at + offset + 4));
+        Route { verb: rd32(at), segments: pair(4), inputs: pair(12), outputs: pair(20), function: rd32(at + 28) }
+    }
+}
+
+unsafe fn input(route: Route, index: u32) -> Input {
+    unsafe {
+        let at = route.inputs.1 + index * 20;
+        Input {
+            name: text(rd32(at)),
+            desc: rd32(at + 4),
+            source: rd32(at + 8),
+            flags: rd32(at + 12),
+            default: rd32(at + 16),
+        }
+    }
+}
+
+unsafe fn serve(request: &IncomingRequest) -> Answer {
+    let headers = request.headers();
+    let request_id = header(&headers, "x-request-id").unwrap_or_default();
+    let target = request.path_with_query().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    let segments: Vec<String> =
+        path.split('/').filter(|s| !s.is_empty()).skip(1).map(|s| decoded(s, false)).collect();
+    let verb = match request.method() {
+        Method::Get | Method::Head => 0,
+        Method::Post => 1,
+        Method::Put => 2,
+        Method::Delete => 3,
+        Method::Connect | Method::Options | Method::Trace | Method::Patch | Method::Other(_) => u32::MAX,
+    };
+    let refuse = |status: u16, messages: &[String]| failure(status, messages, &request_id);
+
+    let fitting: Vec<Route> = unsafe { (0..rd32(app() + 4)).map(|i| route(i)).filter(|r| fits(*r, &segments)).collect() };
+    if fitting.is_empty() {
+        return refuse(404, &["There is no such method".into()]);
+    }
+    // A literal segment is closer than a parameter: the route with the most literals answers.
+    let literals = |r: &&Route| unsafe { (0..r.segments.0).filter(|i| rd32(r.segments.1 + i * 8) == 0).count() };
+    let Some(&found) = fitting.iter().filter(|r| r.verb == verb).max_by_key(literals) else {
+        let allowed: Vec<&str> = (0..4u32).filter(|v| fitting.iter().any(|r| r.verb == *v)).map(|v| VERBS[v as usize]).collect();
+        return Answer { allow: Some(allowed.join(", ")), ..refuse(405, &["The method does not take this verb".into()]) };
+    };
+
+    let (inputs, outputs) = (found.inputs.0, found.outputs.0);
+    let frame = unsafe { rt_alloc((inputs + outputs) * 8) };
+    let mut problems = Vec::new();
+    for index in 0..inputs {
+        let input = unsafe { input(found, index) };
+        let slot = frame + index * 8;
+        unsafe {
+            match input.default {
+                0 => write_default(slot, input.desc),
+                address => wr64(slot, rd64(address)),
+            }
+        }
+        let given = match input.source {
+            IN_PATH => unsafe { path_value(found, &segments, index) },
+            IN_QUERY => query_value(query, input.name),
+            IN_HEADER => header(&headers, input.name),
+            _ => {
+                if let Err((status, message)) = unsafe { read_body(request, &headers, slot, &input, &mut problems) } {
+                    return refuse(status, &[message]);
+                }
+                continue;
+            }
+        };
+        match given {
+            Some(value) if !(value.is_empty() && input.source != IN_PATH) => unsafe {
+                json::read_text(&value, slot, input.desc, input.name, &mut problems);
+            },
+            _ if input.flags & PARAM_MANDATORY != 0 => problems.push(format!("{}: required", input.name)),
+            _ => {}
+        }
+    }
+    if !problems.is_empty() {
+        return refuse(400, &problems);
+    }
+
+    // SAFETY: the compiler put this function into the table with exactly this type.
+    let function: extern "C" fn(u32) -> u32 = unsafe { core::mem::transmute(found.function) };
+    function(frame);
+    if unsafe { RT_PENDING } == 0 {
+        sql::commit();
+    }
+    if unsafe { RT_PENDING } != 0 {
+        sql::rollback();
+        let (status, message) = unsafe { (*(&raw const EXCEPTION)).clone() };
+        report(status, &message);
+        return refuse(status as u16, &[message]);
+    }
+    Answer { status: 200, body: unsafe { written(found, frame + inputs * 8) }, allow: None }
+}
+
+unsafe fn fits(route: Route, path: &[String]) -> bool {
+    let (count, at) = route.segments;
+    count as usize == path.len()
+        && path.iter().enumerate().all(|(i, segment)| unsafe {
+            let entry = at + i as u32 * 8;
+            rd32(entry) != 0 || text(rd32(entry + 4)) == segment
+        })
+}
+
+unsafe fn path_value(route: Route, path: &[String], input: u32) -> Option<String> {
+    let (_, at) = route.segments;
+    path.iter().enumerate().find_map(|(i, segment)| unsafe {
+        let entry = at + i as u32 * 8;
+        (rd32(entry) == 1 && rd32(entry + 4) == input).then(|| segment.clone())
+    })
+}
+
+fn query_value(query: &str, name: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decoded(key, true) == name).then(|| decoded(value, true))
+    })
+}
+
+fn header(headers: &Headers, name: &str) -> Option<String> {
+    headers.get(&name.to_string()).into_iter().next().and_then(|value| String::from_utf8(value).ok())
+}
+
+/// Undoes percent encoding; what is no UTF-8 afterwards is replaced.
+fn decoded(raw: &str, plus_is_space: bool) -> String {
+    let bytes = raw.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let escaped = (bytes[at] == b'%')
+            .then(|| raw.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()))
+            .flatten();
+        match escaped {
+            Some(byte) => {
+                out.push(byte);
+                at += 3;
+            }
+            None => {
+                out.push(if plus_is_space && bytes[at] == b'+' { b' ' } else { bytes[at] });
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+unsafe fn read_body(
+    request: &IncomingRequest,
+    headers: &Headers,
+    slot: u32,
+    input: &Input,
+    problems: &mut Vec<String>,
+) -> Result<(), (u16, String)> {
+    let raw = body(request)?;
+    if raw.iter().all(u8::is_ascii_whitespace) {
+        if input.flags & PARAM_MANDATORY != 0 {
+            problems.push("The request body: required".into());
+        }
+        return Ok(());
+    }
+    if header(headers, "content-type").is_some_and(|kind| !kind.to_ascii_lowercase().contains("json")) {
+        return Err((415, "The request body must be application/json".into()));
+    }
+    unsafe { json::read(&raw, slot, input.desc, problems) };
+    Ok(())
+}
+
+fn body(request: &IncomingRequest) -> Result<Vec<u8>, (u16, String)> {
+    let unreadable = || (400, String::from("The request body could not be read"));
+    let incoming = request.consume().map_err(|()| unreadable())?;
+    let stream = incoming.stream().map_err(|()| unreadable())?;
+    let mut raw = Vec::new();
+    loop {
+        match stream.blocking_read(65_536) {
+            Ok(chunk) => raw.extend_from_slice(&chunk),
+            Err(StreamError::Closed) => return Ok(raw),
+            Err(StreamError::LastOperationFailed(_)) => return Err(unreadable()),
+        }
+        if raw.len() > BODY_BYTES_MAX {
+            return Err((413, format!("The request body is larger than {BODY_BYTES_MAX} bytes")));
+        }
+    }
+}
+
+unsafe fn written(route: Route, outputs: u32) -> String {
+    let mut out = String::new();
+    let (count, at) = route.outputs;
+    unsafe {
+        match count {
+            0 => {}
+            1 => json::write(&mut out, outputs, rd32(at + 4)),
+            _ => {
+                for index in 0..count {
+                    out.push(if index == 0 { '{' } else { ',' });
+                    json::write_string(&mut out, text(rd32(at + index * 8)));
+                    out.push(':');
+                    json::write(&mut out, outputs + index * 8, rd32(at + index * 8 + 4));
+                }
+                out.push('}');
+            }
+        }
+    }
+    out
+}
+
+fn failure(status: u16, messages: &[String], request_id: &str) -> Answer {
+    let mut body = String::from("{\"Errors\":[");
+    for (index, message) in messages.iter().enumerate() {
+        if index > 0 {
+            body.push(',');
+        }
+        json::write_string(&mut body, message);
+    }
+    body.push_str(&format!("],\"StatusCode\":{status},\"errorCode\":\"OS-BERT-50000\",\"requestId\":"));
+    json::write_string(&mut body, request_id);
+    body.push('}');
+    Answer { status, body, allow: None }
+}
+
+fn report(status: u32, message: &str) {
+    let (action, node) = unsafe {
+        match RT_NODE {
+            0 => ("", ""),
+            at => (text(rd32(at)), text(rd32(at + 4))),
+        }
+    };
+    // A refusal that the app raised itself is its normal business; the rest needs its owner.
+    let level = if status < 500 { Level::Warning } else { Level::Error };
+    logging::log(level, message, &Origin { action: action.into(), node: node.into() });
+}
+
+fn respond(out: ResponseOutparam, answer: &Answer) {
+    let headers = Headers::new();
+    let pairs = [
+        ("content-type", (!answer.body.is_empty()).then(|| "application/json; charset=utf-8".to_string())),
+        ("content-length", Some(answer.body.len().to_string())),
+        ("allow", answer.allow.clone()),
+    ];
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            let _ = headers.append(&name.to_string(), &value.into_bytes()); // fixed names and plain values: always valid
+        }
+    }
+    let response = OutgoingResponse::new(headers);
+    let _ = response.set_status_code(answer.status); // 100 to 599 by the compiler's check
+    let body = response.body();
+    ResponseOutparam::set(out, Ok(response));
+    let Ok(body) = body else { return };
+    if let Ok(stream) = body.write() {
+        for chunk in answer.body.as_bytes().chunks(WRITE_BYTES) {
+            if stream.blocking_write_and_flush(chunk).is_err() {
+                break; // the client has gone
+            }
+        }
+    }
+    let _ = OutgoingBody::finish(body, None);
+}

@@ -1,0 +1,433 @@
+//! JSON in and out, straight between text and slots.
+//!
+//! Reading follows the type: what the type does not know is skipped, what has the wrong shape is a
+//! problem with its path, and all problems of a document are reported together; only broken syntax
+//! ends the reading. Numbers are never a float. Invariant: nesting is bounded by [`DEPTH_MAX`].
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::memory::{bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, text, wr64};
+use crate::values::*;
+use crate::{calendar, decimal};
+
+/// Deeper documents are refused: the stack of the guest is finite.
+const DEPTH_MAX: u32 = 64;
+/// Problems reported for one request; the rest adds nothing.
+const PROBLEMS_MAX: usize = 20;
+
+/// Reads a whole document into a slot.
+pub unsafe fn read(source: &[u8], slot: u32, desc: u32, problems: &mut Vec<String>) {
+    let Ok(source) = core::str::from_utf8(source) else {
+        problems.push("The request body is not UTF-8".into());
+        return;
+    };
+    let mut reader = Reader { source, at: 0, path: String::new(), problems };
+    let read = unsafe { reader.value(slot, desc, 0) }.and_then(|()| {
+        reader.space();
+        if reader.at == source.len() { Ok(()) } else { Err(Syntax) }
+    });
+    if read.is_err() {
+        let at = reader.at;
+        problems.push(format!("The request body is not valid JSON: unexpected input at byte {at}"));
+    }
+}
+
+/// Reads one value of a path, query or header; `name` is for the problem.
+pub unsafe fn read_text(value: &str, slot: u32, desc: u32, name: &str, problems: &mut Vec<String>) {
+    if !unsafe { scalar(value, slot, kind(desc)) } {
+        problems.push(format!("{name}: expected {}", unsafe { expected(kind(desc)) }));
+    }
+}
+
+struct Syntax;
+
+struct Reader<'a> {
+    source: &'a str,
+    at: usize,
+    path: String,
+    problems: &'a mut Vec<String>,
+}
+
+impl Reader<'_> {
+    unsafe fn value(&mut self, slot: u32, desc: u32, depth: u32) -> Result<(), Syntax> {
+        if depth > DEPTH_MAX {
+            return Err(Syntax);
+        }
+        self.space();
+        let shape = unsafe { kind(desc) };
+        match (self.peek(), shape) {
+            (b'n', _) => self.word("null"), // null is the default, which is there already
+            (b'{', RECORD) => unsafe { self.record(rd32(slot), desc, depth) },
+            (b'[', LIST) => unsafe { self.list(rd32(slot), element(desc), depth) },
+            (b'"', TEXT | EMAIL | PHONE | DATE | TIME | DATE_TIME | BINARY) => {
+                let value = self.string()?;
+                self.put(&value, slot, shape);
+                Ok(())
+            }
+            (b't' | b'f', BOOLEAN) => {
+                let yes = self.peek() == b't';
+                self.word(if yes { "true" } else { "false" })?;
+                unsafe { wr64(slot, i64::from(yes)) };
+                Ok(())
+            }
+            (b'-' | b'0'..=b'9', INTEGER | LONG | IDENTIFIER | DECIMAL) => {
+                let value = self.number()?.to_string();
+                self.put(&value, slot, shape);
+                Ok(())
+            }
+            _ => {
+                self.skip(depth)?;
+                self.problem(&format!("expected {}", expected(shape)));
+                Ok(())
+            }
+        }
+    }
+
+    fn put(&mut self, value: &str, slot: u32, shape: u32) {
+        if !unsafe { scalar(value, slot, shape) } {
+            self.problem(&format!("expected {}", expected(shape)));
+        }
+    }
+
+    unsafe fn record(&mut self, record: u32, desc: u32, depth: u32) -> Result<(), Syntax> {
+        let count = unsafe { field_count(desc) };
+        let mut seen: Vec<bool> = alloc::vec![false; count as usize];
+        self.at += 1;
+        self.space();
+        let mut more = self.peek() != b'}';
+        while more {
+            self.space();
+            let name = self.string()?;
+            self.space();
+            self.expect(b':')?;
+            self.space();
+            let known = (0..count).find(|i| unsafe { text(field(desc, *i).name) } == name);
+            match known {
+                Some(index) => unsafe {
+                    seen[index as usize] = self.peek() != b'n';
+                    let parent = self.path.len();
+                    if parent > 0 {
+                        self.path.push('.');
+                    }
+                    self.path.push_str(&name);
+                    self.value(record + index * 8, field(desc, index).desc, depth + 1)?;
+                    self.path.truncate(parent);
+                },
+                None => self.skip(depth + 1)?,
+            }
+            self.space();
+            more = self.peek() == b',';
+            self.at += usize::from(more);
+        }
+        self.expect(b'}')?;
+        for index in 0..count {
+            let field = unsafe { field(desc, index) };
+            if field.flags & FIELD_MANDATORY != 0 && !seen[index as usize] {
+                let parent = self.path.len();
+                if parent > 0 {
+                    self.path.push('.');
+                }
+                self.path.push_str(unsafe { text(field.name) });
+                self.problem("required");
+                self.path.truncate(parent);
+            }
+        }
+        Ok(())
+    }
+
+    unsafe fn list(&mut self, list: u32, desc: u32, depth: u32) -> Result<(), Syntax> {
+        self.at += 1;
+        self.space();
+        let mut more = self.peek() != b']';
+        while more {
+            let parent = self.path.len();
+            self.path.push_str(&format!("[{}]", unsafe { list_len(list) }));
+            unsafe {
+                let slot = rt_list_append(list);
+                write_default(slot, desc);
+                self.value(slot, desc, depth + 1)?;
+            }
+            self.path.truncate(parent);
+            self.space();
+            more = self.peek() == b',';
+            self.at += usize::from(more);
+        }
+        self.expect(b']')
+    }
+
+    fn skip(&mut self, depth: u32) -> Result<(), Syntax> {
+        if depth > DEPTH_MAX {
+            return Err(Syntax);
+        }
+        self.space();
+        match self.peek() {
+            b'"' => self.string().map(|_| ()),
+            b't' => self.word("true"),
+            b'f' => self.word("false"),
+            b'n' => self.word("null"),
+            b'-' | b'0'..=b'9' => self.number().map(|_| ()),
+            open @ (b'{' | b'[') => {
+                let close = if open == b'{' { b'}' } else { b']' };
+                self.at += 1;
+                self.space();
+                let mut more = self.peek() != close;
+                while more {
+                    if open == b'{' {
+                        self.space();
+                        self.string()?;
+                        self.space();
+                        self.expect(b':')?;
+                    }
+                    self.skip(depth + 1)?;
+                    self.space();
+                    more = self.peek() == b',';
+                    self.at += usize::from(more);
+                }
+                self.expect(close)
+            }
+            _ => Err(Syntax),
+        }
+    }
+
+    fn string(&mut self) -> Result<String, Syntax> {
+        self.expect(b'"')?;
+        let mut out = String::new();
+        loop {
+            let start = self.at;
+            while !matches!(self.peek(), b'"' | b'\\' | 0..=0x1f) {
+                self.at += 1;
+            }
+            out.push_str(&self.source[start..self.at]);
+            match self.peek() {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(out);
+                }
+                b'\\' => {
+                    let escaped = self.source.as_bytes().get(self.at + 1).copied().ok_or(Syntax)?;
+                    self.at += 2;
+                    out.push(match escaped {
+                        b'"' | b'\\' | b'/' => escaped as char,
+                        b'b' => '\u{8}',
+                        b'f' => '\u{c}',
+                        b'n' => '\n',
+                        b'r' => '\r',
+                        b't' => '\t',
+                        b'u' => self.unicode()?,
+                        _ => return Err(Syntax),
+                    });
+                }
+                _ => return Err(Syntax),
+            }
+        }
+    }
+
+    fn unicode(&mut self) -> Result<char, Syntax> {
+        let first = self.hex()?;
+        if !(0xd800..0xdc00).contains(&first) {
+            // PostgreSQL holds no NUL in text, and a lone low surrogate is no character.
+            return char::from_u32(first).filter(|c| *c != '\0').ok_or(Syntax);
+        }
+        self.word("\\u")?;
+        let second = self.hex()?;
+        if !(0xdc00..0xe000).contains(&second) {
+            return Err(Syntax);
+        }
+        char::from_u32(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00)).ok_or(Syntax)
+    }
+
+    fn hex(&mut self) -> Result<u32, Syntax> {
+        let digits = self.source.get(self.at..self.at + 4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        self.at += 4;
+        u32::from_str_radix(digits.ok_or(Syntax)?, 16).map_err(|_| Syntax)
+    }
+
+    fn number(&mut self) -> Result<&str, Syntax> {
+        let start = self.at;
+        while matches!(self.peek(), b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') {
+            self.at += 1;
+        }
+        Ok(&self.source[start..self.at])
+    }
+
+    fn word(&mut self, word: &str) -> Result<(), Syntax> {
+        if !self.source.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            return Err(Syntax);
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), Syntax> {
+        if self.peek() != byte {
+            return Err(Syntax);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
+            self.at += 1;
+        }
+    }
+
+    /// The next byte; 0 at the end, which no rule accepts.
+    fn peek(&self) -> u8 {
+        self.source.as_bytes().get(self.at).copied().unwrap_or(0)
+    }
+
+    fn problem(&mut self, what: &str) {
+        if self.problems.len() < PROBLEMS_MAX {
+            let path = if self.path.is_empty() { "The request body" } else { &self.path };
+            self.problems.push(format!("{path}: {what}"));
+        }
+    }
+}
+
+fn expected(kind: u32) -> &'static str {
+    match kind {
+        BOOLEAN => "true or false",
+        INTEGER => "an integer of 32 bits",
+        LONG | IDENTIFIER => "an integer of 64 bits",
+        DECIMAL => "a decimal number",
+        DATE => "a date (yyyy-MM-dd)",
+        TIME => "a time (HH:mm:ss)",
+        DATE_TIME => "a date and time (yyyy-MM-ddTHH:mm:ssZ)",
+        BINARY => "text in base64",
+        RECORD => "an object",
+        LIST => "an array",
+        EMAIL => "an email address",
+        _ => "text",
+    }
+}
+
+unsafe fn scalar(value: &str, slot: u32, shape: u32) -> bool {
+    let word = match shape {
+        BOOLEAN if value.eq_ignore_ascii_case("true") => Some(1),
+        BOOLEAN if value.eq_ignore_ascii_case("false") => Some(0),
+        INTEGER => value.parse::<i32>().ok().map(i64::from),
+        LONG | IDENTIFIER => value.parse::<i64>().ok(),
+        DECIMAL => decimal::parse(value).map(|units| i64::from(unsafe { new_decimal(units) })),
+        DATE => calendar::parse_date(value).map(i64::from),
+        TIME => calendar::parse_time(value),
+        DATE_TIME => calendar::parse_date_time(value),
+        BINARY => from_base64(value).map(|raw| i64::from(unsafe { new_bytes(&raw) })),
+        EMAIL if !value.is_empty() && !is_email(value) => None,
+        TEXT | EMAIL | PHONE if !value.contains('\0') => Some(i64::from(unsafe { new_text(value) })),
+        _ => None,
+    };
+    if let Some(word) = word {
+        unsafe { wr64(slot, word) };
+    }
+    word.is_some()
+}
+
+fn is_email(value: &str) -> bool {
+    let Some((name, domain)) = value.rsplit_once('@') else { return false };
+    let plain = |part: &str| !part.is_empty() && !part.contains([' ', '@', ',', '<', '>']);
+    plain(name) && plain(domain) && !domain.starts_with(['.', '-']) && !domain.ends_with(['.', '-'])
+}
+
+/// Writes the value of a slot.
+pub unsafe fn write(out: &mut String, slot: u32, desc: u32) {
+    unsafe {
+        let word = rd64(slot);
+        match kind(desc) {
+            BOOLEAN => out.push_str(if word as i32 != 0 { "true" } else { "false" }),
+            INTEGER => out.push_str(&(word as i32).to_string()),
+            LONG | IDENTIFIER => out.push_str(&word.to_string()),
+            DECIMAL => out.push_str(&decimal::format(decimal_at(word as u32))),
+            DATE => quoted(out, |out| calendar::format_date(out, word as i32)),
+            TIME => quoted(out, |out| calendar::format_time(out, word)),
+            DATE_TIME => quoted(out, |out| {
+                calendar::format_date_time(out, word, 'T');
+                out.push('Z');
+            }),
+            BINARY => quoted(out, |out| to_base64(out, bytes(word as u32))),
+            RECORD => {
+                out.push('{');
+                for index in 0..field_count(desc) {
+                    let field = field(desc, index);
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    write_string(out, text(field.name));
+                    out.push(':');
+                    write(out, word as u32 + index * 8, field.desc);
+                }
+                out.push('}');
+            }
+            LIST => {
+                out.push('[');
+                for index in 0..list_len(word as u32) {
+                    if index > 0 {
+                        out.push(',');
+                    }
+                    write(out, rd32(word as u32 + 8) + index * 8, element(desc));
+                }
+                out.push(']');
+            }
+            _ => write_string(out, text(word as u32)),
+        }
+    }
+}
+
+/// Writes a JSON string.
+pub fn write_string(out: &mut String, value: &str) {
+    out.push('"');
+    for c in value.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c < ' ' => {
+                out.push_str("\\u00");
+                for nibble in [c as u32 >> 4, c as u32 & 15] {
+                    out.push(char::from_digit(nibble, 16).unwrap_or('0'));
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+fn quoted(out: &mut String, write: impl FnOnce(&mut String)) {
+    out.push('"');
+    write(out);
+    out.push('"');
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn to_base64(out: &mut String, raw: &[u8]) {
+    for chunk in raw.chunks(3) {
+        let word = chunk.iter().fold(0u32, |w, b| (w << 8) | u32::from(*b)) << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = BASE64[(word >> (18 - 6 * place)) as usize & 63];
+            out.push(if place <= chunk.len() { digit as char } else { '=' });
+        }
+    }
+}
+
+fn from_base64(value: &str) -> Option<Vec<u8>> {
+    let digits = value.trim_end_matches('=').as_bytes();
+    if digits.len() % 4 == 1 || value.len() % 4 != 0 || value.len() - digits.len() > 2 {
+        return None;
+    }
+    let mut raw = Vec::with_capacity(value.len() / 4 * 3);
+    for chunk in digits.chunks(4) {
+        let mut word = 0u32;
+        for digit in chunk {
+            word = (word << 6) | BASE64.iter().position(|b| b == digit)? as u32;
+        }
+        word <<= 6 * (4 - chunk.len());
+        raw.extend_from_slice(&word.to_be_bytes()[1..chunk.len()]);
+    }
+    Some(raw)
+}

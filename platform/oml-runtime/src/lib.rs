@@ -1,0 +1,52 @@
+//! The guest-side library that every compiled OML app is linked with.
+//!
+//! The compiler appends an app's functions, data and table entries to this module and writes the
+//! address of the app's descriptor into [`memory::APP`]; from there the library finds routes, types
+//! and functions. What generated code calls is exported as `rt_*`; those exports are gone from the
+//! finished component.
+//!
+//! Map: [`decimal`], [`calendar`] and [`fold`] are plain arithmetic and are tested natively; the rest
+//! exists on wasm32 only. `memory` is the arena, `values` the layout of records and lists, `ops` what
+//! expressions call, `json` text in and out, `sql` statements, `http` one request from head to response.
+//!
+//! Invariant: an instance serves one request. Memory is never given back, and a failure that the app
+//! did not cause is a trap, which the host turns into an answer.
+
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+extern crate alloc;
+
+pub mod calendar;
+pub mod decimal;
+pub mod fold;
+
+#[cfg(target_arch = "wasm32")]
+mod http;
+#[cfg(target_arch = "wasm32")]
+mod json;
+#[cfg(target_arch = "wasm32")]
+mod memory;
+#[cfg(target_arch = "wasm32")]
+mod ops;
+#[cfg(target_arch = "wasm32")]
+mod sql;
+#[cfg(target_arch = "wasm32")]
+mod values;
+
+#[cfg(target_arch = "wasm32")]
+mod bindings {
+    //! The host's side of the world, generated.
+    wit_bindgen::generate!({
+        path: ["../../sdk/wit/sql.wit", "../../sdk/wit/log.wit", "wit"],
+        world: "odeon:oml-runtime/app",
+        generate_all,
+    });
+    export!(Handler);
+    use crate::http::Handler;
+}
+
+#[cfg(target_arch = "wasm32")]
+#[panic_handler]
+fn panicked(_: &core::panic::PanicInfo<'_>) -> ! {
+    core::arch::wasm32::unreachable()
+}

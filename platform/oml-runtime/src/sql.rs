@@ -1,0 +1,169 @@
+//! Statements: parameters are collected one by one, then the statement runs.
+//!
+//! Generated code knows each column's type at compile time and calls the matching `rt_param_*`; rows
+//! come back into slots through the record's descriptor. A failed statement is a Database Exception.
+//! Invariant: the parameters are empty between two statements.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::bindings::odeon::sql::session::{self, Error, Rows, Value};
+use crate::calendar::DATE_DEFAULT;
+use crate::memory::{bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, text, wr32, wr64};
+use crate::ops::raise;
+use crate::values::{DATE, DATE_TIME, field, field_count, kind, rt_list_append, rt_new_list, rt_new_record};
+use crate::{calendar, decimal};
+
+static mut PARAMS: Vec<Value> = Vec::new();
+
+fn param(value: Value) {
+    // SAFETY: one thread, and no reference outlives the call.
+    unsafe { (*(&raw mut PARAMS)).push(value) }
+}
+
+fn params() -> Vec<Value> {
+    // SAFETY: as above.
+    unsafe { core::mem::take(&mut *(&raw mut PARAMS)) }
+}
+
+macro_rules! binders {
+    ($($name:ident($v:ident: $ty:ty) = $body:expr;)*) => {
+        $(#[unsafe(no_mangle)] unsafe extern "C" fn $name($v: $ty) {
+            #[allow(unused_unsafe, reason = "some bodies only wrap the word")]
+            param(unsafe { $body });
+        })*
+    };
+}
+
+binders! {
+    rt_param_bool(v: i32) = Value::Boolean(v != 0);
+    rt_param_int(v: i32) = Value::Int32(v);
+    rt_param_long(v: i64) = Value::Int64(v);
+    rt_param_dec(v: u32) = Value::Decimal(decimal::format(decimal_at(v)));
+    rt_param_text(v: u32) = Value::Text(String::from(text(v)));
+    rt_param_date(v: i32) = Value::Date(v);
+    rt_param_time(v: i64) = Value::Time(v);
+    rt_param_datetime(v: i64) = Value::Timestamp(v);
+    rt_param_bytes(v: u32) = Value::Bytes(bytes(v).to_vec());
+    rt_param_id(v: i64) = if v == 0 { Value::Null } else { Value::Int64(v) };
+}
+
+/// Runs a SELECT; the rows become records of `desc`, in a list.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_query(sql: u32, desc: u32) -> u32 {
+    unsafe {
+        let list = rt_new_list();
+        match session::query(text(sql), &params()) {
+            Ok(rows) => {
+                let width = field_count(desc) as usize;
+                for row in rows.values.chunks_exact(width.max(1)) {
+                    wr32(rt_list_append(list), read_row(row, desc));
+                }
+            }
+            Err(error) => failed(&error),
+        }
+        list
+    }
+}
+
+/// Runs a SELECT of one row; none is an exception with the message `absent`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_query_one(sql: u32, desc: u32, absent: u32) -> u32 {
+    unsafe {
+        match session::query(text(sql), &params()) {
+            Ok(rows) if rows.values.len() >= field_count(desc) as usize => read_row(&rows.values, desc),
+            Ok(_) => {
+                raise(500, text(absent));
+                rt_new_record(desc)
+            }
+            Err(error) => {
+                failed(&error);
+                rt_new_record(desc)
+            }
+        }
+    }
+}
+
+/// Runs an INSERT … RETURNING of the identifier.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_insert(sql: u32) -> i64 {
+    match session::execute_returning(unsafe { text(sql) }, &params()) {
+        Ok(Rows { values, .. }) => match values.first() {
+            Some(Value::Int64(id)) => *id,
+            Some(Value::Int32(id)) => i64::from(*id),
+            _ => 0,
+        },
+        Err(error) => {
+            failed(&error);
+            0
+        }
+    }
+}
+
+/// Runs an UPDATE; touching no row is an exception with the message `absent`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_update(sql: u32, absent: u32) {
+    match session::execute(unsafe { text(sql) }, &params()) {
+        Ok(0) => raise(500, unsafe { text(absent) }),
+        Ok(_) => {}
+        Err(error) => failed(&error),
+    }
+}
+
+/// Runs a DELETE; touching no row is fine.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_delete(sql: u32) {
+    if let Err(error) = session::execute(unsafe { text(sql) }, &params()) {
+        failed(&error);
+    }
+}
+
+/// Ends the transaction of a request that succeeded.
+pub fn commit() {
+    if let Err(error) = session::commit() {
+        failed(&error);
+    }
+}
+
+/// Undoes what a request that failed has written.
+pub fn rollback() {
+    let _ = session::rollback(); // nothing to add: the request has failed, and the host rolls back what is open
+}
+
+fn failed(error: &Error) {
+    let (kind, detail) = match error {
+        Error::Constraint(name) => ("the constraint is broken", name),
+        Error::Conflict(detail) => ("another transaction is in the way", detail),
+        Error::Denied(detail) => ("not allowed", detail),
+        Error::Invalid(detail) => ("the statement is not valid", detail),
+        Error::Limit(detail) => ("a limit was met", detail),
+        Error::Unavailable(detail) => ("the database is not available", detail),
+    };
+    let status = if matches!(error, Error::Unavailable(_)) { 503 } else { 500 };
+    raise(status, &alloc::format!("Database exception: {kind}: {detail}"));
+}
+
+unsafe fn read_row(row: &[Value], desc: u32) -> u32 {
+    unsafe {
+        let record = rt_new_record(desc);
+        for index in 0..field_count(desc) {
+            let slot = record + index * 8;
+            match &row[index as usize] {
+                // A column added later may be empty; there is no NULL in the language.
+                Value::Null => match kind(field(desc, index).desc) {
+                    DATE => wr64(slot, i64::from(DATE_DEFAULT)),
+                    DATE_TIME => wr64(slot, i64::from(DATE_DEFAULT) * calendar::DAY_US),
+                    _ => wr64(slot, 0),
+                },
+                Value::Boolean(v) => wr64(slot, i64::from(*v)),
+                Value::Int32(v) | Value::Date(v) => wr64(slot, i64::from(*v)),
+                Value::Int64(v) | Value::Time(v) | Value::Timestamp(v) => wr64(slot, *v),
+                Value::Decimal(v) => wr64(slot, i64::from(new_decimal(decimal::parse(v).unwrap_or(0)))),
+                Value::Text(v) => wr64(slot, i64::from(new_text(v))),
+                Value::Bytes(v) => wr64(slot, i64::from(new_bytes(v))),
+                Value::Float64(_) => raise(500, "Database exception: a column holds a floating point number"),
+            }
+        }
+        record
+    }
+}
