@@ -1,0 +1,221 @@
+//! The Platform's REST services, as the commands use them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::layout::Layout;
+use crate::report;
+
+/// How long an answer may take, in seconds; following logs and operations is made of many answers.
+const ANSWER_S_MAX: u64 = 60;
+/// Wait between two looks at an operation, in milliseconds.
+const POLL_MS: u64 = 40;
+/// How long an operation is waited for, in seconds: longer than the Platform's own limits together.
+const OPERATION_S_MAX: u64 = 300;
+
+/// A connection to a Platform.
+pub(crate) struct Api {
+    client: Client,
+    url: String,
+    token: String,
+}
+
+/// An app.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Asset {
+    pub(crate) key: String,
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) latest_revision: Option<u32>,
+}
+
+/// An app in a stage.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DeployedAsset {
+    pub(crate) asset_key: String,
+    pub(crate) environment: String,
+    pub(crate) revision: u32,
+}
+
+/// A stage.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Environment {
+    pub(crate) name: String,
+    pub(crate) status: String,
+    pub(crate) urls: Vec<String>,
+}
+
+/// An operation, finished or not.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Operation {
+    pub(crate) asset_name: Option<String>,
+    pub(crate) revision: Option<u32>,
+    pub(crate) environment: String,
+    pub(crate) status: String,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A finished step.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) name: String,
+    pub(crate) millis: f64,
+}
+
+/// Something an operation tells.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Message {
+    pub(crate) severity: String,
+    pub(crate) code: String,
+    pub(crate) text: String,
+    pub(crate) place: Option<Place>,
+    pub(crate) hint: Option<String>,
+}
+
+/// A place in the project.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Place {
+    pub(crate) file: String,
+    pub(crate) line: u32,
+    pub(crate) column: u32,
+    pub(crate) end_column: u32,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    results: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct Key {
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Problem {
+    detail: String,
+    error_code: String,
+    trace_id: String,
+}
+
+impl Api {
+    /// The Platform of `ODEON_URL` and `ODEON_TOKEN`, or the local one.
+    pub(crate) fn connect(layout: &Layout) -> Result<Self> {
+        let url = match std::env::var("ODEON_URL") {
+            Ok(url) => url.trim_end_matches('/').to_owned(),
+            Err(_) => match layout.status()? {
+                Some(status) => status.platform,
+                None => bail!("no Platform is running here; start one with `odeon up`, or set ODEON_URL and ODEON_TOKEN"),
+            },
+        };
+        let token = match std::env::var("ODEON_TOKEN") {
+            Ok(token) => token,
+            Err(_) => {
+                let file = layout.token_file();
+                std::fs::read_to_string(&file)
+                    .with_context(|| format!("read the token in {}; are you the user who ran `odeon up`?", file.display()))?
+            }
+        };
+        let client = Client::builder().no_proxy().build().context("start the HTTP client")?;
+        Ok(Self { client, url, token: token.trim().to_owned() })
+    }
+
+    /// The app of that name.
+    pub(crate) async fn asset(&self, name: &str) -> Result<Asset> {
+        let request = self.request(Method::GET, "/api/asset-repository/v1/assets").query(&[("name", name)]);
+        let page: Page<Asset> = read(request).await?;
+        page.results.into_iter().next().with_context(|| format!("no app is called `{name}`; `odeon apps` lists them"))
+    }
+    /// All apps (the first hundred).
+    pub(crate) async fn assets(&self) -> Result<Vec<Asset>> {
+        Ok(read::<Page<Asset>>(self.request(Method::GET, "/api/asset-repository/v1/assets")).await?.results)
+    }
+    /// What is deployed where.
+    pub(crate) async fn deployed(&self) -> Result<Vec<DeployedAsset>> {
+        Ok(read::<Page<DeployedAsset>>(self.request(Method::GET, "/api/portfolios/v2/deployed-assets")).await?.results)
+    }
+    /// The stages.
+    pub(crate) async fn environments(&self) -> Result<Vec<Environment>> {
+        read(self.request(Method::GET, "/api/portfolios/v2/environments")).await
+    }
+
+    /// Uploads a project or component and publishes it; gives the finished operation.
+    pub(crate) async fn publish(&self, upload: Vec<u8>, name: Option<&str>, message: &str) -> Result<Operation> {
+        let request = self.request(Method::POST, "/api/asset-repository/v1/uploads").body(upload);
+        let uploaded: Key = read(request).await?;
+        let body = json!({ "uploadKey": uploaded.key, "name": name, "message": message });
+        self.operate("/api/deployments/v1/publish-operations", &body).await
+    }
+
+    /// Runs a deployment operation to its end.
+    pub(crate) async fn deploy(&self, operation: &str, asset: &Asset, revision: Option<u32>, stage: &str) -> Result<Operation> {
+        let body = json!({ "operation": operation, "assetKey": asset.key, "revision": revision, "environment": stage });
+        self.operate("/api/deployments/v1/deployment-operations", &body).await
+    }
+
+    /// Log lines as they come.
+    pub(crate) async fn logs(&self, asset: &Asset, stage: &str, request_id: Option<&str>, follow: bool) -> Result<Response> {
+        let mut query = vec![("assetKey", asset.key.as_str()), ("environment", stage)];
+        if let Some(id) = request_id {
+            query.push(("requestId", id));
+        }
+        if follow {
+            query.push(("follow", "true"));
+        }
+        let request = self.client.get(format!("{}/api/monitoring/v1/logs", self.url)).bearer_auth(&self.token).query(&query);
+        checked(request).await
+    }
+
+    async fn operate(&self, path: &str, body: &Value) -> Result<Operation> {
+        let accepted: Key = read(self.request(Method::POST, path).json(body)).await?;
+        let path = format!("{path}/{}", accepted.key);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(OPERATION_S_MAX);
+        let mut told = 0;
+        loop {
+            let operation: Operation = read(self.request(Method::GET, &path)).await?;
+            for step in operation.steps.iter().skip(told) {
+                report::progress(format_args!("  {:<16} {:>8.1} ms", step.name, step.millis));
+            }
+            told = operation.steps.len();
+            if operation.status != "Running" {
+                return Ok(operation);
+            }
+            if tokio::time::Instant::now() > deadline {
+                bail!("the operation {} still runs after {OPERATION_S_MAX} s; look at {path}", accepted.key);
+            }
+            tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let timeout = Duration::from_secs(ANSWER_S_MAX);
+        self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(timeout)
+    }
+}
+
+async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T> {
+    checked(request).await?.json().await.context("understand the Platform's answer; is it of another version?")
+}
+
+async fn checked(request: RequestBuilder) -> Result<Response> {
+    let response = request.send().await.context("reach the Platform; is `odeon up` running?")?;
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    match response.json::<Problem>().await {
+        Ok(problem) => bail!("{} ({}, trace id {})", problem.detail, problem.error_code, problem.trace_id),
+        Err(_) => bail!("the Platform answered {status}"),
+    }
+}

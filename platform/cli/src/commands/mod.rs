@@ -1,0 +1,10 @@
+//! One command per module.
+
+pub(crate) mod apps;
+pub(crate) mod check;
+pub(crate) mod deploy;
+pub(crate) mod dev;
+pub(crate) mod logs;
+pub(crate) mod new;
+pub(crate) mod publish;
+pub(crate) mod status;

@@ -1,0 +1,144 @@
+//! The stages of a local installation: a migrator, hosts and a router each.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::children::Recipe;
+use super::postgres::{Database, Postgres, secret};
+use super::{ORGANIZATION, Site};
+
+/// A stage and the zone of each of its hosts.
+pub(crate) struct StagePlan {
+    pub(crate) name: &'static str,
+    zones: &'static [&'static str],
+}
+
+/// One host where it is cheap, three zones where it matters.
+pub(crate) const STAGES: [StagePlan; 3] = [
+    StagePlan { name: "development", zones: &["a"] },
+    StagePlan { name: "test", zones: &["a", "b"] },
+    StagePlan { name: "production", zones: &["a", "b", "c"] },
+];
+
+/// Database connections one host may hold: three hosts and their migrator fit into the server's.
+const DATABASE_CONNECTIONS_MAX: u32 = 50;
+
+/// Where users reach each stage.
+pub(crate) fn urls(site: &Site<'_>) -> BTreeMap<String, String> {
+    STAGES.iter().map(|stage| (stage.name.to_owned(), format!("http://{}", router_address(site, stage)))).collect()
+}
+
+fn router_address(site: &Site<'_>, stage: &StagePlan) -> String {
+    format!("127.0.0.1:{}", site.ports.of(&format!("router of {}", stage.name)))
+}
+
+/// How to start the processes of a stage, its database being made on the way.
+pub(crate) async fn recipes(
+    site: &Site<'_>,
+    stage: &StagePlan,
+    postgres: &Postgres,
+    client: &tokio_postgres::Client,
+    trusted_keys: &Path,
+) -> Result<Vec<Recipe>> {
+    let name = stage.name;
+    let password = secret(site.layout, &site.run_as, &format!("migrator-{name}"))?;
+    let database = Database { name: format!("stage_{name}"), owner: format!("odeon_migrator_{name}"), password };
+    postgres.ensure(client, &database, "createrole").await?;
+    harden(site, postgres, &database)?;
+
+    let organization = organization(site)?;
+    let nats_url = format!("nats://127.0.0.1:{}", site.ports.of("nats-server"));
+    let state = |process: &str| -> Result<_> {
+        let folder = site.layout.path(format!("run/stages/{name}/{process}"));
+        site.run_as.own_folder(&folder)?;
+        Ok(folder)
+    };
+    let common = |credentials: &Path| {
+        json!({ "organization": organization, "stage": name, "nats_url": nats_url, "credentials": credentials, "trusted_keys": trusted_keys })
+    };
+    site.run_as.own_folder(&site.layout.path(format!("run/stages/{name}")))?;
+
+    let mut recipes = Vec::new();
+    let mut settings = common(&credentials(site, stage, "migrator", "migrator")?);
+    settings["database"] = json!({
+        "host": "127.0.0.1", "port": site.ports.of("PostgreSQL"), "database": database.name,
+        "user": database.owner, "password": database.password,
+    });
+    recipes.push(site.recipe(&format!("stages/{name}/migrator"), "odeon-migrator", "serve", &settings)?);
+    for (at, zone) in stage.zones.iter().enumerate() {
+        let host = format!("{name}-{}", at + 1);
+        let mut settings = common(&credentials(site, stage, "host", &host)?);
+        settings["host"] = json!(host);
+        settings["zone"] = json!(zone);
+        settings["listen"] = json!("127.0.0.1:0");
+        settings["admin_listen"] = json!("127.0.0.1:0");
+        settings["state_dir"] = json!(state(&host)?);
+        settings["database_connections_max"] = json!(DATABASE_CONNECTIONS_MAX);
+        recipes.push(site.recipe(&format!("stages/{name}/host-{host}"), "odeon-host", "run", &settings)?);
+    }
+    let router = format!("{name}-router");
+    let address = router_address(site, stage);
+    let mut settings = common(&credentials(site, stage, "router", &router)?);
+    settings["router"] = json!(router);
+    settings["listen"] = json!(address);
+    settings["admin_listen"] = json!("127.0.0.1:0");
+    settings["state_dir"] = json!(state(&router)?);
+    let recipe = site.recipe(&format!("stages/{name}/router-{router}"), "odeon-router", "", &settings)?;
+    recipes.push(Recipe { address: Some(address), ..recipe });
+    for recipe in &mut recipes {
+        recipe.name = if recipe.name == "migrator" { format!("{name}-migrator") } else { recipe.name.clone() };
+    }
+    Ok(recipes)
+}
+
+/// Once per database: take from PUBLIC what apps must not have.
+fn harden(site: &Site<'_>, postgres: &Postgres, database: &Database) -> Result<()> {
+    let marker = site.layout.path(format!("run/secrets/hardened-{}", database.name));
+    if marker.exists() {
+        return Ok(());
+    }
+    let done = Command::new(site.binary("odeon-migrator"))
+        .args(["harden", "--admin", &database.owner])
+        .env("ODEON_SUPERUSER_URL", postgres.superuser_url(&database.name))
+        .output()
+        .context("run odeon-migrator harden")?;
+    ensure!(done.status.success(), "odeon-migrator harden: {}", String::from_utf8_lossy(&done.stderr).trim());
+    site.run_as.write(&marker, b"")
+}
+
+fn organization(site: &Site<'_>) -> Result<String> {
+    let file = site.layout.path("run/keys/organizations.json");
+    let text = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+    let ids: BTreeMap<String, String> =
+        serde_json::from_slice(&text).with_context(|| format!("understand {}", file.display()))?;
+    ids.get(ORGANIZATION).cloned().with_context(|| format!("{} does not name `{ORGANIZATION}`", file.display()))
+}
+
+/// NATS credentials of a process, made once.
+fn credentials(site: &Site<'_>, stage: &StagePlan, role: &str, name: &str) -> Result<std::path::PathBuf> {
+    let file = site.layout.path(format!("run/stages/{}/{name}.creds", stage.name));
+    if file.exists() {
+        return Ok(file);
+    }
+    let keys = site.layout.path("run/keys");
+    let arguments = [
+        "provision".as_ref(),
+        "--keys".as_ref(),
+        keys.as_os_str(),
+        "--organization".as_ref(),
+        ORGANIZATION.as_ref(),
+        "--stage".as_ref(),
+        stage.name.as_ref(),
+        "--role".as_ref(),
+        role.as_ref(),
+        "--name".as_ref(),
+        name.as_ref(),
+    ];
+    let said = site.run_as.run(&site.binary("odeon-platform"), &arguments)?;
+    site.run_as.write(&file, said.as_bytes())?;
+    Ok(file)
+}
