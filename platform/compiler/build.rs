@@ -25,12 +25,14 @@ fn main() {
         cargo.args(["--target", "wasm32-unknown-unknown", "--target-dir"]).arg(&target);
         for (name, _) in std::env::vars_os() {
             let name_text = name.to_string_lossy();
-            let inherited = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
+            let inherited =
+                ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"];
             if inherited.contains(&&*name_text)
                 || name_text.starts_with("CARGO_PROFILE_")
                 || name_text.starts_with("CARGO_FEATURE_")
                 || name_text.starts_with("CARGO_CFG_")
-                || ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CLIPPY_ARGS", "RUSTC", "RUSTDOC"].contains(&&*name_text)
+                || ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "CLIPPY_ARGS", "RUSTC", "RUSTDOC"]
+                    .contains(&&*name_text)
             {
                 cargo.env_remove(&name);
             }
@@ -44,7 +46,11 @@ fn main() {
     if !output.status.success() {
         output = build(&[]);
     }
-    assert!(output.status.success(), "the runtime library does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "the runtime library does not build:\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let module: &Path = &target.join("wasm32-unknown-unknown/release/odeon_oml_runtime.wasm");
     std::fs::copy(module, out.join("runtime.wasm")).expect("the runtime library was built");
 }

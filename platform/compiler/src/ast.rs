@@ -73,23 +73,57 @@ pub(crate) struct RestMethod {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) name: Option<Name>,
-    pub(crate) span: Span,
     pub(crate) kind: NodeKind,
 }
 
 #[derive(Debug)]
 pub(crate) enum NodeKind {
     Assign(Vec<(Expr, Expr)>),
-    If { condition: Expr, then: Vec<Node>, otherwise: Vec<Node> },
-    ForEach { list: Expr, element: Name, body: Vec<Node> },
-    Call { action: Name, with: Vec<(Name, Expr)> },
-    Get { entity: Name, id: Expr },
-    List { entity: Name, filter: Option<Expr>, sort: Vec<(Name, bool)>, max: Option<Expr>, start: Option<Expr> },
-    Create { entity: Name, record: Expr },
-    Update { entity: Name, record: Expr },
-    Delete { entity: Name, id: Expr },
-    Append { element: Expr, list: Expr },
-    Raise { message: Expr, status: u32 },
+    If {
+        condition: Expr,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    ForEach {
+        list: Expr,
+        element: Name,
+        body: Vec<Node>,
+    },
+    Call {
+        action: Name,
+        with: Vec<(Name, Expr)>,
+    },
+    Get {
+        entity: Name,
+        id: Expr,
+    },
+    List {
+        entity: Name,
+        filter: Option<Expr>,
+        sort: Vec<(Name, bool)>,
+        max: Option<Expr>,
+        start: Option<Expr>,
+    },
+    Create {
+        entity: Name,
+        record: Expr,
+    },
+    Update {
+        entity: Name,
+        record: Expr,
+    },
+    Delete {
+        entity: Name,
+        id: Expr,
+    },
+    Append {
+        element: Expr,
+        list: Expr,
+    },
+    Raise {
+        message: Expr,
+        status: u32,
+    },
     Return,
 }
 

@@ -23,7 +23,6 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
             scope: (0..def.variables.len()).map(Some).collect(),
             nodes: Vec::new(),
             row: None,
-            anonymous: 0,
         };
         let nodes = checker.flow(&action.flow);
         let variables = checker.variables;
@@ -44,7 +43,6 @@ struct Checker<'c, 'p> {
     nodes: Vec<(String, Vec<(String, usize)>)>,
     /// The entity whose rows a filter tests.
     row: Option<usize>,
-    anonymous: u32,
 }
 
 impl Checker<'_, '_> {
@@ -76,9 +74,13 @@ impl Checker<'_, '_> {
                     }
                 };
                 if self.taken(&element.text) {
-                    self.problems.error("OML0004", element.span, format!("`{}` exists already", element.text));
+                    self.problems.error(
+                        "OML0004",
+                        element.span,
+                        format!("`{}` exists already", element.text),
+                    );
                 }
-                let variable = self.variable(&element.text, element, ty);
+                let variable = self.variable(&element.text, ty);
                 self.scope.push(Some(variable));
                 let at = self.scope.len() - 1;
                 let body = self.flow(body);
@@ -199,13 +201,24 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn call(&mut self, node: &ast::Node, action: &Name, with: &[(Name, Expr)]) -> Option<(String, TNodeKind)> {
+    fn call(
+        &mut self,
+        node: &ast::Node,
+        action: &Name,
+        with: &[(Name, Expr)],
+    ) -> Option<(String, TNodeKind)> {
         let callable = || self.parsed.actions.iter().zip(&self.named.actions).enumerate();
         let found = callable().find(|(_, (a, _))| a.rest.is_none() && a.name.text == action.text);
         let Some((index, (_, def))) = found else {
-            let known = callable().filter(|(_, (a, _))| a.rest.is_none()).map(|(_, (a, _))| a.name.text.as_str());
+            let known =
+                callable().filter(|(_, (a, _))| a.rest.is_none()).map(|(_, (a, _))| a.name.text.as_str());
             let hint = near(&action.text, known);
-            self.problems.error_hint("OML0105", action.span, format!("there is no action `{}`", action.text), hint);
+            self.problems.error_hint(
+                "OML0105",
+                action.span,
+                format!("there is no action `{}`", action.text),
+                hint,
+            );
             return None;
         };
         let inputs = &def.variables[..def.inputs];
@@ -237,9 +250,8 @@ impl Checker<'_, '_> {
 
     /// Makes the variables that hold a node's outputs; they are read as `Node.Output`.
     fn outputs(&mut self, node: &ast::Node, default: &str, outputs: &[(&str, Type)]) -> Vec<usize> {
-        let at = Name { text: String::new(), span: node.span };
         let variables: Vec<usize> =
-            outputs.iter().map(|(name, ty)| self.variable(name, &at, ty.clone())).collect();
+            outputs.iter().map(|(name, ty)| self.variable(name, ty.clone())).collect();
         let named: Vec<(String, usize)> =
             outputs.iter().zip(&variables).map(|((name, _), v)| ((*name).to_owned(), *v)).collect();
         if let Some(name) = &node.name {
@@ -255,10 +267,9 @@ impl Checker<'_, '_> {
         variables
     }
 
-    fn variable(&mut self, name: &str, at: &Name, ty: Type) -> usize {
+    fn variable(&mut self, name: &str, ty: Type) -> usize {
         self.variables.push(LocalDef {
             name: name.to_owned(),
-            span: at.span,
             ty,
             mandatory: false,
             default: None,
@@ -268,7 +279,8 @@ impl Checker<'_, '_> {
     }
 
     fn taken(&self, name: &str) -> bool {
-        self.scope.iter().flatten().any(|v| self.variables[*v].name == name) || self.nodes.iter().any(|(n, _)| n == name)
+        self.scope.iter().flatten().any(|v| self.variables[*v].name == name)
+            || self.nodes.iter().any(|(n, _)| n == name)
     }
 
     fn entity(&mut self, name: &Name) -> Option<usize> {
@@ -276,7 +288,12 @@ impl Checker<'_, '_> {
         let found = entities.clone().find(|(_, r)| r.name == name.text).map(|(index, _)| index);
         if found.is_none() {
             let hint = near(&name.text, entities.map(|(_, r)| r.name.as_str()));
-            self.problems.error_hint("OML0102", name.span, format!("there is no entity `{}`", name.text), hint);
+            self.problems.error_hint(
+                "OML0102",
+                name.span,
+                format!("there is no entity `{}`", name.text),
+                hint,
+            );
         }
         found
     }
@@ -284,7 +301,11 @@ impl Checker<'_, '_> {
     fn writable(&mut self, name: &Name) -> Option<usize> {
         let found = self.entity(name)?;
         if self.named.records[found].entity.as_ref().is_some_and(|e| e.is_static) {
-            self.problems.error("OML0302", name.span, format!("`{}` is static; its records are the model's", name.text));
+            self.problems.error(
+                "OML0302",
+                name.span,
+                format!("`{}` is static; its records are the model's", name.text),
+            );
         }
         Some(found)
     }

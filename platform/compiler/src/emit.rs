@@ -7,7 +7,8 @@
 
 use wasm_encoder::{
     CodeSection, ConstExpr, DataSection, ElementSection, Elements, Encode, ExportKind, ExportSection,
-    FunctionSection, MemorySection, MemoryType, Module, RawSection, SectionId, TableSection, TypeSection, ValType,
+    FunctionSection, MemorySection, MemoryType, Module, RawSection, SectionId, TableSection, TypeSection,
+    ValType,
 };
 use wasmparser::{ExternalKind, Parser, Payload};
 use wit_component::ComponentEncoder;

@@ -83,7 +83,11 @@ impl Shared<'_> {
                 let mut words = vec![RECORD, fields.len() as u32, 0];
                 for field in fields {
                     template.extend(self.slot(field.default.as_ref(), &field.ty));
-                    words.extend([self.data.text(&field.name), self.descriptor(&field.ty), u32::from(field.mandatory)]);
+                    words.extend([
+                        self.data.text(&field.name),
+                        self.descriptor(&field.ty),
+                        u32::from(field.mandatory),
+                    ]);
                 }
                 words[2] = self.data.words(&template);
                 // Not shared with an equal row: the words of a template may look like a descriptor.
@@ -213,18 +217,33 @@ fn slot_at(index: usize) -> MemArg {
 }
 
 fn load(ty: &Type, index: usize) -> Instruction<'static> {
-    if word(ty) == ValType::I64 { Instruction::I64Load(slot_at(index)) } else { Instruction::I32Load(slot_at(index)) }
+    if word(ty) == ValType::I64 {
+        Instruction::I64Load(slot_at(index))
+    } else {
+        Instruction::I32Load(slot_at(index))
+    }
 }
 
 fn store(ty: &Type, index: usize) -> Instruction<'static> {
-    if word(ty) == ValType::I64 { Instruction::I64Store(slot_at(index)) } else { Instruction::I32Store(slot_at(index)) }
+    if word(ty) == ValType::I64 {
+        Instruction::I64Store(slot_at(index))
+    } else {
+        Instruction::I32Store(slot_at(index))
+    }
 }
 
 fn action(def: &ActionDef, body: &Body, shared: &mut Shared<'_>) -> Function {
     let params: Vec<ValType> = body.variables[..def.inputs].iter().map(|v| word(&v.ty)).collect();
     let locals = body.variables[def.inputs..].iter().map(|v| word(&v.ty)).collect();
-    let mut generator =
-        Generator { shared, def, variables: &body.variables, params: params.len(), locals, code: Vec::new(), depth: 0 };
+    let mut generator = Generator {
+        shared,
+        def,
+        variables: &body.variables,
+        params: params.len(),
+        locals,
+        code: Vec::new(),
+        depth: 0,
+    };
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
         generator.initialise(variable);
@@ -365,7 +384,11 @@ impl Generator<'_, '_> {
         self.expression(list);
         self.code.push(Instruction::LocalTee(held));
         self.call("rt_list_len");
-        self.code.extend([Instruction::LocalSet(count), Instruction::I32Const(0), Instruction::LocalSet(index)]);
+        self.code.extend([
+            Instruction::LocalSet(count),
+            Instruction::I32Const(0),
+            Instruction::LocalSet(index),
+        ]);
         self.open(Instruction::Block(BlockType::Empty));
         self.open(Instruction::Loop(BlockType::Empty));
         self.code.extend([Instruction::LocalGet(index), Instruction::LocalGet(count), Instruction::I32GeS]);

@@ -23,7 +23,12 @@ pub(crate) fn parse(sources: &Sources, problems: &mut Problems<'_>) -> Parsed {
     }
     if parsed.app.is_none() && !problems.has_errors() {
         let at = Span::default();
-        problems.error_hint("OML0007", at, "no file names the app", Some("write `app: <Name>` in one file".into()));
+        problems.error_hint(
+            "OML0007",
+            at,
+            "no file names the app",
+            Some("write `app: <Name>` in one file".into()),
+        );
     }
     parsed
 }
@@ -62,7 +67,8 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         keys.take("description");
         for (name, node) in keys.named("methods", problems) {
             let mut method = Keys::of(node, "a REST method", problems);
-            let verb = method.take("verb").and_then(|n| choice(n, &["GET", "POST", "PUT", "DELETE"], problems));
+            let verb =
+                method.take("verb").and_then(|n| choice(n, &["GET", "POST", "PUT", "DELETE"], problems));
             let path = method.take("path").and_then(|n| text_of(n, problems));
             let path = path.unwrap_or_else(|| Name { text: format!("/{}", name.text), span: name.span });
             let rest = RestMethod { api: api.text.clone(), verb: verb.unwrap_or(0) as u32, path };
@@ -98,7 +104,11 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
         let attributes = match keys.take("attributes") {
             Some(list) => items(list, problems).iter().filter_map(|n| text_of(n, problems)).collect(),
             None => {
-                problems.error("OML0005", index.span, format!("index `{}` names no `attributes`", index.text));
+                problems.error(
+                    "OML0005",
+                    index.span,
+                    format!("index `{}` names no `attributes`", index.text),
+                );
                 Vec::new()
             }
         };
@@ -110,7 +120,12 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
     Entity { name, is_static, attributes, records, indexes }
 }
 
-fn read_action(name: Name, rest: Option<RestMethod>, keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Action {
+fn read_action(
+    name: Name,
+    rest: Option<RestMethod>,
+    keys: &mut Keys<'_>,
+    problems: &mut Problems<'_>,
+) -> Action {
     keys.take("description");
     Action {
         inputs: declarations(keys, "inputs", problems),
@@ -204,7 +219,12 @@ impl<'n> Keys<'n> {
         for (key, _) in &self.entries {
             let hint = near(&key.text, self.asked.iter().map(String::as_str));
             let hint = hint.or_else(|| Some(format!("it takes {}", self.asked.join(", "))));
-            problems.error_hint("OML0002", key.span, format!("{} has no key `{}`", self.what, key.text), hint);
+            problems.error_hint(
+                "OML0002",
+                key.span,
+                format!("{} has no key `{}`", self.what, key.text),
+                hint,
+            );
         }
     }
 }

@@ -103,14 +103,22 @@ impl<'a> Problems<'a> {
         self.push(code, Severity::Warning, at, message.into(), None);
     }
 
-    fn push(&mut self, code: &'static str, severity: Severity, at: Span, message: String, hint: Option<String>) {
+    fn push(
+        &mut self,
+        code: &'static str,
+        severity: Severity,
+        at: Span,
+        message: String,
+        hint: Option<String>,
+    ) {
         let (file, line, column, end_column) = self.sources.position(at);
         self.list.push(Problem { code, severity, file, line, column, end_column, message, hint });
     }
 
     /// All problems, by place.
     pub(crate) fn into_sorted(mut self) -> Vec<Problem> {
-        self.list.sort_by(|a, b| (&a.file, a.line, a.column, a.code).cmp(&(&b.file, b.line, b.column, b.code)));
+        self.list
+            .sort_by(|a, b| (&a.file, a.line, a.column, a.code).cmp(&(&b.file, b.line, b.column, b.code)));
         self.list.dedup();
         self.list
     }
@@ -134,8 +142,11 @@ pub fn render(sources: &Sources, problems: &[Problem]) -> String {
             let number = p.line.to_string();
             let margin = " ".repeat(number.len());
             // Tabs keep their width under the caret line.
-            let pad: String =
-                line.chars().take(p.column as usize - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+            let pad: String = line
+                .chars()
+                .take(p.column as usize - 1)
+                .map(|c| if c == '\t' { '\t' } else { ' ' })
+                .collect();
             let carets = "^".repeat((p.end_column - p.column).max(1) as usize);
             out.push_str(&format!(" {number} | {line}\n {margin} | {pad}{carets}\n"));
         }

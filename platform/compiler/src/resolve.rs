@@ -38,7 +38,11 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     for (index, name) in record_names.iter().enumerate() {
         let basic = BASIC.iter().any(|(b, _)| *b == name.text);
         if basic || names.insert(&name.text, index).is_some() {
-            problems.error("OML0004", name.span, format!("`{}` is the name of another type already", name.text));
+            problems.error(
+                "OML0004",
+                name.span,
+                format!("`{}` is the name of another type already", name.text),
+            );
         }
     }
     let scope = Scope { names: &names, entities: parsed.entities.len() };
@@ -107,7 +111,12 @@ impl Scope<'_> {
                 Some(_) | None => {
                     let entities = self.names.iter().filter(|(_, i)| **i < self.entities).map(|(n, _)| *n);
                     let hint = near(of.trim(), entities);
-                    problems.error_hint("OML0102", word.span, format!("there is no entity `{}`", of.trim()), hint);
+                    problems.error_hint(
+                        "OML0102",
+                        word.span,
+                        format!("there is no entity `{}`", of.trim()),
+                        hint,
+                    );
                     Type::Unknown
                 }
             };
@@ -141,7 +150,6 @@ fn fields_of(declared: &[Declared], scope: &Scope<'_>, problems: &mut Problems<'
             }
             FieldDef {
                 name: d.name.text.clone(),
-                span: d.name.span,
                 default: default_of(d, &ty, problems),
                 ty,
                 mandatory: d.mandatory,
@@ -162,12 +170,18 @@ fn default_of(declared: &Declared, ty: &Type, problems: &mut Problems<'_>) -> Op
     read
 }
 
-fn entity_record(entity: &ast::Entity, parsed: &Parsed, scope: &Scope<'_>, problems: &mut Problems<'_>) -> RecordDef {
-    let mut fields = vec![built_in("Id", Type::Identifier(scope.names.get(entity.name.text.as_str()).copied()), entity)];
+fn entity_record(
+    entity: &ast::Entity,
+    parsed: &Parsed,
+    scope: &Scope<'_>,
+    problems: &mut Problems<'_>,
+) -> RecordDef {
+    let mut fields =
+        vec![built_in("Id", Type::Identifier(scope.names.get(entity.name.text.as_str()).copied()))];
     if entity.is_static {
-        fields.push(FieldDef { length: Some(TEXT_LENGTH_DEFAULT), ..built_in("Label", Type::Text, entity) });
-        fields.push(built_in("Order", Type::Integer, entity));
-        let active = built_in("Is_Active", Type::Boolean, entity);
+        fields.push(FieldDef { length: Some(TEXT_LENGTH_DEFAULT), ..built_in("Label", Type::Text) });
+        fields.push(built_in("Order", Type::Integer));
+        let active = built_in("Is_Active", Type::Boolean);
         fields.push(FieldDef { default: Some(Constant::Boolean(true)), ..active });
     }
     let own = fields_of(&entity.attributes, scope, problems);
@@ -221,10 +235,9 @@ fn entity_record(entity: &ast::Entity, parsed: &Parsed, scope: &Scope<'_>, probl
     RecordDef { name: entity.name.text.clone(), span: entity.name.span, fields, entity: Some(def) }
 }
 
-fn built_in(name: &str, ty: Type, entity: &ast::Entity) -> FieldDef {
+fn built_in(name: &str, ty: Type) -> FieldDef {
     FieldDef {
         name: name.to_owned(),
-        span: entity.name.span,
         ty,
         mandatory: false,
         length: None,
@@ -255,7 +268,8 @@ fn rows(
                 unknown_attribute(key, &entity.name.text, fields, problems);
                 continue;
             };
-            let ty = if matches!(fields[index].ty, Type::Identifier(_)) { &Type::Long } else { &fields[index].ty };
+            let ty =
+                if matches!(fields[index].ty, Type::Identifier(_)) { &Type::Long } else { &fields[index].ty };
             match literal::read(&value.text, ty) {
                 Some(constant) => row[index] = Some(literal::shown(&constant)),
                 None if *ty == Type::Unknown => {}
@@ -267,7 +281,11 @@ fn rows(
         }
         let id = row[0].as_deref().and_then(|id| id.parse().ok()).unwrap_or(0);
         if rows.iter().any(|(_, other, _)| *other == id) {
-            problems.error("OML0004", name.span, format!("another record of `{}` has the Id {id}", entity.name.text));
+            problems.error(
+                "OML0004",
+                name.span,
+                format!("another record of `{}` has the Id {id}", entity.name.text),
+            );
         }
         rows.push((name.text.clone(), id, row));
     }
@@ -289,15 +307,20 @@ fn find_cycles(named: &Named, problems: &mut Problems<'_>) {
                 ty = of;
             }
             let Type::Record(next) = ty else { return false };
-            *next == goal || (!seen.contains(next) && {
-                seen.push(*next);
-                reaches(named, *next, goal, seen)
-            })
+            *next == goal
+                || (!seen.contains(next) && {
+                    seen.push(*next);
+                    reaches(named, *next, goal, seen)
+                })
         })
     }
     for (index, record) in named.records.iter().enumerate() {
         if record.entity.is_none() && reaches(named, index, index, &mut vec![index]) {
-            problems.error("OML0301", record.span, format!("the structure `{}` contains itself", record.name));
+            problems.error(
+                "OML0301",
+                record.span,
+                format!("the structure `{}` contains itself", record.name),
+            );
         }
     }
 }
@@ -323,7 +346,6 @@ fn action_def(action: &ast::Action, scope: &Scope<'_>, problems: &mut Problems<'
             }
             variables.push(LocalDef {
                 name: d.name.text.clone(),
-                span: d.name.span,
                 default: default_of(d, &ty, problems),
                 ty,
                 mandatory: d.mandatory,

@@ -51,7 +51,11 @@ fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
             name: field.name.clone(),
             column_type: column_type(&field.ty, field.length),
             nullable,
-            default: if is_key || nullable { None } else { Some(default.map(|c| literal::shown(&c)).unwrap_or_default()) },
+            default: if is_key || nullable {
+                None
+            } else {
+                Some(default.map(|c| literal::shown(&c)).unwrap_or_default())
+            },
             auto_number: is_key && !entity.is_static,
         });
         if let (false, Some(to)) = (is_key, target(field)) {

@@ -47,7 +47,8 @@ impl Sources {
         let before = &file.chars[..start];
         let line = before.iter().filter(|c| **c == '\n').count() as u32 + 1;
         let line_start = before.iter().rposition(|c| *c == '\n').map_or(0, |at| at + 1);
-        let line_end = file.chars[start..].iter().position(|c| *c == '\n').map_or(file.chars.len(), |n| start + n);
+        let line_end =
+            file.chars[start..].iter().position(|c| *c == '\n').map_or(file.chars.len(), |n| start + n);
         let end = (span.end as usize).clamp(start, line_end.max(start));
         let column = (start - line_start) as u32 + 1;
         (file.path.clone(), line, column, column + (end - start).max(1) as u32)

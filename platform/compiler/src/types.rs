@@ -41,7 +41,6 @@ pub(crate) struct RecordDef {
 #[derive(Debug)]
 pub(crate) struct FieldDef {
     pub(crate) name: String,
-    pub(crate) span: Span,
     pub(crate) ty: Type,
     pub(crate) mandatory: bool,
     pub(crate) length: Option<u32>,
@@ -76,7 +75,6 @@ pub(crate) enum Constant {
 #[derive(Debug, Clone)]
 pub(crate) struct LocalDef {
     pub(crate) name: String,
-    pub(crate) span: Span,
     pub(crate) ty: Type,
     pub(crate) mandatory: bool,
     pub(crate) default: Option<Constant>,

@@ -47,7 +47,9 @@ pub(crate) fn read(sources: &Sources, file: usize, problems: &mut Problems<'_>) 
     let mut reader = Reader { file: file as u32, chars: &source.chars, stack: Vec::new(), root: None };
     for event in Parser::new_from_str(&source.text) {
         let outcome = match event {
-            Ok((event, span)) => reader.take(event, span.start.index() as u32, span.end.index() as u32, problems),
+            Ok((event, span)) => {
+                reader.take(event, span.start.index() as u32, span.end.index() as u32, problems)
+            }
             Err(error) => Err((error.marker().index() as u32, error.info().to_owned())),
         };
         if let Err((at, message)) = outcome {

@@ -10,7 +10,7 @@ pub const DATE_DEFAULT: i32 = -25_567;
 /// Microseconds of one day.
 pub const DAY_US: i64 = 86_400_000_000;
 /// 3000-12-31, the last Date.
-const DATE_MAX: i32 = 376_565;
+pub const DATE_MAX: i32 = 376_564;
 
 /// Days since 1970-01-01 of a civil date, or `None` when there is no such day in 1900-01-01 ..= 3000-12-31.
 pub fn date(year: i32, month: i32, day: i32) -> Option<i32> {

@@ -68,7 +68,13 @@ unsafe fn route(index: u32) -> Route {
     unsafe {
         let at = rd32(app() + 8) + index * 32;
         let pair = |offset: u32| (rd32(at + offset), rd32(at + offset + 4));
-        Route { verb: rd32(at), segments: pair(4), inputs: pair(12), outputs: pair(20), function: rd32(at + 28) }
+        Route {
+            verb: rd32(at),
+            segments: pair(4),
+            inputs: pair(12),
+            outputs: pair(20),
+            function: rd32(at + 28),
+        }
     }
 }
 
@@ -101,15 +107,21 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     };
     let refuse = |status: u16, messages: &[String]| failure(status, messages, &request_id);
 
-    let fitting: Vec<Route> = unsafe { (0..rd32(app() + 4)).map(|i| route(i)).filter(|r| fits(*r, &segments)).collect() };
+    let fitting: Vec<Route> =
+        unsafe { (0..rd32(app() + 4)).map(|i| route(i)).filter(|r| fits(*r, &segments)).collect() };
     if fitting.is_empty() {
         return refuse(404, &["There is no such method".into()]);
     }
     // A literal segment is closer than a parameter: the route with the most literals answers.
-    let literals = |r: &&Route| unsafe { (0..r.segments.0).filter(|i| rd32(r.segments.1 + i * 8) == 0).count() };
+    let literals =
+        |r: &&Route| unsafe { (0..r.segments.0).filter(|i| rd32(r.segments.1 + i * 8) == 0).count() };
     let Some(&found) = fitting.iter().filter(|r| r.verb == verb).max_by_key(literals) else {
-        let allowed: Vec<&str> = (0..4u32).filter(|v| fitting.iter().any(|r| r.verb == *v)).map(|v| VERBS[v as usize]).collect();
-        return Answer { allow: Some(allowed.join(", ")), ..refuse(405, &["The method does not take this verb".into()]) };
+        let allowed: Vec<&str> =
+            (0..4u32).filter(|v| fitting.iter().any(|r| r.verb == *v)).map(|v| VERBS[v as usize]).collect();
+        return Answer {
+            allow: Some(allowed.join(", ")),
+            ..refuse(405, &["The method does not take this verb".into()])
+        };
     };
 
     let (inputs, outputs) = (found.inputs.0, found.outputs.0);
@@ -129,7 +141,9 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
             IN_QUERY => query_value(query, input.name),
             IN_HEADER => header(&headers, input.name),
             _ => {
-                if let Err((status, message)) = unsafe { read_body(request, &headers, slot, &input, &mut problems) } {
+                if let Err((status, message)) =
+                    unsafe { read_body(request, &headers, slot, &input, &mut problems) }
+                {
                     return refuse(status, &[message]);
                 }
                 continue;

@@ -239,7 +239,8 @@ impl Reader<'_> {
     }
 
     fn hex(&mut self) -> Result<u32, Syntax> {
-        let digits = self.source.get(self.at..self.at + 4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        let digits =
+            self.source.get(self.at..self.at + 4).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
         self.at += 4;
         u32::from_str_radix(digits.ok_or(Syntax)?, 16).map_err(|_| Syntax)
     }

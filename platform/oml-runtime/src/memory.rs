@@ -58,7 +58,9 @@ unsafe fn bump(size: u32, align: u32) -> u32 {
             NEXT = rd32(app());
         }
         let start = NEXT.checked_next_multiple_of(align.max(1));
-        let Some((start, end)) = start.and_then(|s| Some((s, s.checked_add(size)?))) else { wasm32::unreachable() };
+        let Some((start, end)) = start.and_then(|s| Some((s, s.checked_add(size)?))) else {
+            wasm32::unreachable()
+        };
         let have = wasm32::memory_size(0) as u64 * 65_536;
         if u64::from(end) > have {
             let pages = (u64::from(end) - have).div_ceil(65_536) as usize;

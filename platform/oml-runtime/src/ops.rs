@@ -159,6 +159,6 @@ fn now_us() -> i64 {
 
 /// Moves an instant; leaving 1900 to 3000 gives the default, as every built-in does with bad input.
 fn in_range(at: i64, by: Option<i64>) -> i64 {
-    let (first, last) = (i64::from(DATE_DEFAULT) * DAY_US, 376_566 * DAY_US);
+    let (first, last) = (i64::from(DATE_DEFAULT) * DAY_US, (i64::from(calendar::DATE_MAX) + 1) * DAY_US);
     by.and_then(|by| at.checked_add(by)).filter(|moved| (first..last).contains(moved)).unwrap_or(first)
 }

@@ -171,7 +171,11 @@ pub unsafe extern "C" fn rt_list_append(list: u32) -> u32 {
 unsafe fn reserve(list: u32, capacity: u32) {
     unsafe {
         let slots = rt_alloc(capacity.checked_mul(8).unwrap_or_else(|| core::arch::wasm32::unreachable()));
-        core::ptr::copy_nonoverlapping(rd32(list + 8) as *const u8, slots as *mut u8, rd32(list) as usize * 8);
+        core::ptr::copy_nonoverlapping(
+            rd32(list + 8) as *const u8,
+            slots as *mut u8,
+            rd32(list) as usize * 8,
+        );
         wr32(list + 4, capacity);
         wr32(list + 8, slots);
     }

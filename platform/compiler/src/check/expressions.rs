@@ -26,7 +26,11 @@ impl Checker<'_, '_> {
                 match literal::read(text, &ty) {
                     Some(constant) => made(ty, TKind::Constant(constant)),
                     None => {
-                        self.problems.error("OML0207", expr.span, format!("`{text}` is no number that fits a type"));
+                        self.problems.error(
+                            "OML0207",
+                            expr.span,
+                            format!("`{text}` is no number that fits a type"),
+                        );
                         broken()
                     }
                 }
@@ -143,7 +147,8 @@ impl Checker<'_, '_> {
         match &base.ty {
             Type::Record(record) => {
                 let record = *record;
-                self.field(record, member, span, |index| TKind::Field(Box::new(base), index)).unwrap_or(broken)
+                self.field(record, member, span, |index| TKind::Field(Box::new(base), index))
+                    .unwrap_or(broken)
             }
             Type::List(_) if member.text == "Length" => {
                 TExpr { ty: Type::Integer, span, kind: TKind::Length(Box::new(base)) }
@@ -213,7 +218,9 @@ impl Checker<'_, '_> {
                 made(ty, TKind::If(Box::new(condition), Box::new(then), Box::new(otherwise)))
             }
             ("NullIdentifier", []) => made(Type::Identifier(None), TKind::Null),
-            ("NullDate", []) => made(Type::Date, TKind::Constant(Constant::Date(literal::calendar::DATE_DEFAULT))),
+            ("NullDate", []) => {
+                made(Type::Date, TKind::Constant(Constant::Date(literal::calendar::DATE_DEFAULT)))
+            }
             ("IntegerToIdentifier" | "LongIntegerToIdentifier", [number]) => {
                 let number = self.expect(number, &Type::Long);
                 made(Type::Identifier(None), TKind::Convert(Box::new(number)))
@@ -231,21 +238,35 @@ impl Checker<'_, '_> {
                     let special = ["If", "NullIdentifier", "NullDate", "LongIntegerToIdentifier"];
                     let hint = near(word, BUILTINS.iter().map(|b| b.name).chain(special));
                     let known = special.contains(&word)
-                        || ["IntegerToIdentifier", "IdentifierToLongInteger", "IntegerToDecimal"].contains(&word);
+                        || ["IntegerToIdentifier", "IdentifierToLongInteger", "IntegerToDecimal"]
+                            .contains(&word);
                     if known {
-                        self.problems.error("OML0204", span, format!("`{word}` does not take {} arguments", arguments.len()));
+                        self.problems.error(
+                            "OML0204",
+                            span,
+                            format!("`{word}` does not take {} arguments", arguments.len()),
+                        );
                     } else {
-                        self.problems.error_hint("OML0106", name.span, format!("there is no function `{word}`"), hint);
+                        self.problems.error_hint(
+                            "OML0106",
+                            name.span,
+                            format!("there is no function `{word}`"),
+                            hint,
+                        );
                     }
                     return made(Type::Unknown, TKind::Broken);
                 };
                 if builtin.parameters.len() != arguments.len() {
-                    let message =
-                        format!("`{word}` takes {} arguments, not {}", builtin.parameters.len(), arguments.len());
+                    let message = format!(
+                        "`{word}` takes {} arguments, not {}",
+                        builtin.parameters.len(),
+                        arguments.len()
+                    );
                     self.problems.error("OML0204", span, message);
                     return made(Type::Unknown, TKind::Broken);
                 }
-                let typed = arguments.iter().zip(builtin.parameters).map(|(a, p)| self.expect(a, p)).collect();
+                let typed =
+                    arguments.iter().zip(builtin.parameters).map(|(a, p)| self.expect(a, p)).collect();
                 made(builtin.result.clone(), TKind::Builtin(builtin, typed))
             }
         }
@@ -278,7 +299,12 @@ impl Checker<'_, '_> {
                 let (left, right) = (self.convert(left, &ty), self.convert(right, &ty));
                 made(ty, TKind::Arithmetic(op, Box::new(left), Box::new(right)))
             }
-            Binary::Less | Binary::LessEqual | Binary::Greater | Binary::GreaterEqual | Binary::Equal | Binary::NotEqual => {
+            Binary::Less
+            | Binary::LessEqual
+            | Binary::Greater
+            | Binary::GreaterEqual
+            | Binary::Equal
+            | Binary::NotEqual => {
                 let equality = matches!(op, Binary::Equal | Binary::NotEqual);
                 let common = match (&left.ty, &right.ty) {
                     (Type::Identifier(a), Type::Identifier(b)) if equality => {
@@ -289,7 +315,9 @@ impl Checker<'_, '_> {
                     }
                     (Type::Binary | Type::Record(_) | Type::List(_), _) => None,
                     (Type::Boolean, Type::Boolean) if equality => Some(Type::Boolean),
-                    (Type::Boolean | Type::Identifier(_), _) | (_, Type::Boolean | Type::Identifier(_)) => None,
+                    (Type::Boolean | Type::Identifier(_), _) | (_, Type::Boolean | Type::Identifier(_)) => {
+                        None
+                    }
                     (a, b) if a == b => Some(a.clone()),
                     (a, b) => wider(a, b),
                 };
@@ -313,7 +341,11 @@ impl Checker<'_, '_> {
         if let (Type::Identifier(from), Type::Identifier(to)) = (&value.ty, ty) {
             if from.is_some() && to.is_some() {
                 let (from, to) = (self.named.shown(&value.ty), self.named.shown(ty));
-                self.problems.warning("OML0205", value.span, format!("this is a {from}, where a {to} is expected"));
+                self.problems.warning(
+                    "OML0205",
+                    value.span,
+                    format!("this is a {from}, where a {to} is expected"),
+                );
             }
             return TExpr { ty: ty.clone(), ..value };
         }
@@ -324,7 +356,9 @@ impl Checker<'_, '_> {
                 (Type::Text, Type::Decimal) => Some("TextToDecimal converts it".to_owned()),
                 (Type::Text, Type::Date) => Some("TextToDate converts it".to_owned()),
                 (Type::Long, Type::Integer) => Some("LongIntegerToInteger converts it".to_owned()),
-                (Type::Integer | Type::Long, Type::Identifier(_)) => Some("LongIntegerToIdentifier converts it".to_owned()),
+                (Type::Integer | Type::Long, Type::Identifier(_)) => {
+                    Some("LongIntegerToIdentifier converts it".to_owned())
+                }
                 _ => None,
             };
             self.problems.error_hint("OML0202", value.span, format!("expected {to}, found {from}"), hint);
@@ -372,7 +406,10 @@ fn converts(from: &Type, to: &Type) -> bool {
         Type::Email | Type::Phone => {
             is_number(from)
                 || is_text(from)
-                || matches!(from, Type::Boolean | Type::Identifier(_) | Type::Date | Type::Time | Type::DateTime)
+                || matches!(
+                    from,
+                    Type::Boolean | Type::Identifier(_) | Type::Date | Type::Time | Type::DateTime
+                )
         }
         Type::Unknown
         | Type::Boolean

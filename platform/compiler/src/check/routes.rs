@@ -24,7 +24,13 @@ pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>
     routes
 }
 
-fn route(index: usize, action: &Action, rest: &RestMethod, named: &Named, problems: &mut Problems<'_>) -> Route {
+fn route(
+    index: usize,
+    action: &Action,
+    rest: &RestMethod,
+    named: &Named,
+    problems: &mut Problems<'_>,
+) -> Route {
     let inputs = &named.actions[index].variables[..named.actions[index].inputs];
     let mut segments = vec![Segment::Literal("rest".into()), Segment::Literal(rest.api.clone())];
     let mut in_path = vec![false; inputs.len()];

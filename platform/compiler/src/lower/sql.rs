@@ -80,7 +80,11 @@ impl Generator<'_, '_> {
         let sql = if names.is_empty() {
             format!("INSERT INTO {table} DEFAULT VALUES RETURNING \"Id\"")
         } else {
-            format!("INSERT INTO {table} ({}) VALUES ({}) RETURNING \"Id\"", names.join(", "), values.join(", "))
+            format!(
+                "INSERT INTO {table} ({}) VALUES ({}) RETURNING \"Id\"",
+                names.join(", "),
+                values.join(", ")
+            )
         };
         self.statement(&sql);
         self.call("rt_insert");
@@ -168,21 +172,30 @@ pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
     match &expr.kind {
         TKind::Attribute(..) => None,
         TKind::Negate(a) | TKind::Not(a) => refused(a),
-        TKind::Arithmetic(_, a, b) | TKind::Concat(a, b) | TKind::Compare(_, a, b) | TKind::Logic(_, a, b) => {
-            refused(a).or_else(|| refused(b))
-        }
+        TKind::Arithmetic(_, a, b)
+        | TKind::Concat(a, b)
+        | TKind::Compare(_, a, b)
+        | TKind::Logic(_, a, b) => refused(a).or_else(|| refused(b)),
         TKind::If(a, b, c) => refused(a).or_else(|| refused(b)).or_else(|| refused(c)),
         TKind::Convert(a) => {
             let text_of_other = matches!(expr.ty, Type::Text | Type::Email | Type::Phone)
-                && !matches!(a.ty, Type::Text | Type::Email | Type::Phone | Type::Integer | Type::Long | Type::Identifier(_));
-            if text_of_other || (matches!(a.ty, Type::Text | Type::Time) && matches!(expr.ty, Type::DateTime)) {
+                && !matches!(
+                    a.ty,
+                    Type::Text | Type::Email | Type::Phone | Type::Integer | Type::Long | Type::Identifier(_)
+                );
+            if text_of_other || (matches!(a.ty, Type::Text | Type::Time) && matches!(expr.ty, Type::DateTime))
+            {
                 Some(expr)
             } else {
                 refused(a)
             }
         }
         TKind::Builtin(builtin, arguments) => {
-            if builtin.sql.is_none() { Some(expr) } else { arguments.iter().find_map(refused) }
+            if builtin.sql.is_none() {
+                Some(expr)
+            } else {
+                arguments.iter().find_map(refused)
+            }
         }
         TKind::Broken
         | TKind::Constant(_)
@@ -198,7 +211,9 @@ fn touches_row(expr: &TExpr) -> bool {
     match &expr.kind {
         TKind::Attribute(..) => true,
         TKind::Broken | TKind::Constant(_) | TKind::Null | TKind::Local(_) => false,
-        TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => touches_row(a),
+        TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => {
+            touches_row(a)
+        }
         TKind::Item(a, b)
         | TKind::Arithmetic(_, a, b)
         | TKind::Concat(a, b)

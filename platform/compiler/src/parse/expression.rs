@@ -95,7 +95,10 @@ fn tokens(scalar: &Scalar, whole: Span) -> Result<Vec<(Token, Span)>, Refused> {
             loop {
                 match chars.get(at) {
                     None => {
-                        return Err((span(from, from + 1), if c == '"' { "the text does not end" } else { "the date does not end" }.into()));
+                        return Err((
+                            span(from, from + 1),
+                            if c == '"' { "the text does not end" } else { "the date does not end" }.into(),
+                        ));
                     }
                     Some(q) if *q == c && c == '"' && chars.get(at + 1) == Some(&'"') => {
                         text.push('"');
@@ -184,9 +187,12 @@ impl Parser<'_> {
                 // NOT binds looser than a sign and tighter than `*`, so `not A = B` negates A.
                 self.deeper(|p| p.unary()).map(|operand| prefix(Unary::Not, start, operand))
             }
-            Token::Number(_) | Token::Text(_) | Token::Moment(_) | Token::Word(_) | Token::Symbol(_) | Token::End => {
-                self.postfix()
-            }
+            Token::Number(_)
+            | Token::Text(_)
+            | Token::Moment(_)
+            | Token::Word(_)
+            | Token::Symbol(_)
+            | Token::End => self.postfix(),
         }
     }
 
@@ -222,7 +228,10 @@ impl Parser<'_> {
                     self.at += 1;
                     let index = self.expression(0)?;
                     let end = self.expect("]")?;
-                    expr = Expr { span: join(expr.span, end), kind: ExprKind::Item(Box::new(expr), Box::new(index)) };
+                    expr = Expr {
+                        span: join(expr.span, end),
+                        kind: ExprKind::Item(Box::new(expr), Box::new(index)),
+                    };
                 }
                 _ => return Ok(expr),
             }

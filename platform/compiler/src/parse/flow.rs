@@ -7,8 +7,10 @@ use crate::ast::{Expr, ExprKind, Name, Node, NodeKind};
 use crate::problem::{Problems, near};
 use crate::yaml::{self, Scalar, Shape};
 
-const KINDS: [&str; 12] =
-    ["assign", "if", "for_each", "call", "get", "list", "create", "update", "delete", "append", "raise", "return"];
+const KINDS: [&str; 12] = [
+    "assign", "if", "for_each", "call", "get", "list", "create", "update", "delete", "append", "raise",
+    "return",
+];
 
 pub(super) fn read(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<Node> {
     items(node, problems).iter().filter_map(|n| read_node(n, problems)).collect()
@@ -18,14 +20,20 @@ fn read_node(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Node> {
     if let Shape::Scalar(scalar) = &node.shape
         && scalar.text == "return"
     {
-        return Some(Node { name: None, span: node.span, kind: NodeKind::Return });
+        return Some(Node { name: None, kind: NodeKind::Return });
     }
     let mut keys = Keys::of(node, "a node", problems);
-    let kinds: Vec<Name> =
-        keys.entries.iter().filter(|(k, _)| KINDS.contains(&k.text.as_str())).map(|(k, _)| (*k).clone()).collect();
+    let kinds: Vec<Name> = keys
+        .entries
+        .iter()
+        .filter(|(k, _)| KINDS.contains(&k.text.as_str()))
+        .map(|(k, _)| (*k).clone())
+        .collect();
     let Some(leading) = kinds.first() else {
         let first = keys.entries.first().map(|(k, _)| *k);
-        let hint = first.and_then(|k| near(&k.text, KINDS)).or(Some(format!("a node is one of {}", KINDS.join(", "))));
+        let hint = first
+            .and_then(|k| near(&k.text, KINDS))
+            .or(Some(format!("a node is one of {}", KINDS.join(", "))));
         let at = first.map_or(first_line(node), |k| k.span);
         problems.error_hint("OML0002", at, "the node does not say what it does", hint);
         return None;
@@ -43,7 +51,7 @@ fn read_node(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Node> {
     let subject = keys.take(&leading.text)?;
     let kind = read_kind(&leading.text, span, subject, &mut keys, problems);
     keys.finish(problems);
-    Some(Node { name, span, kind: kind? })
+    Some(Node { name, kind: kind? })
 }
 
 fn read_kind(
@@ -88,8 +96,12 @@ fn read_kind(
         }
         "get" => NodeKind::Get { entity: text_of(subject, problems)?, id: need("id", problems)? },
         "delete" => NodeKind::Delete { entity: text_of(subject, problems)?, id: need("id", problems)? },
-        "create" => NodeKind::Create { entity: text_of(subject, problems)?, record: need("record", problems)? },
-        "update" => NodeKind::Update { entity: text_of(subject, problems)?, record: need("record", problems)? },
+        "create" => {
+            NodeKind::Create { entity: text_of(subject, problems)?, record: need("record", problems)? }
+        }
+        "update" => {
+            NodeKind::Update { entity: text_of(subject, problems)?, record: need("record", problems)? }
+        }
         "append" => NodeKind::Append { element: expr(subject, problems), list: need("to", problems)? },
         "list" => NodeKind::List {
             entity: text_of(subject, problems)?,
@@ -106,7 +118,9 @@ fn read_kind(
                 let text = text_of(node, problems)?;
                 match text.text.parse().ok().filter(|s| (400..=599).contains(s)) {
                     Some(given) => status = given,
-                    None => problems.error("OML0404", node.span, format!("`{}` is not 400 to 599", text.text)),
+                    None => {
+                        problems.error("OML0404", node.span, format!("`{}` is not 400 to 599", text.text))
+                    }
                 }
             }
             NodeKind::Raise { message, status }
@@ -134,7 +148,11 @@ fn target_of(target: &Name, problems: &mut Problems<'_>) -> Expr {
 }
 
 fn sort_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<(Name, bool)> {
-    let nodes = if matches!(node.shape, Shape::Scalar(_)) { std::slice::from_ref(node) } else { items(node, problems) };
+    let nodes = if matches!(node.shape, Shape::Scalar(_)) {
+        std::slice::from_ref(node)
+    } else {
+        items(node, problems)
+    };
     let texts: Vec<Name> = nodes.iter().filter_map(|n| text_of(n, problems)).collect();
     texts
         .into_iter()
@@ -146,7 +164,11 @@ fn sort_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<(Name, bool)> 
                 Some(w) if w.eq_ignore_ascii_case("desc") => true,
                 Some(w) if w.eq_ignore_ascii_case("asc") => false,
                 Some(_) => {
-                    problems.error("OML0003", text.span, "a sort is an attribute, then nothing, `asc` or `desc`");
+                    problems.error(
+                        "OML0003",
+                        text.span,
+                        "a sort is an attribute, then nothing, `asc` or `desc`",
+                    );
                     false
                 }
             };

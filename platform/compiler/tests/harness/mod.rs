@@ -1,0 +1,238 @@
+//! Runs a compiled component under wasmtime, with a scripted database.
+//!
+//! [`Script`] is a fake of `odeon:sql/session`: it hands out prepared answers in order and records what
+//! was asked. What SQL means to PostgreSQL is tested where there is one; here it is read as text.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use wasmtime::component::{Component, Linker, ResourceTable, Val};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+/// One prepared answer.
+#[derive(Debug, Clone)]
+pub(crate) enum Answer {
+    /// The values of the rows, end to end.
+    Rows(Vec<Val>),
+    /// Rows touched.
+    Touched(u64),
+    /// The case of the error and its payload.
+    Fails(&'static str, &'static str),
+}
+
+/// The fake: answers to give, statements that came.
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    pub(crate) answers: VecDeque<Answer>,
+    pub(crate) seen: Vec<String>,
+    pub(crate) logged: Vec<String>,
+}
+
+/// An app ready to serve.
+pub(crate) struct App {
+    pre: ProxyPre<State>,
+    pub(crate) script: Arc<Mutex<Script>>,
+}
+
+/// What a request got.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+    pub(crate) allow: Option<String>,
+}
+
+struct State {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    table: ResourceTable,
+    hooks: NoOutgoing,
+}
+
+/// Apps of this cut call nobody.
+struct NoOutgoing;
+
+type Sent = Result<(hyper::Response<WasiBody>, Transfer), Error>;
+type Transfer = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for NoOutgoing {
+    fn send_request(
+        &mut self,
+        _: hyper::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Transfer,
+    ) -> Box<dyn Future<Output = Sent> + Send> {
+        Box::new(async { Err(Error::HttpRequestDenied) })
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+pub(crate) fn sources(text: &str) -> odeon_compiler::Sources {
+    odeon_compiler::Sources::new([("app.yaml".to_owned(), text.to_owned())])
+}
+
+#[track_caller]
+pub(crate) fn build(sources: &odeon_compiler::Sources) -> Vec<u8> {
+    let compiled = odeon_compiler::compile(sources);
+    let shown = odeon_compiler::render(sources, &compiled.problems);
+    compiled.component.unwrap_or_else(|| panic!("{shown}"))
+}
+
+impl App {
+    #[track_caller]
+    pub(crate) fn start(sources: &odeon_compiler::Sources) -> App {
+        let component = build(sources);
+        let engine = Engine::default();
+        let component = Component::from_binary(&engine, &component).expect("a valid component");
+        let script = Arc::new(Mutex::new(Script::default()));
+        let mut linker: Linker<State> = Linker::new(&engine);
+        wasmtime_wasi_http::p2::add_to_linker_async(&mut linker).unwrap();
+        session(&mut linker, &script);
+        let pre = ProxyPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
+        App { pre, script }
+    }
+
+    pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) -> &App {
+        let mut script = self.script.lock().unwrap();
+        *script = Script { answers: answers.into_iter().collect(), ..Script::default() };
+        self
+    }
+
+    pub(crate) fn seen(&self) -> Vec<String> {
+        self.script.lock().unwrap().seen.clone()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, "")
+    }
+
+    pub(crate) fn send(&self, verb: &str, path: &str, body: &str) -> Reply {
+        let builder = hyper::Request::builder().method(verb).uri(format!("http://app{path}"));
+        let builder = builder.header("host", "app").header("x-request-id", "r-1");
+        let body = Full::new(Bytes::from(body.to_owned())).map_err(|never| match never {});
+        let request = builder.body(body).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(self.handle(request))
+    }
+
+    async fn handle<B>(&self, request: hyper::Request<B>) -> Reply
+    where
+        B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
+    {
+        let wasi = WasiCtx::builder().inherit_stdio().build();
+        let state = State { wasi, http: WasiHttpCtx::new(), table: ResourceTable::new(), hooks: NoOutgoing };
+        let mut store = Store::new(self.pre.engine(), state);
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let request = store.data_mut().http().new_incoming_request(Scheme::Http, request).unwrap();
+        let out = store.data_mut().http().new_response_outparam(sender).unwrap();
+        let proxy = self.pre.instantiate_async(&mut store).await.unwrap();
+        let guest = async {
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await.expect("no trap");
+        };
+        let client = async {
+            let response = receiver.await.expect("a response").expect("no error");
+            let (status, allow) = (response.status().as_u16(), response.headers().get("allow").cloned());
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            Reply {
+                status,
+                body: String::from_utf8(body.to_vec()).unwrap(),
+                allow: allow.map(|v| v.to_str().unwrap().to_owned()),
+            }
+        };
+        tokio::join!(guest, client).1
+    }
+}
+
+fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
+    let mut sql = linker.instance("odeon:sql/session@0.1.0").unwrap();
+    for name in ["query", "execute-returning", "execute"] {
+        let script = script.clone();
+        sql.func_new(name, move |_, _, params, results| {
+            let mut script = script.lock().unwrap();
+            let Val::String(statement) = &params[0] else { panic!("sql is text") };
+            let Val::List(bound) = &params[1] else { panic!("params are a list") };
+            let bound: Vec<String> = bound.iter().map(shown).collect();
+            script.seen.push(format!("{name}: {statement} [{}]", bound.join(", ")));
+            results[0] = match script.answers.pop_front() {
+                Some(Answer::Rows(values)) => Val::Result(Ok(Some(Box::new(Val::Record(vec![
+                    ("columns".into(), Val::List(vec![])),
+                    ("values".into(), Val::List(values)),
+                ]))))),
+                Some(Answer::Touched(rows)) => Val::Result(Ok(Some(Box::new(Val::U64(rows))))),
+                Some(Answer::Fails(case, payload)) => {
+                    let payload = Some(Box::new(Val::String(payload.into())));
+                    Val::Result(Err(Some(Box::new(Val::Variant(case.into(), payload)))))
+                }
+                None => panic!("no answer was prepared for {statement}"),
+            };
+            Ok(())
+        })
+        .unwrap();
+    }
+    for name in ["commit", "rollback"] {
+        let script = script.clone();
+        sql.func_new(name, move |_, _, _, results| {
+            script.lock().unwrap().seen.push(name.to_owned());
+            results[0] = Val::Result(Ok(None));
+            Ok(())
+        })
+        .unwrap();
+    }
+    let script = script.clone();
+    linker
+        .instance("odeon:log/logging@0.1.0")
+        .unwrap()
+        .func_new("log", move |_, _, params, _| {
+            let line: Vec<String> = params.iter().map(shown).collect();
+            script.lock().unwrap().logged.push(line.join(" "));
+            Ok(())
+        })
+        .unwrap();
+}
+
+fn shown(value: &Val) -> String {
+    match value {
+        Val::Variant(case, Some(payload)) => format!("{case}({})", shown(payload)),
+        Val::Variant(case, None) | Val::Enum(case) => case.clone(),
+        Val::String(text) => format!("{text:?}"),
+        Val::Bool(v) => v.to_string(),
+        Val::S32(v) => v.to_string(),
+        Val::S64(v) => v.to_string(),
+        Val::Record(fields) => {
+            fields.iter().map(|(n, v)| format!("{n}={}", shown(v))).collect::<Vec<_>>().join(" ")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// A value as the database gives it.
+pub(crate) fn value(case: &str, payload: Val) -> Val {
+    Val::Variant(case.into(), Some(Box::new(payload)))
+}
+
+pub(crate) fn long(v: i64) -> Val {
+    value("int64", Val::S64(v))
+}
+
+pub(crate) fn text(v: &str) -> Val {
+    value("text", Val::String(v.into()))
+}
