@@ -1,1 +1,76 @@
-//! The capabilities a host gives to guests.
+//! The capabilities a host gives to its guests, each in a module of its own: [`sql`], [`log`], [`egress`].
+//!
+//! [`Granted`] is what one request has; [`linker`] is what every app is linked against. Of WASI a guest gets
+//! clocks, randomness, streams and HTTP. File system, sockets and environment are linked, because many
+//! toolchains import them, and empty.
+
+pub mod egress;
+pub mod log;
+pub mod sql;
+
+use std::sync::Arc;
+
+use odeon_engine::{Capabilities, Engine, Finish, State};
+use wasmtime::component::{HasData, Linker};
+use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_http::WasiHttpHooks;
+
+use crate::egress::Egress;
+use crate::log::{RequestLog, Stream};
+use crate::sql::session::Session;
+
+/// What one request of one app may use.
+pub struct Granted {
+    /// The app's database.
+    pub sql: Arc<Session>,
+    /// The app's log.
+    pub log: RequestLog,
+    /// Where the app may call.
+    pub egress: Egress,
+}
+
+impl Granted {
+    /// WASI with nothing granted but the log behind standard output and standard error.
+    pub fn wasi(log: &RequestLog) -> WasiCtx {
+        WasiCtx::builder()
+            .stdout(Stream::new(log.clone(), "stdout"))
+            .stderr(Stream::new(log.clone(), "stderr"))
+            .build()
+    }
+}
+
+impl Capabilities for Granted {
+    async fn finish(&mut self, how: Finish) {
+        let ended = match how {
+            Finish::Returned => self.sql.commit().await,
+            Finish::Failed => {
+                self.sql.abandon().await;
+                Ok(())
+            }
+        };
+        if let Err(error) = ended {
+            self.log.host_line("OS-BERT-50004", format!("what was written after the response's head is lost: {error:?}"));
+        }
+        self.sql.release().await;
+    }
+    fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
+        &mut self.egress
+    }
+}
+
+/// Marks [`Granted`] as what the bindings of our interfaces borrow.
+pub(crate) struct HasGranted;
+
+impl HasData for HasGranted {
+    type Data<'a> = &'a mut Granted;
+}
+
+/// Everything an app may import.
+pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State<Granted>>> {
+    let mut linker = Linker::new(engine.wasmtime());
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    sql::add_to_linker(&mut linker)?;
+    log::add_to_linker(&mut linker)?;
+    Ok(linker)
+}

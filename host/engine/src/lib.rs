@@ -1,1 +1,20 @@
-//! Loads components and runs one instance per request.
+//! The engine of a host: loads components and runs one fresh instance per request.
+//!
+//! Map: [`engine`] holds the one wasmtime engine of the process and its clock; [`artefact`] is the only place
+//! that turns native code into something that runs; [`app`] is a linked component and the life of a
+//! request; [`error`] says what went wrong in a guest; [`state`] is what a request's store holds.
+//!
+//! What must stay true: no instance serves two requests; a guest past a deadline is dropped with its store;
+//! nothing here knows NATS, SQL or an HTTP server.
+
+pub mod app;
+pub mod artefact;
+pub mod engine;
+pub mod error;
+pub mod state;
+
+pub use app::{App, Body, RequestLimits};
+pub use engine::{Engine, EngineSettings, Fits};
+pub use error::GuestError;
+pub use state::{Capabilities, Finish, State};
+pub use {wasmtime, wasmtime_wasi, wasmtime_wasi_http};

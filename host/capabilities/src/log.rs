@@ -1,0 +1,175 @@
+//! What guests say: `odeon:log`, standard output and standard error, line by line.
+//!
+//! A line goes into a [`Sink`] that must not block; the host's sink drops what exceeds its bounds and counts it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use odeon_engine::State;
+use tokio::io::AsyncWrite;
+use wasmtime::component::Linker;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+
+use crate::{Granted, HasGranted};
+
+/// Longest line, in bytes; the rest of it is cut.
+pub const LINE_BYTES_MAX: usize = 8 << 10;
+
+mod bindings {
+    wasmtime::component::bindgen!({ path: "../../sdk/wit/log.wit", world: "imports" });
+}
+
+use bindings::odeon::log::logging::{self, Level as GuestLevel, Origin};
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// For the app's author.
+    Debug,
+    /// Ordinary.
+    Info,
+    /// Worth a look.
+    Warning,
+    /// A request failed.
+    Error,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Level.
+    pub level: Level,
+    /// `stdout`, `stderr`, `app` or `host`.
+    pub source: &'static str,
+    /// The text.
+    pub message: String,
+    /// The request.
+    pub request_id: Arc<str>,
+    /// Error code of a failed request.
+    pub error_code: Option<&'static str>,
+    /// Action and node of the model.
+    pub origin: Option<(String, String)>,
+}
+
+/// Takes lines, without blocking.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes one line, or drops it.
+    fn take(&self, line: Line);
+}
+
+/// The log of one request.
+#[derive(Clone)]
+pub struct RequestLog {
+    sink: Arc<dyn Sink>,
+    request_id: Arc<str>,
+}
+
+impl RequestLog {
+    /// The log of the request with this id.
+    pub fn new(sink: Arc<dyn Sink>, request_id: &str) -> Self {
+        Self { sink, request_id: request_id.into() }
+    }
+    /// A failed request, told by the host.
+    pub fn host_line(&self, code: &'static str, message: String) {
+        self.take(Level::Error, "host", message, Some(code), None);
+    }
+    fn take(
+        &self,
+        level: Level,
+        source: &'static str,
+        mut message: String,
+        error_code: Option<&'static str>,
+        origin: Option<(String, String)>,
+    ) {
+        if message.len() > LINE_BYTES_MAX {
+            let end = message.floor_char_boundary(LINE_BYTES_MAX);
+            message.truncate(end);
+        }
+        self.sink.take(Line { level, source, message, request_id: self.request_id.clone(), error_code, origin });
+    }
+}
+
+impl logging::Host for Granted {
+    fn log(&mut self, level: GuestLevel, message: String, origin: Origin) {
+        let level = match level {
+            GuestLevel::Debug => Level::Debug,
+            GuestLevel::Info => Level::Info,
+            GuestLevel::Warning => Level::Warning,
+            GuestLevel::Error => Level::Error,
+        };
+        let origin = (!origin.action.is_empty()).then_some((origin.action, origin.node));
+        self.log.take(level, "app", message, None, origin);
+    }
+}
+
+pub(crate) fn add_to_linker(linker: &mut Linker<State<Granted>>) -> wasmtime::Result<()> {
+    logging::add_to_linker::<_, HasGranted>(linker, |state| &mut state.capabilities)
+}
+
+/// Standard output or standard error: bytes become lines.
+pub(crate) struct Stream {
+    log: RequestLog,
+    source: &'static str,
+}
+
+impl Stream {
+    pub(crate) fn new(log: RequestLog, source: &'static str) -> Self {
+        Self { log, source }
+    }
+}
+
+impl IsTerminal for Stream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Stream {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(LineWriter { log: self.log.clone(), source: self.source, rest: Vec::new() })
+    }
+}
+
+struct LineWriter {
+    log: RequestLog,
+    source: &'static str,
+    rest: Vec<u8>,
+}
+
+impl LineWriter {
+    fn line(&mut self) {
+        if !self.rest.is_empty() {
+            let text = String::from_utf8_lossy(&self.rest).into_owned();
+            self.log.take(Level::Info, self.source, text, None, None);
+            self.rest.clear();
+        }
+    }
+}
+
+impl AsyncWrite for LineWriter {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        for byte in bytes {
+            if *byte == b'\n' {
+                self.line();
+            } else if self.rest.len() < LINE_BYTES_MAX {
+                self.rest.push(*byte);
+            }
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.line();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for LineWriter {
+    fn drop(&mut self) {
+        self.line(); // a guest that ended in the middle of a line still said it
+    }
+}

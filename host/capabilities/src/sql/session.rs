@@ -1,0 +1,218 @@
+//! One request's use of its app's database.
+//!
+//! Nothing happens before the first call. The transaction begins at the first `execute` and is the host's:
+//! after every statement of the guest the state that the server reports is compared with ours, and a guest
+//! that began or ended a transaction by itself loses its connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::TryStreamExt as _;
+use tokio::sync::Mutex;
+use tokio_postgres::error::SqlState;
+
+use super::pool::{Connection, Connections, Logins, Pools, Taken};
+use super::values::{Parameter, Raw, decode};
+use super::{Error, Rows, Value};
+
+/// How long one statement may run, in seconds.
+const STATEMENT_S_MAX: u64 = 30;
+/// Most rows of one result.
+const ROWS_MAX: usize = 100_000;
+/// Most parameters of one statement; the protocol counts them in 16 bits.
+const PARAMETERS_MAX: usize = 32_767;
+
+/// The session of one request.
+pub struct Session {
+    pools: Option<Arc<dyn Connections>>,
+    app: String,
+    state: Mutex<Use>,
+}
+
+#[derive(Default)]
+struct Use {
+    taken: Option<Taken>,
+    in_transaction: bool,
+}
+
+impl Session {
+    /// A session of an app that has a database.
+    pub fn new<L: Logins>(pools: Arc<Pools<L>>, app: &str) -> Self {
+        Self { pools: Some(pools), app: app.to_owned(), state: Mutex::default() }
+    }
+
+    /// A session of an app that has none.
+    pub fn none() -> Self {
+        Self { pools: None, app: String::new(), state: Mutex::default() }
+    }
+
+    /// Runs a statement that returns rows.
+    pub async fn query(&self, sql: &str, params: Vec<Value>) -> Result<Rows, Error> {
+        let mut state = self.state.lock().await;
+        self.run(&mut state, sql, params).await.map(|(rows, _)| rows)
+    }
+
+    /// Runs a statement for its effect.
+    pub async fn execute(&self, sql: &str, params: Vec<Value>) -> Result<u64, Error> {
+        let mut state = self.state.lock().await;
+        self.begin(&mut state).await?;
+        self.run(&mut state, sql, params).await.map(|(_, affected)| affected)
+    }
+
+    /// Runs a statement for its effect and its rows.
+    pub async fn execute_returning(&self, sql: &str, params: Vec<Value>) -> Result<Rows, Error> {
+        let mut state = self.state.lock().await;
+        self.begin(&mut state).await?;
+        self.run(&mut state, sql, params).await.map(|(rows, _)| rows)
+    }
+
+    /// Makes what was written permanent.
+    pub async fn commit(&self) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        let failed = state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.transaction() == b'E');
+        if state.in_transaction && failed {
+            end(&mut state, "ROLLBACK").await?;
+            return Err(Error::Conflict("a statement of the transaction failed, so that it was rolled back".into()));
+        }
+        end(&mut state, "COMMIT").await
+    }
+
+    /// Undoes what was written.
+    pub async fn rollback(&self) -> Result<(), Error> {
+        end(&mut *self.state.lock().await, "ROLLBACK").await
+    }
+
+    /// Closes the connection, which undoes what was written, and cancels what still runs.
+    pub async fn abandon(&self) {
+        let mut state = self.state.lock().await;
+        if state.in_transaction {
+            drop(state.taken.take());
+            state.in_transaction = false;
+        }
+    }
+
+    /// Gives the connection back. The next call would take another one.
+    pub async fn release(&self) {
+        if let Some(taken) = self.state.lock().await.taken.take() {
+            taken.release();
+        }
+    }
+
+    async fn begin(&self, state: &mut Use) -> Result<(), Error> {
+        if state.in_transaction {
+            return Ok(());
+        }
+        let connection = self.connection(state).await?;
+        connection.client.batch_execute("BEGIN").await.map_err(|error| explain(&error))?;
+        state.in_transaction = true;
+        Ok(())
+    }
+
+    async fn run(&self, state: &mut Use, sql: &str, params: Vec<Value>) -> Result<(Rows, u64), Error> {
+        if params.len() > PARAMETERS_MAX {
+            return Err(Error::Limit(format!("a statement may have {PARAMETERS_MAX} parameters")));
+        }
+        let expected = if state.in_transaction { b'T' } else { b'I' };
+        let connection = self.connection(state).await?;
+        let statement = async { run_statement(connection, sql, params).await };
+        let outcome = tokio::time::timeout(Duration::from_secs(STATEMENT_S_MAX), statement).await;
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                (state.taken, state.in_transaction) = (None, false);
+                return Err(Error::Limit(format!("a statement may run for {STATEMENT_S_MAX} s")));
+            }
+        };
+        let now = state.taken.as_mut().and_then(Taken::get).map_or(0, |open| open.watch.transaction());
+        let failed_inside = now == b'E' && outcome.is_err() && expected == b'T';
+        if now != expected && !failed_inside {
+            (state.taken, state.in_transaction) = (None, false);
+            return outcome.and(Err(Error::Invalid(
+                "transactions are the host's: call commit or rollback of odeon:sql, not SQL".into(),
+            )));
+        }
+        outcome
+    }
+
+    async fn connection<'s>(&self, state: &'s mut Use) -> Result<&'s mut Connection, Error> {
+        if state.taken.is_none() {
+            let none = || Error::Unavailable("this app has no database in this stage".into());
+            let pools = self.pools.as_ref().ok_or_else(none)?;
+            state.taken = Some(pools.take(&self.app).await?);
+        }
+        state.taken.as_mut().and_then(Taken::get).ok_or_else(|| Error::Unavailable("the connection was closed".into()))
+    }
+}
+
+async fn end(state: &mut Use, how: &str) -> Result<(), Error> {
+    if !state.in_transaction {
+        return Ok(());
+    }
+    state.in_transaction = false;
+    let Some(connection) = state.taken.as_mut().and_then(Taken::get) else { return Ok(()) };
+    connection.client.batch_execute(how).await.map_err(|error| {
+        state.taken = None; // unknown whether it was committed: nobody should go on with this connection
+        explain(&error)
+    })
+}
+
+async fn run_statement(connection: &mut Connection, sql: &str, params: Vec<Value>) -> Result<(Rows, u64), Error> {
+    let params = params.into_iter().enumerate().map(|(at, value)| Parameter::encode(at, value));
+    let params = params.collect::<Result<Vec<_>, _>>()?;
+    let statement = connection.prepare(sql).await.map_err(|error| explain(&error))?;
+    if statement.params().len() != params.len() {
+        let (want, have) = (statement.params().len(), params.len());
+        return Err(Error::Invalid(format!("the statement has {want} parameters, and {have} were given")));
+    }
+    connection.watch.begin_result();
+    let stream = connection.client.query_raw(&statement, &params).await.map_err(|error| explain(&error))?;
+    let mut stream = std::pin::pin!(stream);
+    let columns = statement.columns();
+    let mut rows = Rows { columns: columns.iter().map(|column| column.name().to_owned()).collect(), values: Vec::new() };
+    let mut count = 0;
+    let mut refused = None;
+    // A refused row does not end the reading: the connection must come to the end of the answer.
+    while let Some(row) = stream.try_next().await.map_err(|error| explain(&error))? {
+        count += 1;
+        if refused.is_some() {
+            continue;
+        }
+        if count > ROWS_MAX {
+            refused = Some(Error::Limit(format!("a result may have {ROWS_MAX} rows")));
+            continue;
+        }
+        for (at, column) in columns.iter().enumerate() {
+            let raw = row.try_get::<_, Raw<'_>>(at).map_err(|error| explain(&error))?;
+            match decode(column.name(), column.type_(), &raw) {
+                Ok(value) => rows.values.push(value),
+                Err(error) => refused = Some(error),
+            }
+        }
+    }
+    let affected = stream.rows_affected().unwrap_or(0);
+    refused.map_or(Ok((rows, affected)), Err)
+}
+
+/// What the server said, as the guest may see it.
+fn explain(error: &tokio_postgres::Error) -> Error {
+    let Some(told) = error.as_db_error() else {
+        let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        return match cause.strip_prefix("limit: ") {
+            Some(limit) => Error::Limit(limit.to_owned()),
+            None => Error::Unavailable(format!("the connection to the database was lost: {cause}")),
+        };
+    };
+    let text = told.message().to_owned();
+    match told.code() {
+        code if code.code().starts_with("23") => Error::Constraint(told.constraint().unwrap_or(&text).to_owned()),
+        &SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::LOCK_NOT_AVAILABLE => {
+            Error::Conflict(text)
+        }
+        &SqlState::INSUFFICIENT_PRIVILEGE => Error::Denied(text),
+        &SqlState::QUERY_CANCELED => Error::Limit(text),
+        code if code.code().starts_with("08") || code.code().starts_with("57") || code.code().starts_with("53") => {
+            Error::Unavailable(text)
+        }
+        _ => Error::Invalid(text),
+    }
+}

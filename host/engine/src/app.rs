@@ -1,0 +1,164 @@
+//! A linked component, and the life of one request in it.
+//!
+//! A request gets a store of its own, a fresh instance, and three limits: memory, CPU time, wall time.
+//! The guest runs in a task of its own, because it may go on after the head of its response; whatever the
+//! caller wants held for that long (a slot) travels with the task. When a deadline passes, the task's
+//! future is dropped, and with it the store: the only way to end a guest for certain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio::sync::oneshot;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::WasiHttpView as _;
+
+use crate::engine::TICK_MS;
+use crate::error::GuestError;
+use crate::state::{Capabilities, Finish, State};
+
+/// A body, of a request or a response.
+pub type Body = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
+
+/// The limits of one request.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLimits {
+    /// Linear memory, in bytes.
+    pub memory_bytes_max: u64,
+    /// Wall time until the guest has returned, in milliseconds.
+    pub wall_ms_max: u64,
+    /// CPU time, in milliseconds; measured in ticks of the guests' clock.
+    pub cpu_ms_max: u64,
+}
+
+/// A component whose imports are resolved. Cheap to clone.
+pub struct App<C: 'static> {
+    pre: Arc<ProxyPre<State<C>>>,
+}
+
+impl<C> Clone for App<C> {
+    fn clone(&self) -> Self {
+        Self { pre: self.pre.clone() }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("CPU deadline")]
+struct CpuDeadline;
+
+impl<C: Capabilities> App<C> {
+    /// Resolves the imports of a component. Fails, naming the import, when `linker` lacks one, or when the
+    /// component does not export `wasi:http/incoming-handler`.
+    pub fn link(linker: &Linker<State<C>>, component: &Component) -> wasmtime::Result<Self> {
+        Ok(Self { pre: Arc::new(ProxyPre::new(linker.instantiate_pre(component)?)?) })
+    }
+
+    /// Serves one request. `held` is dropped when the guest has ended, which may be after the response's head.
+    pub async fn handle<H: Send + 'static>(
+        &self,
+        request: Request<Body>,
+        limits: RequestLimits,
+        wasi: WasiCtx,
+        capabilities: C,
+        held: H,
+    ) -> Result<Response<Body>, GuestError> {
+        let memory_max = usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX);
+        let mut store = Store::new(self.pre.engine(), State::new(wasi, memory_max, capabilities));
+        store.limiter(|state| state);
+        let ticks_max = limits.cpu_ms_max / TICK_MS;
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |mut context| {
+            let state = context.data_mut();
+            state.cpu_ticks += 1;
+            if state.cpu_ticks > ticks_max {
+                return Err(CpuDeadline.into());
+            }
+            // Not `Yield`: tokio would run the task that just yielded before the others.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        let (head, response) = oneshot::channel();
+        let mut http = store.data_mut().http();
+        let unusable = |error: wasmtime::Error| GuestError::NoResponse(error.to_string());
+        let request = http.new_incoming_request(Scheme::Http, request).map_err(unusable)?;
+        let out = http.new_response_outparam(head).map_err(unusable)?;
+
+        let pre = self.pre.clone();
+        let task = tokio::spawn(async move {
+            let _held = held;
+            let call = async {
+                let proxy = pre.instantiate_async(&mut store).await?;
+                proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+            };
+            let ended = tokio::time::timeout(Duration::from_millis(limits.wall_ms_max), call).await;
+            let result = match ended {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(classify(&error, store.data().memory_denied, &limits)),
+                Err(_) => Err(GuestError::WallDeadline(limits.wall_ms_max)),
+            };
+            tracing::trace!(cpu = ?store.data().cpu_used(), "guest ended");
+            let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };
+            store.data_mut().capabilities.finish(how).await;
+            result
+        });
+        let mut task = EndWithCaller(Some(task));
+        match response.await {
+            Ok(Ok(response)) => {
+                task.0 = None; // the guest may go on with the body
+                Ok(response)
+            }
+            Ok(Err(code)) => Err(GuestError::NoResponse(format!("{code:?}"))),
+            // The store was dropped, and the sender with it: the task says why.
+            Err(_) => match task.join().await {
+                Some(Ok(Err(error))) => Err(error),
+                Some(Ok(Ok(()))) => Err(GuestError::NoResponse("it returned without one".into())),
+                Some(Err(_)) | None => Err(GuestError::Trap("its task ended".into())),
+            },
+        }
+    }
+}
+
+fn classify(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits) -> GuestError {
+    if error.downcast_ref::<CpuDeadline>().is_some() {
+        return GuestError::CpuDeadline(limits.cpu_ms_max);
+    }
+    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        return GuestError::Full;
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => GuestError::Stack,
+        _ if memory_denied => GuestError::Memory(limits.memory_bytes_max),
+        Some(trap) => GuestError::Trap(trap.to_string()),
+        None => GuestError::Trap(format!("{error:#}")),
+    }
+}
+
+/// A caller that goes away before the head wants nothing any more: the guest ends with it.
+struct EndWithCaller<T>(Option<tokio::task::JoinHandle<T>>);
+
+impl<T> EndWithCaller<T> {
+    async fn join(&mut self) -> Option<Result<T, tokio::task::JoinError>> {
+        match &mut self.0 {
+            Some(task) => Some(task.await),
+            None => None,
+        }
+    }
+}
+
+impl<T> Drop for EndWithCaller<T> {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// The error a refused outgoing request gives to the guest.
+pub fn egress_denied() -> wasmtime_wasi_http::Error {
+    ErrorCode::HttpRequestDenied.into()
+}

@@ -1,0 +1,58 @@
+//! What went wrong in a guest, with the HTTP status and the stable code by which its owner finds it.
+
+use http::StatusCode;
+
+/// A request that a guest could not answer. Its neighbours never notice.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The guest trapped: a panic, an `unreachable`, an access out of bounds.
+    #[error("the app failed: {0}")]
+    Trap(String),
+    /// The guest asked for more memory than it may have, and then failed.
+    #[error("the app needed more than {0} bytes of memory and failed")]
+    Memory(u64),
+    /// The guest called itself too deeply.
+    #[error("the app ran out of stack; look for a recursion without an end")]
+    Stack,
+    /// The guest used up its CPU time.
+    #[error("the app used more than {0} ms of CPU time for one request")]
+    CpuDeadline(u64),
+    /// The guest took too long.
+    #[error("the app took longer than {0} ms for one request")]
+    WallDeadline(u64),
+    /// The guest ended without an answer, or with one that is no HTTP.
+    #[error("the app gave no valid answer: {0}")]
+    NoResponse(String),
+    /// What the app wrote could not be committed.
+    #[error("what the app wrote to its database could not be committed: {0}")]
+    Commit(String),
+    /// All instance slots of the host are taken.
+    #[error("this host runs as many instances as it may; try again in a moment")]
+    Full,
+}
+
+impl GuestError {
+    /// The HTTP status of the answer.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Trap(_) | Self::Memory(_) | Self::Stack | Self::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::CpuDeadline(_) | Self::WallDeadline(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoResponse(_) => StatusCode::BAD_GATEWAY,
+            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Trap(_) => "OS-BERT-50001",
+            Self::Memory(_) => "OS-BERT-50002",
+            Self::Stack => "OS-BERT-50003",
+            Self::Commit(_) => "OS-BERT-50004",
+            Self::NoResponse(_) => "OS-BERT-50201",
+            Self::Full => "OS-BERT-50301",
+            Self::WallDeadline(_) => "OS-BERT-50401",
+            Self::CpuDeadline(_) => "OS-BERT-50402",
+        }
+    }
+}
