@@ -2,7 +2,7 @@
 //!
 //! [`model`] mirrors the text of an app, key by key; its JSON Schema is what editors and generators
 //! check against. The compiler reads the text itself, because it needs a position for every word, so
-//! a test holds the two together. [`schema`] is what a migrator turns into tables.
+//! the two must be kept alike by hand until a test does. [`schema`] is what a migrator turns into tables.
 //!
 //! Types only: no logic that another crate could want to change.
 
