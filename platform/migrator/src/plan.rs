@@ -127,10 +127,6 @@ fn change_references(plan: &mut Plan, there: Option<&Table>, want: &Table) {
         plan.statements.push(format!("alter table {table} add constraint {name} foreign key ({column}) references {target} {action}"));
         plan.steps.push(format!("{}.{} refers to {}", want.name, new.column, new.references));
     }
-    for new in want.foreign_keys.iter().filter(|new| !old.iter().any(|old| old.column == new.column)) {
-        let name = quoted(&shortened(&format!("ref_{}_{}", want.name, new.column)));
-        plan.statements.push(format!("create index if not exists {name} on {table} ({})", quoted(&new.column)));
-    }
 }
 
 fn change_indexes(plan: &mut Plan, there: Option<&Table>, want: &Table) {

@@ -1,0 +1,72 @@
+//! `odeon-host compile`: a component becomes native code, in a process that limits itself.
+//!
+//! Compiling takes time and memory in proportion to its input, and the input comes from strangers. The build
+//! service and hosts both run this as a child: what goes wrong here goes wrong here.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use odeon_engine::wasmtime::component::Component;
+use odeon_engine::{App, Engine, Fits};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use serde_json::json;
+
+/// CPU time of the child, in seconds.
+const CPU_S_MAX: u64 = 60;
+/// Address space of the child, in bytes.
+const ADDRESS_BYTES_MAX: u64 = 8 << 30;
+/// How long a host waits for the child, in seconds.
+const WALL_S_MAX: u64 = 120;
+/// Exit status that says: the component is at fault.
+pub const REFUSED: u8 = 2;
+
+/// A component that this host's apps cannot be.
+#[derive(Debug)]
+pub struct Refused(pub String);
+
+/// What the child does. The answer for standard output, or why the component is refused.
+pub fn compile(input: &Path, output: &Path) -> Result<Result<String, Refused>> {
+    limit(Resource::Cpu, CPU_S_MAX)?;
+    limit(Resource::As, ADDRESS_BYTES_MAX)?;
+    let bytes = std::fs::read(input).with_context(|| format!("read {}", input.display()))?;
+    let engine = Engine::for_compiling().map_err(to_anyhow)?;
+    let component = match Component::new(engine.wasmtime(), &bytes) {
+        Ok(component) => component,
+        Err(error) => return Ok(Err(Refused(format!("the component cannot be compiled: {error:#}")))),
+    };
+    let linker = odeon_capabilities::linker(&engine).map_err(to_anyhow)?;
+    if let Err(error) = App::link(&linker, &component) {
+        return Ok(Err(Refused(format!("the component does not fit this host: {error:#}"))));
+    }
+    let native = component.serialize().map_err(to_anyhow)?;
+    std::fs::write(output, native).with_context(|| format!("write {}", output.display()))?;
+    let Fits { target, engine } = engine.fits();
+    Ok(Ok(json!({ "target": target, "engine": engine }).to_string()))
+}
+
+/// Runs the child from a host and gives the native code.
+pub(crate) async fn in_child(component: &[u8]) -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir().context("make a folder for the compiler")?;
+    let (input, output) = (folder.path().join("app.wasm"), folder.path().join("app.cwasm"));
+    tokio::fs::write(&input, component).await.context("hand the component to the compiler")?;
+    let mut command = tokio::process::Command::new(std::env::current_exe().context("find our own program")?);
+    command.arg("compile").arg("--in").arg(&input).arg("--out").arg(&output);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn().context("start the compiler")?.wait_with_output();
+    let done = tokio::time::timeout(Duration::from_secs(WALL_S_MAX), child).await;
+    let done = done.context("the compiler took too long")?.context("wait for the compiler")?;
+    if !done.status.success() {
+        bail!("the compiler failed ({}): {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
+    }
+    tokio::fs::read(&output).await.context("read the native code")
+}
+
+fn limit(resource: Resource, most: u64) -> Result<()> {
+    setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).context("limit the compiler")
+}
+
+pub(crate) fn to_anyhow(error: odeon_engine::wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}

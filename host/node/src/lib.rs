@@ -1,0 +1,157 @@
+//! A host: one process that runs many apps of a stage.
+//!
+//! Map: [`ingress`] takes requests, [`apps`] finds who answers, [`agent`] brings the host to its desired
+//! state, [`state`] is its disk, [`logins`] its way to databases, [`logs`] and [`metrics`] what it says,
+//! [`admin`] how it is asked, [`compile`] the child that makes native code.
+//!
+//! What must stay true: a host serves what it last knew when NATS, Platform and migrator are all away; it
+//! runs nothing whose digest and seal it did not check.
+
+mod admin;
+mod agent;
+mod apps;
+pub mod compile;
+mod ingress;
+mod logins;
+mod logs;
+mod metrics;
+mod problem;
+pub mod settings;
+mod state;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::{Client, ConnectOptions};
+use odeon_capabilities::Granted;
+use odeon_capabilities::sql::pool::Pools;
+use odeon_engine::wasmtime::component::Linker;
+use odeon_engine::{Engine, EngineSettings, State};
+use odeon_protocol::{TrustedKeys, subjects};
+use tokio::net::TcpListener;
+use tokio::sync::OnceCell;
+use tracing::info;
+
+use crate::agent::Agent;
+use crate::apps::Apps;
+use crate::compile::to_anyhow;
+use crate::logins::MigratorLogins;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::state::StateDir;
+
+/// Time between two looks for idle database connections, in seconds.
+const TIDY_S: u64 = 10;
+/// How long running requests may take to end when the host stops, in seconds.
+const STOP_S_MAX: u64 = 30;
+/// Routers need this long to send requests elsewhere when the host stops, in milliseconds.
+const LEAVE_MS: u64 = 1_500;
+/// Time between two looks whether the last request has ended, in milliseconds.
+const STOP_POLL_MS: u64 = 20;
+
+/// What the parts of a host share.
+pub(crate) struct Host {
+    pub(crate) settings: Settings,
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State<Granted>>,
+    pub(crate) apps: Apps,
+    pub(crate) pools: Arc<Pools<MigratorLogins>>,
+    pub(crate) state: Arc<StateDir>,
+    pub(crate) logs: Arc<Logs>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) client: Arc<OnceCell<Client>>,
+    ready: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl Host {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !self.is_stopping()
+    }
+    pub(crate) fn mark_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Runs a host until `shutdown` resolves, and then until its requests have ended.
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let trusted = tokio::fs::read(&settings.trusted_keys).await;
+    let trusted = trusted.with_context(|| format!("read {}", settings.trusted_keys.display()))?;
+    let trusted = TrustedKeys::from_json(&trusted)?;
+    let engine = Engine::new(EngineSettings::default()).map_err(to_anyhow).context("start the engine")?;
+    let linker = odeon_capabilities::linker(&engine).map_err(to_anyhow).context("link the capabilities")?;
+    let state = Arc::new(StateDir::open(&settings.state_dir)?);
+    let client = Arc::new(OnceCell::new());
+    let metrics = Arc::new(Metrics::new());
+    let (logs, lines) = Logs::new(settings.host.clone(), metrics.clone());
+    let logins = MigratorLogins { client: client.clone(), host: settings.host.clone(), state: state.clone() };
+    let pools = Arc::new(Pools::new(logins, settings.database_connections_max));
+    let host = Arc::new(Host {
+        settings,
+        engine,
+        linker,
+        apps: Apps::default(),
+        pools,
+        state,
+        logs,
+        metrics,
+        client,
+        ready: AtomicBool::new(false),
+        stopping: AtomicBool::new(false),
+    });
+    let settings = &host.settings;
+    let listener = listen(&settings.listen).await?;
+    let admin = listen(&settings.admin_listen).await?;
+    let address = settings.advertise.clone().map_or_else(|| listener.local_addr().map(|at| at.to_string()), Ok);
+    let (address, admin_address) = (address?, admin.local_addr()?.to_string());
+    info!(host = %settings.host, address, admin_address, "the host serves");
+
+    let agent = Agent::new(host.clone(), trusted);
+    agent.resume();
+    tokio::spawn(ingress::serve(host.clone(), listener));
+    tokio::spawn(admin::serve(host.clone(), admin));
+    tokio::spawn(tidy(host.clone()));
+    let options = ConnectOptions::with_credentials_file(&settings.credentials).await;
+    let nats = options
+        .with_context(|| format!("read {}", settings.credentials.display()))?
+        .name(&settings.host)
+        .custom_inbox_prefix(subjects::inbox(settings.host.as_str()))
+        .retry_on_initial_connect()
+        .connect(&settings.nats_url)
+        .await
+        .with_context(|| format!("connect to nats-server at {}", settings.nats_url))?;
+    let _ = host.client.set(nats.clone());
+    tokio::spawn(agent.clone().beat(nats.clone(), address, admin_address));
+    tokio::spawn(agent.clone().report(nats.clone()));
+    tokio::spawn(agent.follow(nats.clone()));
+    tokio::spawn(logs::publish(nats, settings.host.clone(), lines));
+
+    shutdown.await;
+    info!("stopping: running requests end first");
+    host.stopping.store(true, Ordering::Release);
+    let _ = tokio::time::timeout(Duration::from_secs(STOP_S_MAX), async {
+        tokio::time::sleep(Duration::from_millis(LEAVE_MS)).await;
+        while host.metrics.in_flight.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(STOP_POLL_MS)).await;
+        }
+    })
+    .await;
+    Ok(())
+}
+
+async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}; is the port in use?"))
+}
+
+async fn tidy(host: Arc<Host>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(TIDY_S)).await;
+        host.pools.tidy().await;
+    }
+}

@@ -1,0 +1,65 @@
+//! Prometheus metrics of a host. Labels are apps and outcomes: never a path, never a message.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Upper bounds of request times, in seconds: from what a small app takes to what a request may take.
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0];
+
+/// Labels of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Request {
+    pub(crate) app: String,
+    /// `2xx`, `3xx`, `4xx`, `5xx`.
+    pub(crate) class: &'static str,
+}
+
+/// All metrics.
+pub(crate) struct Metrics {
+    pub(crate) requests: Family<Request, Counter>,
+    pub(crate) seconds: Histogram,
+    pub(crate) in_flight: Gauge,
+    pub(crate) apps: Gauge,
+    pub(crate) log_lines_dropped: Counter<u64, AtomicU64>,
+    registry: Registry,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("odeon_host");
+        let requests = Family::default();
+        let seconds = Histogram::new(SECONDS);
+        let (in_flight, apps) = (Gauge::default(), Gauge::default());
+        let log_lines_dropped = Counter::default();
+        registry.register("requests", "Requests by app and class of status", requests.clone());
+        registry.register("request_seconds", "Time until the head of the response", seconds.clone());
+        registry.register("requests_in_flight", "Requests whose head was not sent yet", in_flight.clone());
+        registry.register("apps", "Apps that serve", apps.clone());
+        registry.register("log_lines_dropped", "Lines over an app's rate or the queue", log_lines_dropped.clone());
+        Self { requests, seconds, in_flight, apps, log_lines_dropped, registry }
+    }
+
+    pub(crate) fn encode(&self) -> String {
+        let mut out = String::new();
+        match text::encode(&mut out, &self.registry) {
+            Ok(()) => out,
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// The class of a status.
+pub(crate) fn class(status: http::StatusCode) -> &'static str {
+    match status.as_u16() {
+        ..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500.. => "5xx",
+    }
+}
