@@ -1,3 +1,37 @@
-//! The load balancer of a stage.
+//! `odeon-router`: the load balancer of a stage.
 
-fn main() {}
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use odeon_router::run;
+use odeon_router::settings::Settings;
+use tracing_subscriber::EnvFilter;
+
+/// The load balancer of a stage.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Settings file.
+    #[arg(long)]
+    config: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    rustix::thread::set_no_new_privs(true).context("give up new privileges")?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(run(Settings::read(&arguments.config)?, stop_signal()))
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut terminate), Ok(mut interrupt)) => {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        }
+        _ => std::future::pending().await,
+    }
+}

@@ -1,0 +1,85 @@
+//! The router: a stage's load balancer.
+//!
+//! Map: [`table`] knows which hosts serve which app, [`follow`] feeds it from NATS, [`proxy`] is the
+//! request path, [`serve`] the listeners.
+//!
+//! What must stay true: it routes by what it last knew when NATS is away; it never holds a body; a request is
+//! repeated only when the first try cannot have had an effect.
+
+mod follow;
+mod metrics;
+pub mod proxy;
+pub mod serve;
+pub mod settings;
+pub mod table;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::ConnectOptions;
+use odeon_protocol::{TrustedKeys, subjects};
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::follow::Follower;
+use crate::proxy::Proxy;
+use crate::settings::Settings;
+
+/// How long running requests may take to end when the router stops, in seconds.
+const STOP_S_MAX: u64 = 30;
+
+/// What the parts of a router share.
+pub(crate) struct Router {
+    pub(crate) settings: Settings,
+    pub(crate) proxy: Arc<Proxy>,
+    ready: AtomicBool,
+}
+
+impl Router {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+    pub(crate) fn mark_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+}
+
+/// Runs a router until `shutdown` resolves, and then until its requests have ended.
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let trusted = tokio::fs::read(&settings.trusted_keys).await;
+    let trusted = trusted.with_context(|| format!("read {}", settings.trusted_keys.display()))?;
+    let trusted = TrustedKeys::from_json(&trusted)?;
+    let router = Arc::new(Router { settings, proxy: Arc::default(), ready: AtomicBool::new(false) });
+    let settings = &router.settings;
+    let listener = listen(&settings.listen).await?;
+    let admin = listen(&settings.admin_listen).await?;
+    let (address, admin_address) = (listener.local_addr()?.to_string(), admin.local_addr()?.to_string());
+    info!(router = %settings.router, address, admin_address, "the router serves");
+
+    let follower = Follower::new(router.clone(), trusted);
+    follower.resume();
+    let stop = serve::Stop::default();
+    tokio::spawn(serve::users(router.proxy.clone(), listener, stop.clone()));
+    tokio::spawn(serve::admin(router.clone(), admin));
+    let options = ConnectOptions::with_credentials_file(&settings.credentials).await;
+    let client = options
+        .with_context(|| format!("read {}", settings.credentials.display()))?
+        .name(&settings.router)
+        .custom_inbox_prefix(subjects::inbox(settings.router.as_str()))
+        .retry_on_initial_connect()
+        .connect(&settings.nats_url)
+        .await
+        .with_context(|| format!("connect to nats-server at {}", settings.nats_url))?;
+    follower.run(&client, address, admin_address);
+
+    shutdown.await;
+    info!("stopping: running requests end first");
+    let _ = tokio::time::timeout(Duration::from_secs(STOP_S_MAX), stop.stop()).await;
+    Ok(())
+}
+
+async fn listen(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}; is the port in use?"))
+}

@@ -1,0 +1,302 @@
+//! The request path of the router: find the app, choose a replica, pass the request on, try another replica
+//! when nothing can have happened yet.
+//!
+//! A request is sent a second time only if the first try cannot have had an effect: the connection failed
+//! before a byte of the request was sent, or it is a GET or HEAD without a body and no byte of a response came.
+//! Bodies are passed on as streams, never held.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use crate::metrics::{Metrics, Request as RequestLabels, class};
+
+/// Header that carries a request's id.
+const REQUEST_ID: &str = "x-request-id";
+/// Longest request id that is taken over, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+/// Tries of one request, the first included.
+const TRIES_MAX: usize = 3;
+/// How long the head of a response may take, in seconds: longer than an app's own deadline.
+const HEAD_S_MAX: u64 = 65;
+/// How long connecting to a host may take, in seconds.
+const CONNECT_S_MAX: u64 = 2;
+/// A host whose connection failed is chosen last for this long, in milliseconds.
+const BACKOFF_MS: u64 = 1_000;
+/// Requests at once.
+const REQUESTS_MAX: usize = 8_192;
+/// Idle connections kept per host.
+const IDLE_CONNECTIONS_MAX: usize = 256;
+/// Headers that end at the next hop (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// A body on its way through.
+pub type PassedBody = BoxBody<Bytes, hyper::Error>;
+
+/// A host that serves an app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Where its ingress is.
+    pub address: Arc<str>,
+}
+
+/// The proxy.
+pub struct Proxy {
+    routes: RwLock<HashMap<String, Arc<Vec<Backend>>>>,
+    hosts: Mutex<HashMap<Arc<str>, Arc<HostLoad>>>,
+    client: Client<HttpConnector, PassedBody>,
+    places: Arc<Semaphore>,
+    pub(crate) metrics: Metrics,
+}
+
+#[derive(Default)]
+struct HostLoad {
+    in_flight: AtomicUsize,
+    failed_at: Mutex<Option<Instant>>,
+}
+
+impl HostLoad {
+    fn is_backing_off(&self) -> bool {
+        let failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_some_and(|at| at.elapsed() < Duration::from_millis(BACKOFF_MS))
+    }
+    fn note(&self, failed_at: Option<Instant>) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = failed_at;
+    }
+}
+
+enum Refusal {
+    UnknownApp(String),
+    NoReplica(String),
+    Overloaded,
+    Upstream,
+    Late,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(CONNECT_S_MAX)));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .retry_canceled_requests(false) // whether a request may be sent again is decided here
+            .build(connector);
+        Self {
+            routes: RwLock::default(),
+            hosts: Mutex::default(),
+            client,
+            places: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            metrics: Metrics::new(),
+        }
+    }
+}
+
+impl Proxy {
+    /// Replaces all routes.
+    pub fn install(&self, routes: HashMap<String, Vec<Backend>>) {
+        let routes = routes.into_iter().map(|(name, replicas)| (name, Arc::new(replicas))).collect();
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+    }
+
+    /// Answers one request. Every request gets an answer.
+    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<PassedBody> {
+        let id = request_id(request.headers());
+        let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
+        self.metrics.in_flight.inc();
+        let outcome = self.forward(request, &name, &id, peer).await;
+        self.metrics.in_flight.dec();
+        let known = !matches!(outcome, Err(Refusal::UnknownApp(_)));
+        let mut response = outcome.unwrap_or_else(|refusal| refuse(&refusal, &id));
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        let app = if known { name } else { String::new() };
+        self.metrics.requests.get_or_create(&RequestLabels { app, class: class(response.status()) }).inc();
+        response
+    }
+
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        name: &str,
+        id: &str,
+        peer: SocketAddr,
+    ) -> Result<Response<PassedBody>, Refusal> {
+        let replicas = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let replicas = replicas.ok_or_else(|| Refusal::UnknownApp(name.to_owned()))?;
+        let _place = self.places.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let (mut parts, body) = request.into_parts();
+        prepare(&mut parts.headers, &parts.uri, id, peer);
+        let repeatable = matches!(parts.method, Method::GET | Method::HEAD) && body.is_end_stream();
+        let mut body = Some(body);
+        let mut tried: Vec<Arc<str>> = Vec::new();
+        loop {
+            let Some((backend, load)) = self.choose(&replicas, &tried) else {
+                return Err(if tried.is_empty() { Refusal::NoReplica(name.to_owned()) } else { Refusal::Upstream });
+            };
+            tried.push(backend.address.clone());
+            let passed = match body.take() {
+                Some(body) if !repeatable => body.boxed(),
+                Some(_) | None => Empty::new().map_err(|never| match never {}).boxed(),
+            };
+            let mut request = Request::new(passed);
+            *request.method_mut() = parts.method.clone();
+            *request.headers_mut() = parts.headers.clone();
+            *request.uri_mut() = target(&backend, &parts.uri).ok_or(Refusal::Upstream)?;
+            let guard = InFlight::begin(&load);
+            let sent = tokio::time::timeout(Duration::from_secs(HEAD_S_MAX), self.client.request(request)).await;
+            drop(guard);
+            match sent {
+                Ok(Ok(response)) => {
+                    load.note(None);
+                    let (mut parts, body) = response.into_parts();
+                    HOP_BY_HOP.iter().for_each(|name| while parts.headers.remove(name).is_some() {});
+                    return Ok(Response::from_parts(parts, body.boxed()));
+                }
+                Ok(Err(error)) => {
+                    load.note(Some(Instant::now()));
+                    tracing::debug!(host = %backend.address, "{error:?}");
+                    // A body that went into a failed connect is gone: only a request without one can be repeated.
+                    if !repeatable || tried.len() >= TRIES_MAX {
+                        return Err(Refusal::Upstream);
+                    }
+                    self.metrics.retries.inc();
+                }
+                Err(_) => return Err(Refusal::Late),
+            }
+        }
+    }
+
+    /// The less loaded of two random replicas, those that just failed last.
+    fn choose(&self, replicas: &[Backend], tried: &[Arc<str>]) -> Option<(Backend, Arc<HostLoad>)> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let untried = replicas.iter().filter(|replica| !tried.contains(&replica.address));
+        let all: Vec<_> = untried
+            .map(|replica| (replica, hosts.entry(replica.address.clone()).or_default().clone()))
+            .collect();
+        let well: Vec<_> = all.iter().filter(|(_, load)| !load.is_backing_off()).cloned().collect();
+        let pool = if well.is_empty() { all } else { well };
+        if pool.is_empty() {
+            return None;
+        }
+        let (first, second) = (rand::random_range(0..pool.len()), rand::random_range(0..pool.len()));
+        let load = |at: usize| pool[at].1.in_flight.load(Ordering::Relaxed);
+        let at = if load(second) < load(first) { second } else { first };
+        Some((pool[at].0.clone(), pool[at].1.clone()))
+    }
+}
+
+struct InFlight<'a>(&'a HostLoad);
+
+impl<'a> InFlight<'a> {
+    fn begin(load: &'a HostLoad) -> Self {
+        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(load)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn target(backend: &Backend, uri: &Uri) -> Option<Uri> {
+    let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    Uri::builder().scheme("http").authority(&*backend.address).path_and_query(path).build().ok()
+}
+
+/// What the next hop sees: no header of this hop, and where the request came from.
+fn prepare(headers: &mut HeaderMap, uri: &Uri, id: &str, peer: SocketAddr) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    HOP_BY_HOP.iter().chain(&named).for_each(|name| while headers.remove(name).is_some() {});
+    if !headers.contains_key(header::HOST)
+        && let Some(host) = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    {
+        headers.insert(header::HOST, host);
+    }
+    let set = |headers: &mut HeaderMap, name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set(headers, REQUEST_ID, id);
+    set(headers, "x-forwarded-for", &peer.ip().to_string());
+    set(headers, "x-forwarded-proto", "http");
+    if !headers.contains_key("traceparent") {
+        let (trace, span) = (rand::random::<u128>() | 1, rand::random::<u64>() | 1);
+        set(headers, "traceparent", &format!("00-{trace:032x}-{span:016x}-00"));
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> String {
+    let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    match given {
+        Some(id) if !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX => id.to_owned(),
+        Some(_) | None => uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+/// The one place where a refusal becomes a response.
+fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
+    let (status, code, detail) = match refusal {
+        Refusal::UnknownApp(name) => {
+            (StatusCode::NOT_FOUND, "OS-RTR-40401", format!("no app `{name}` is deployed to this stage"))
+        }
+        Refusal::NoReplica(name) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50301", format!("no host serves `{name}` now; try again in a moment"))
+        }
+        Refusal::Overloaded => {
+            let detail = format!("{REQUESTS_MAX} requests are under way; try again in a moment");
+            (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50302", detail)
+        }
+        Refusal::Upstream => {
+            (StatusCode::BAD_GATEWAY, "OS-RTR-50201", "the host went away before it answered".to_owned())
+        }
+        Refusal::Late => (StatusCode::GATEWAY_TIMEOUT, "OS-RTR-50401", format!("the host did not answer within {HEAD_S_MAX} s")),
+    };
+    let body = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+        "errorCode": code,
+        "traceId": id,
+    });
+    let mut response = Response::new(Full::from(body.to_string()).map_err(|never| match never {}).boxed());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
