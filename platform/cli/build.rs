@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 fn main() -> io::Result<()> {
-    let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../guest-examples/expenses");
+    let root = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("cargo sets it"))
+        .join("../../guest-examples/expenses");
     println!("cargo:rerun-if-changed={}", root.display());
     let mut files = Vec::new();
     collect(&root, &mut files)?;
@@ -14,7 +15,8 @@ fn main() -> io::Result<()> {
     for file in files {
         let name = file.strip_prefix(&root).expect("collected below it").display().to_string();
         let path = fs::canonicalize(&file)?;
-        writeln!(text, "    ({name:?}, include_str!({:?})),", path.display().to_string()).expect("a String takes all");
+        writeln!(text, "    ({name:?}, include_str!({:?})),", path.display().to_string())
+            .expect("a String takes all");
     }
     text.push_str("]\n");
     fs::write(Path::new(&env::var("OUT_DIR").expect("cargo sets it")).join("expenses.rs"), text)

@@ -49,7 +49,10 @@ impl Capabilities for Granted {
             }
         };
         if let Err(error) = ended {
-            self.log.host_line("OS-BERT-50004", format!("what was written after the response's head is lost: {error:?}"));
+            self.log.host_line(
+                "OS-BERT-50004",
+                format!("what was written after the response's head is lost: {error:?}"),
+            );
         }
         self.sql.release().await;
     }

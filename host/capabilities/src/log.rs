@@ -87,7 +87,14 @@ impl RequestLog {
             let end = message.floor_char_boundary(LINE_BYTES_MAX);
             message.truncate(end);
         }
-        self.sink.take(Line { level, source, message, request_id: self.request_id.clone(), error_code, origin });
+        self.sink.take(Line {
+            level,
+            source,
+            message,
+            request_id: self.request_id.clone(),
+            error_code,
+            origin,
+        });
     }
 }
 

@@ -35,7 +35,9 @@ impl GuestError {
     /// The HTTP status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Trap(_) | Self::Memory(_) | Self::Stack | Self::Commit(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Trap(_) | Self::Memory(_) | Self::Stack | Self::Commit(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::CpuDeadline(_) | Self::WallDeadline(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::NoResponse(_) => StatusCode::BAD_GATEWAY,
             Self::Full => StatusCode::SERVICE_UNAVAILABLE,

@@ -18,8 +18,8 @@ use odeon_engine::artefact::{self, Verified};
 use odeon_engine::wasmtime::component::Component;
 use odeon_engine::{App, Fits};
 use odeon_protocol::{
-    AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus, Serving,
-    Signed, TrustedKeys, subjects,
+    AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
+    Serving, Signed, TrustedKeys, subjects,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, Semaphore};
@@ -146,8 +146,10 @@ impl Agent {
                     }
                     Err(error) => {
                         warn!(%app, %generation, "cannot serve: {error:#}");
-                        let failed =
-                            ReplicaState::Failed { code: "OS-BERT-50010".into(), message: format!("{error:#}") };
+                        let failed = ReplicaState::Failed {
+                            code: "OS-BERT-50010".into(),
+                            message: format!("{error:#}"),
+                        };
                         self.tell(&app, generation, failed);
                     }
                 }
@@ -175,7 +177,8 @@ impl Agent {
         let here = &self.host.settings;
         ensure!(claim.app == *app && claim.organization == here.organization, "the claim is another app's");
         let component = self.component(&claim).await?;
-        let linked = App::link(&self.host.linker, &component).map_err(to_anyhow).context("link the component")?;
+        let linked =
+            App::link(&self.host.linker, &component).map_err(to_anyhow).context("link the component")?;
         let instances = serving.limits.instances_max as usize;
         Ok(Served {
             id: app.clone(),
@@ -198,7 +201,8 @@ impl Agent {
             && (Fits { target: native.target.clone(), engine: native.engine.clone() }) == engine.fits()
         {
             let bytes = self.object(&native.digest).await?;
-            return blocking(move || artefact::load(&engine, Verified::vouch(&bytes)).map_err(to_anyhow)).await;
+            return blocking(move || artefact::load(&engine, Verified::vouch(&bytes)).map_err(to_anyhow))
+                .await;
         }
         info!(app = %claim.app, revision = %claim.revision, "no native code fits; compiling");
         let wasm = self.object(&claim.wasm).await?;
@@ -286,7 +290,12 @@ impl Agent {
         }
     }
 
-    async fn write_status(&self, bucket: &kv::Store, app: &AppId, status: Option<&ReplicaStatus>) -> Result<()> {
+    async fn write_status(
+        &self,
+        bucket: &kv::Store,
+        app: &AppId,
+        status: Option<&ReplicaStatus>,
+    ) -> Result<()> {
         let key = subjects::replica_key(&self.host.settings.host, app);
         let there = bucket.get(&key).await.context("read our status")?;
         match status {

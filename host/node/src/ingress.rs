@@ -112,10 +112,16 @@ async fn answer(host: &Host, request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-async fn run(host: &Host, served: &Served, request: Request<Incoming>, id: &str) -> Result<Response<Body>, Refusal> {
+async fn run(
+    host: &Host,
+    served: &Served,
+    request: Request<Incoming>,
+    id: &str,
+) -> Result<Response<Body>, Refusal> {
     let limits = &served.limits;
     let body_max = limits.request_body_bytes_max;
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|bytes: u64| bytes > body_max) {
         return Err(Refusal::TooLarge(body_max));
     }

@@ -108,7 +108,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let settings = &host.settings;
     let listener = listen(&settings.listen).await?;
     let admin = listen(&settings.admin_listen).await?;
-    let address = settings.advertise.clone().map_or_else(|| listener.local_addr().map(|at| at.to_string()), Ok);
+    let address =
+        settings.advertise.clone().map_or_else(|| listener.local_addr().map(|at| at.to_string()), Ok);
     let (address, admin_address) = (address?, admin.local_addr()?.to_string());
     info!(host = %settings.host, address, admin_address, "the host serves");
 

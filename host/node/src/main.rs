@@ -42,7 +42,8 @@ fn main() -> Result<ExitCode> {
     rustix::thread::set_no_new_privs(true).context("give up new privileges")?;
     match arguments.command {
         Command::Run { config } => {
-            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+            let filter =
+                EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
             tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let settings = Settings::read(&config)?;

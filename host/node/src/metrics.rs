@@ -41,7 +41,11 @@ impl Metrics {
         registry.register("request_seconds", "Time until the head of the response", seconds.clone());
         registry.register("requests_in_flight", "Requests whose head was not sent yet", in_flight.clone());
         registry.register("apps", "Apps that serve", apps.clone());
-        registry.register("log_lines_dropped", "Lines over an app's rate or the queue", log_lines_dropped.clone());
+        registry.register(
+            "log_lines_dropped",
+            "Lines over an app's rate or the queue",
+            log_lines_dropped.clone(),
+        );
         Self { requests, seconds, in_flight, apps, log_lines_dropped, registry }
     }
 

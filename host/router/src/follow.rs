@@ -11,7 +11,8 @@ use async_nats::jetstream::kv::{Entry, Operation};
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
 use odeon_protocol::{
-    AppId, DesiredApp, HostHeartbeat, ReplicaStatus, RouterHeartbeat, RouterStatus, Signed, TrustedKeys, subjects,
+    AppId, DesiredApp, HostHeartbeat, ReplicaStatus, RouterHeartbeat, RouterStatus, Signed, TrustedKeys,
+    subjects,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -127,13 +128,17 @@ impl Follower {
                     known.sealed.insert(app, sealed);
                 }
             }
-            Ok(desired) => warn!(app = %desired.app, stage = %desired.stage, "desired state of another stage refused"),
+            Ok(desired) => {
+                warn!(app = %desired.app, stage = %desired.stage, "desired state of another stage refused")
+            }
             Err(error) => warn!("desired state refused: {error}"),
         }
     }
 
     fn hear_replica(&self, entry: &Entry) {
-        let Some((host, app)) = entry.key.strip_prefix("host.").and_then(|key| key.split_once('.')) else { return };
+        let Some((host, app)) = entry.key.strip_prefix("host.").and_then(|key| key.split_once('.')) else {
+            return;
+        };
         let mut known = self.lock();
         if entry.operation == Operation::Put {
             if let Ok(status) = serde_json::from_slice::<ReplicaStatus>(&entry.value) {

@@ -28,7 +28,11 @@ impl Metrics {
         let (requests, retries, in_flight) = (Family::default(), Counter::default(), Gauge::default());
         registry.register("requests", "Requests by app and class of status", requests.clone());
         registry.register("retries", "Requests sent to a second replica", retries.clone());
-        registry.register("requests_in_flight", "Requests whose head was not passed on yet", in_flight.clone());
+        registry.register(
+            "requests_in_flight",
+            "Requests whose head was not passed on yet",
+            in_flight.clone(),
+        );
         Self { requests, retries, in_flight, registry }
     }
 

@@ -154,7 +154,11 @@ impl Proxy {
         let mut tried: Vec<Arc<str>> = Vec::new();
         loop {
             let Some((backend, load)) = self.choose(&replicas, &tried) else {
-                return Err(if tried.is_empty() { Refusal::NoReplica(name.to_owned()) } else { Refusal::Upstream });
+                return Err(if tried.is_empty() {
+                    Refusal::NoReplica(name.to_owned())
+                } else {
+                    Refusal::Upstream
+                });
             };
             tried.push(backend.address.clone());
             let passed = match body.take() {
@@ -166,7 +170,8 @@ impl Proxy {
             *request.headers_mut() = parts.headers.clone();
             *request.uri_mut() = target(&backend, &parts.uri).ok_or(Refusal::Upstream)?;
             let guard = InFlight::begin(&load);
-            let sent = tokio::time::timeout(Duration::from_secs(HEAD_S_MAX), self.client.request(request)).await;
+            let sent =
+                tokio::time::timeout(Duration::from_secs(HEAD_S_MAX), self.client.request(request)).await;
             drop(guard);
             match sent {
                 Ok(Ok(response)) => {
@@ -239,7 +244,8 @@ fn prepare(headers: &mut HeaderMap, uri: &Uri, id: &str, peer: SocketAddr) {
         .collect();
     HOP_BY_HOP.iter().chain(&named).for_each(|name| while headers.remove(name).is_some() {});
     if !headers.contains_key(header::HOST)
-        && let Some(host) = uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+        && let Some(host) =
+            uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
     {
         headers.insert(header::HOST, host);
     }
@@ -271,9 +277,11 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
         Refusal::UnknownApp(name) => {
             (StatusCode::NOT_FOUND, "OS-RTR-40401", format!("no app `{name}` is deployed to this stage"))
         }
-        Refusal::NoReplica(name) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50301", format!("no host serves `{name}` now; try again in a moment"))
-        }
+        Refusal::NoReplica(name) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "OS-RTR-50301",
+            format!("no host serves `{name}` now; try again in a moment"),
+        ),
         Refusal::Overloaded => {
             let detail = format!("{REQUESTS_MAX} requests are under way; try again in a moment");
             (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50302", detail)
@@ -281,7 +289,11 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
         Refusal::Upstream => {
             (StatusCode::BAD_GATEWAY, "OS-RTR-50201", "the host went away before it answered".to_owned())
         }
-        Refusal::Late => (StatusCode::GATEWAY_TIMEOUT, "OS-RTR-50401", format!("the host did not answer within {HEAD_S_MAX} s")),
+        Refusal::Late => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "OS-RTR-50401",
+            format!("the host did not answer within {HEAD_S_MAX} s"),
+        ),
     };
     let body = json!({
         "type": "about:blank",

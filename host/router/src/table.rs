@@ -71,7 +71,10 @@ impl Table {
     }
     /// What is worth keeping over a restart, besides sealed desired state.
     pub fn snapshot(&self) -> (Vec<HostHeartbeat>, Vec<ReplicaStatus>) {
-        (self.hosts.values().map(|heard| heard.beat.clone()).collect(), self.replicas.values().cloned().collect())
+        (
+            self.hosts.values().map(|heard| heard.beat.clone()).collect(),
+            self.replicas.values().cloned().collect(),
+        )
     }
     /// The routes of all apps, also of those that were removed: they have no replicas.
     pub fn routes(&self, now: Instant) -> Vec<Route> {
@@ -95,12 +98,16 @@ impl Table {
     }
 
     fn serves(&self, desired: &DesiredApp, placements: &[HostId], heard: &Heard) -> bool {
-        let Some(status) = self.replicas.get(&(desired.app.clone(), heard.beat.host.clone())) else { return false };
+        let Some(status) = self.replicas.get(&(desired.app.clone(), heard.beat.host.clone())) else {
+            return false;
+        };
         if status.incarnation != heard.beat.incarnation {
             return false; // it was started anew and has not said yet what it serves
         }
         match status.state {
-            ReplicaState::Ready => placements.contains(&status.host) || status.generation < desired.generation,
+            ReplicaState::Ready => {
+                placements.contains(&status.host) || status.generation < desired.generation
+            }
             ReplicaState::Loading | ReplicaState::Failed { .. } => status.serving.is_some(),
             ReplicaState::Draining => false,
         }
@@ -138,8 +145,11 @@ mod tests {
             egress_allow: Vec::new(),
             database: false,
         };
-        let state =
-            if placements.is_empty() { DesiredState::Removed } else { DesiredState::Serving(Box::new(serving)) };
+        let state = if placements.is_empty() {
+            DesiredState::Removed
+        } else {
+            DesiredState::Serving(Box::new(serving))
+        };
         DesiredApp {
             organization: ORGANIZATION.parse().unwrap(),
             stage: "test".parse().unwrap(),

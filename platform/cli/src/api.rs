@@ -116,15 +116,18 @@ impl Api {
             Ok(url) => url.trim_end_matches('/').to_owned(),
             Err(_) => match layout.status()? {
                 Some(status) => status.platform,
-                None => bail!("no Platform is running here; start one with `odeon up`, or set ODEON_URL and ODEON_TOKEN"),
+                None => bail!(
+                    "no Platform is running here; start one with `odeon up`, or set ODEON_URL and ODEON_TOKEN"
+                ),
             },
         };
         let token = match std::env::var("ODEON_TOKEN") {
             Ok(token) => token,
             Err(_) => {
                 let file = layout.token_file();
-                std::fs::read_to_string(&file)
-                    .with_context(|| format!("read the token in {}; are you the user who ran `odeon up`?", file.display()))?
+                std::fs::read_to_string(&file).with_context(|| {
+                    format!("read the token in {}; are you the user who ran `odeon up`?", file.display())
+                })?
             }
         };
         let client = Client::builder().no_proxy().build().context("start the HTTP client")?;
@@ -135,7 +138,10 @@ impl Api {
     pub(crate) async fn asset(&self, name: &str) -> Result<Asset> {
         let request = self.request(Method::GET, "/api/asset-repository/v1/assets").query(&[("name", name)]);
         let page: Page<Asset> = read(request).await?;
-        page.results.into_iter().next().with_context(|| format!("no app is called `{name}`; `odeon apps` lists them"))
+        page.results
+            .into_iter()
+            .next()
+            .with_context(|| format!("no app is called `{name}`; `odeon apps` lists them"))
     }
     /// All apps (the first hundred).
     pub(crate) async fn assets(&self) -> Result<Vec<Asset>> {
@@ -143,7 +149,9 @@ impl Api {
     }
     /// What is deployed where.
     pub(crate) async fn deployed(&self) -> Result<Vec<DeployedAsset>> {
-        Ok(read::<Page<DeployedAsset>>(self.request(Method::GET, "/api/portfolios/v2/deployed-assets")).await?.results)
+        Ok(read::<Page<DeployedAsset>>(self.request(Method::GET, "/api/portfolios/v2/deployed-assets"))
+            .await?
+            .results)
     }
     /// The stages.
     pub(crate) async fn environments(&self) -> Result<Vec<Environment>> {
@@ -151,7 +159,12 @@ impl Api {
     }
 
     /// Uploads a project or component and publishes it; gives the finished operation.
-    pub(crate) async fn publish(&self, upload: Vec<u8>, name: Option<&str>, message: &str) -> Result<Operation> {
+    pub(crate) async fn publish(
+        &self,
+        upload: Vec<u8>,
+        name: Option<&str>,
+        message: &str,
+    ) -> Result<Operation> {
         let request = self.request(Method::POST, "/api/asset-repository/v1/uploads").body(upload);
         let uploaded: Key = read(request).await?;
         let body = json!({ "uploadKey": uploaded.key, "name": name, "message": message });
@@ -159,13 +172,25 @@ impl Api {
     }
 
     /// Runs a deployment operation to its end.
-    pub(crate) async fn deploy(&self, operation: &str, asset: &Asset, revision: Option<u32>, stage: &str) -> Result<Operation> {
+    pub(crate) async fn deploy(
+        &self,
+        operation: &str,
+        asset: &Asset,
+        revision: Option<u32>,
+        stage: &str,
+    ) -> Result<Operation> {
         let body = json!({ "operation": operation, "assetKey": asset.key, "revision": revision, "environment": stage });
         self.operate("/api/deployments/v1/deployment-operations", &body).await
     }
 
     /// Log lines as they come.
-    pub(crate) async fn logs(&self, asset: &Asset, stage: &str, request_id: Option<&str>, follow: bool) -> Result<Response> {
+    pub(crate) async fn logs(
+        &self,
+        asset: &Asset,
+        stage: &str,
+        request_id: Option<&str>,
+        follow: bool,
+    ) -> Result<Response> {
         let mut query = vec![("assetKey", asset.key.as_str()), ("environment", stage)];
         if let Some(id) = request_id {
             query.push(("requestId", id));
@@ -173,7 +198,11 @@ impl Api {
         if follow {
             query.push(("follow", "true"));
         }
-        let request = self.client.get(format!("{}/api/monitoring/v1/logs", self.url)).bearer_auth(&self.token).query(&query);
+        let request = self
+            .client
+            .get(format!("{}/api/monitoring/v1/logs", self.url))
+            .bearer_auth(&self.token)
+            .query(&query);
         checked(request).await
     }
 
@@ -205,7 +234,11 @@ impl Api {
 }
 
 async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T> {
-    checked(request).await?.json().await.context("understand the Platform's answer; is it of another version?")
+    checked(request)
+        .await?
+        .json()
+        .await
+        .context("understand the Platform's answer; is it of another version?")
 }
 
 async fn checked(request: RequestBuilder) -> Result<Response> {

@@ -71,9 +71,9 @@ impl Layout {
     pub(crate) fn status(&self) -> Result<Option<Status>> {
         let path = self.status_file();
         match std::fs::read(&path) {
-            Ok(bytes) => {
-                Ok(Some(serde_json::from_slice(&bytes).with_context(|| format!("understand {}", path.display()))?))
-            }
+            Ok(bytes) => Ok(Some(
+                serde_json::from_slice(&bytes).with_context(|| format!("understand {}", path.display()))?,
+            )),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
         }

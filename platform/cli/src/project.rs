@@ -19,7 +19,8 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, String>> {
             bail!("{} holds no .yaml, .yml or .json file; `odeon new` makes an example", path.display());
         }
     } else {
-        let name = path.file_name().and_then(|name| name.to_str()).context("the file has no readable name")?;
+        let name =
+            path.file_name().and_then(|name| name.to_str()).context("the file has no readable name")?;
         files.insert(name.to_owned(), read_text(path)?);
     }
     let bytes: usize = files.values().map(String::len).sum();
@@ -33,7 +34,8 @@ fn read_folder(root: &Path, folder: &Path, depth: u32, files: &mut BTreeMap<Stri
     if depth > DEPTH_MAX {
         bail!("{} lies deeper than {DEPTH_MAX} folders", folder.display());
     }
-    let entries = std::fs::read_dir(folder).with_context(|| format!("read the folder {}", folder.display()))?;
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("read the folder {}", folder.display()))?;
     for entry in entries {
         let path = entry.with_context(|| format!("read the folder {}", folder.display()))?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));

@@ -49,7 +49,8 @@ pub fn place(spread: Spread, hosts: &[HostView], current: &[HostId]) -> Vec<Host
     candidates.sort_by(|a, b| a.id.cmp(&b.id));
     let others = {
         let held: BTreeSet<&HostId> = candidates.iter().map(|host| &host.id).collect();
-        let mut others: Vec<&HostView> = alive.values().copied().filter(|host| !held.contains(&host.id)).collect();
+        let mut others: Vec<&HostView> =
+            alive.values().copied().filter(|host| !held.contains(&host.id)).collect();
         others.sort_by(|a, b| (a.replicas, &a.id).cmp(&(b.replicas, &b.id)));
         others
     };

@@ -22,7 +22,8 @@ pub(crate) async fn credentials(migrator: &Migrator, subject: &str, payload: &[u
         .bind(request.app.as_str())
         .fetch_optional(&migrator.database)
         .await?;
-    let row = row.ok_or_else(|| Refusal::new("OS-MIG-40401", format!("app {} has no database here", request.app)))?;
+    let row =
+        row.ok_or_else(|| Refusal::new("OS-MIG-40401", format!("app {} has no database here", request.app)))?;
     let server = &migrator.settings.database;
     Ok(DatabaseLogin {
         host: server.host.clone(),
@@ -34,7 +35,8 @@ pub(crate) async fn credentials(migrator: &Migrator, subject: &str, payload: &[u
 }
 
 async fn is_placed(migrator: &Migrator, app: &AppId, host: &HostId) -> Result<bool> {
-    let bucket = migrator.jetstream.get_key_value(subjects::DESIRED_BUCKET).await.context("open desired state")?;
+    let bucket =
+        migrator.jetstream.get_key_value(subjects::DESIRED_BUCKET).await.context("open desired state")?;
     let Some(bytes) = bucket.get(subjects::desired_key(app)).await.context("read desired state")? else {
         return Ok(false);
     };
@@ -43,7 +45,9 @@ async fn is_placed(migrator: &Migrator, app: &AppId, host: &HostId) -> Result<bo
     let here = &migrator.settings;
     Ok(match desired.state {
         DesiredState::Serving(serving) => {
-            desired.stage == here.stage && desired.organization == here.organization && desired.app == *app
+            desired.stage == here.stage
+                && desired.organization == here.organization
+                && desired.app == *app
                 && serving.placements.contains(host)
         }
         DesiredState::Removed => false,

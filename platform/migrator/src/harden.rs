@@ -29,12 +29,18 @@ const STATEMENTS: [&str; 7] = [
 pub async fn harden(url: &str, admin: &str) -> Result<()> {
     let options: PgConnectOptions = url.parse().context("understand the database URL")?;
     let database = options.get_database().context("the URL names no database")?.to_owned();
-    let pool: PgPool =
-        PgPoolOptions::new().max_connections(1).connect_with(options).await.context("connect as superuser")?;
+    let pool: PgPool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .context("connect as superuser")?;
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     for statement in STATEMENTS {
         let sql = statement.replace("{database}", &quoted(&database)).replace("{admin}", &quoted(admin));
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.with_context(|| format!("run: {statement}"))?;
+        sqlx::query(sqlx::AssertSqlSafe(sql))
+            .execute(&pool)
+            .await
+            .with_context(|| format!("run: {statement}"))?;
     }
     pool.close().await;
     Ok(())

@@ -102,10 +102,11 @@ async fn answer(client: &Client, migrator: &Migrator, question: Message) {
         };
         reply_with(client, &question, &reply).await;
     } else {
-        let reply = match credentials::credentials(migrator, question.subject.as_str(), &question.payload).await {
-            Ok(login) => CredentialsReply::Granted(login),
-            Err(error) => CredentialsReply::Refused(told(error)),
-        };
+        let reply =
+            match credentials::credentials(migrator, question.subject.as_str(), &question.payload).await {
+                Ok(login) => CredentialsReply::Granted(login),
+                Err(error) => CredentialsReply::Refused(told(error)),
+            };
         reply_with(client, &question, &reply).await;
     }
 }
@@ -116,7 +117,10 @@ fn told(error: anyhow::Error) -> Refusal {
         Ok(refusal) => refusal,
         Err(error) => {
             warn!("{error:#}");
-            Refusal::new("OS-MIG-50001", "the migrator could not do this; its log has the cause. Nothing was changed")
+            Refusal::new(
+                "OS-MIG-50001",
+                "the migrator could not do this; its log has the cause. Nothing was changed",
+            )
         }
     }
 }

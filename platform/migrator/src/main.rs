@@ -40,7 +40,8 @@ fn main() -> Result<()> {
     rustix::thread::set_no_new_privs(true).context("give up new privileges")?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     match arguments.command {
         Command::Serve { config } => runtime.block_on(serve(Settings::read(&config)?, stop_signal())),
         Command::Harden { url, admin } => runtime.block_on(harden::harden(&url, &admin)),

@@ -10,9 +10,9 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row as _};
 use tracing::info;
 
+use crate::Migrator;
 use crate::plan::{Plan, plan};
 use crate::roles::{self, Names, run};
-use crate::Migrator;
 
 /// How long a statement waits for a lock, in milliseconds: longer would make every request behind it wait too.
 const LOCK_MS_MAX: u32 = 2_000;
@@ -29,10 +29,14 @@ const TRY_AGAIN: [&str; 3] = ["55P03", "40P01", "40001"];
 pub(crate) async fn migrate(migrator: &Migrator, payload: &[u8]) -> Result<Vec<String>> {
     let sealed: Signed<MigrateCommand> = serde_json::from_slice(payload)
         .map_err(|error| Refusal::new("OS-MIG-40001", format!("not a sealed migration: {error}")))?;
-    let command = sealed.open(&migrator.trusted).map_err(|error| Refusal::new("OS-MIG-40301", error.to_string()))?;
+    let command =
+        sealed.open(&migrator.trusted).map_err(|error| Refusal::new("OS-MIG-40301", error.to_string()))?;
     let here = &migrator.settings;
     if command.stage != here.stage || command.organization != here.organization {
-        bail!(Refusal::new("OS-MIG-40302", format!("this migration is meant for stage {}, not {}", command.stage, here.stage)));
+        bail!(Refusal::new(
+            "OS-MIG-40302",
+            format!("this migration is meant for stage {}, not {}", command.stage, here.stage)
+        ));
     }
     let want: Schema = match &command.schema {
         Some(schema) => serde_json::from_value(schema.clone())
@@ -48,7 +52,10 @@ pub(crate) async fn migrate(migrator: &Migrator, payload: &[u8]) -> Result<Vec<S
     match attempt(migrator, &command, &want).await {
         Err(error) if meets_lock(&error) => bail!(Refusal::new(
             "OS-DPL-40911",
-            format!("the tables of `{}` were locked in {TRIES_MAX} tries; nothing was changed. Deploy again when long transactions have ended", command.name),
+            format!(
+                "the tables of `{}` were locked in {TRIES_MAX} tries; nothing was changed. Deploy again when long transactions have ended",
+                command.name
+            ),
         )),
         done => done,
     }
@@ -59,7 +66,10 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
     let mut tx = migrator.database.begin().await.context("begin a migration")?;
     run(&mut tx, format!("set local lock_timeout = {LOCK_MS_MAX}")).await?;
     run(&mut tx, format!("set local statement_timeout = {STATEMENT_MS_MAX}")).await?;
-    sqlx::query("select pg_advisory_xact_lock(hashtext($1))").bind(command.app.as_str()).execute(&mut *tx).await?;
+    sqlx::query("select pg_advisory_xact_lock(hashtext($1))")
+        .bind(command.app.as_str())
+        .execute(&mut *tx)
+        .await?;
     let row = sqlx::query("select epoch, number, model from odeon.apps where app = $1")
         .bind(command.app.as_str())
         .fetch_optional(&mut *tx)
@@ -71,7 +81,10 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
                 number: u64::try_from(row.get::<i64, _>(1))?,
             };
             if command.generation < last {
-                let text = format!("generation {} is older than {last}, which was migrated already", command.generation);
+                let text = format!(
+                    "generation {} is older than {last}, which was migrated already",
+                    command.generation
+                );
                 bail!(Refusal::new("OS-MIG-40901", text));
             }
             (row.get::<Json<Schema>, _>(2).0, false)
@@ -90,15 +103,17 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
             .execute(&mut *tx)
             .await?;
     }
-    sqlx::query("update odeon.apps set name = $2, epoch = $3, number = $4, revision = $5, model = $6 where app = $1")
-        .bind(command.app.as_str())
-        .bind(command.name.as_str())
-        .bind(i32::try_from(command.generation.epoch)?)
-        .bind(i64::try_from(command.generation.number)?)
-        .bind(i32::try_from(command.revision.0)?)
-        .bind(Json(&after))
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query(
+        "update odeon.apps set name = $2, epoch = $3, number = $4, revision = $5, model = $6 where app = $1",
+    )
+    .bind(command.app.as_str())
+    .bind(command.name.as_str())
+    .bind(i32::try_from(command.generation.epoch)?)
+    .bind(i64::try_from(command.generation.number)?)
+    .bind(i32::try_from(command.revision.0)?)
+    .bind(Json(&after))
+    .execute(&mut *tx)
+    .await?;
     run_as_owner(&mut tx, &names, statements).await?;
     tx.commit().await.context("commit a migration")?;
     info!(app = %command.app, revision = %command.revision, steps = steps.len(), "migrated");
@@ -133,6 +148,7 @@ fn data_refusal(error: anyhow::Error, statement: &str) -> anyhow::Error {
 }
 
 fn meets_lock(error: &anyhow::Error) -> bool {
-    let code = error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>()?.as_database_error()?.code());
+    let code =
+        error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>()?.as_database_error()?.code());
     code.is_some_and(|code| TRY_AGAIN.contains(&code.as_ref()))
 }

@@ -36,13 +36,17 @@ pub fn plan(have: &Schema, want: &Schema) -> Result<Plan, Refusal> {
         change_indexes(&mut plan, there, table);
         write_records(&mut plan, table);
     }
-    for table in have.tables.iter().filter(|there| !want.tables.iter().any(|table| table.name == there.name)) {
+    for table in have.tables.iter().filter(|there| !want.tables.iter().any(|table| table.name == there.name))
+    {
         plan.steps.push(format!("entity {} left the model; its table stays", table.name));
     }
     if reasons.is_empty() {
         Ok(plan)
     } else {
-        Err(Refusal::new("OS-DPL-40910", format!("{}. Nothing was changed; the old revision keeps serving", reasons.join("; "))))
+        Err(Refusal::new(
+            "OS-DPL-40910",
+            format!("{}. Nothing was changed; the old revision keeps serving", reasons.join("; ")),
+        ))
     }
 }
 
@@ -66,10 +70,17 @@ fn change_table(plan: &mut Plan, there: &Table, want: &Table, reasons: &mut Vec<
     for column in &want.columns {
         match there.columns.iter().find(|old| old.name == column.name) {
             None => {
-                plan.statements.push(format!("alter table {} add column {}", quoted(name), column_definition(column)));
+                plan.statements.push(format!(
+                    "alter table {} add column {}",
+                    quoted(name),
+                    column_definition(column)
+                ));
                 plan.steps.push(format!("added attribute {name}.{}", column.name));
             }
-            Some(old) if !same_type(old.column_type, column.column_type) || old.auto_number != column.auto_number => {
+            Some(old)
+                if !same_type(old.column_type, column.column_type)
+                    || old.auto_number != column.auto_number =>
+            {
                 reasons.push(format!(
                     "attribute {name}.{} is {} in the database and cannot become {}: the running revision still uses it; add an attribute of another name",
                     column.name,
@@ -81,12 +92,14 @@ fn change_table(plan: &mut Plan, there: &Table, want: &Table, reasons: &mut Vec<
                 if old.default != column.default && !column.auto_number {
                     let default = default_clause(column).unwrap_or_else(|| "default null".to_owned());
                     let at = quoted(&column.name);
-                    plan.statements.push(format!("alter table {} alter column {at} set {default}", quoted(name)));
+                    plan.statements
+                        .push(format!("alter table {} alter column {at} set {default}", quoted(name)));
                     plan.steps.push(format!("changed the default of {name}.{}", column.name));
                 }
                 if !old.nullable && column.nullable {
                     let at = quoted(&column.name);
-                    plan.statements.push(format!("alter table {} alter column {at} drop not null", quoted(name)));
+                    plan.statements
+                        .push(format!("alter table {} alter column {at} drop not null", quoted(name)));
                 }
                 if old.nullable && !column.nullable {
                     // Rows of the running revision may be null: the stricter rule is the guest's to keep.
@@ -113,7 +126,10 @@ fn change_references(plan: &mut Plan, there: Option<&Table>, want: &Table) {
     let table = quoted(&want.name);
     let old = there.map_or(&[][..], |there| &there.foreign_keys);
     for gone in old.iter().filter(|gone| !want.foreign_keys.contains(gone)) {
-        plan.statements.push(format!("alter table {table} drop constraint if exists {}", quoted(&reference_name(want, gone))));
+        plan.statements.push(format!(
+            "alter table {table} drop constraint if exists {}",
+            quoted(&reference_name(want, gone))
+        ));
     }
     for new in want.foreign_keys.iter().filter(|new| !old.contains(new)) {
         let name = quoted(&reference_name(want, new));
@@ -124,7 +140,9 @@ fn change_references(plan: &mut Plan, there: Option<&Table>, want: &Table) {
             DeleteRule::Ignore => continue, // no constraint: rows may refer to nothing
         };
         let target = quoted(&new.references);
-        plan.statements.push(format!("alter table {table} add constraint {name} foreign key ({column}) references {target} {action}"));
+        plan.statements.push(format!(
+            "alter table {table} add constraint {name} foreign key ({column}) references {target} {action}"
+        ));
         plan.steps.push(format!("{}.{} refers to {}", want.name, new.column, new.references));
     }
 }
@@ -148,14 +166,19 @@ fn change_indexes(plan: &mut Plan, there: Option<&Table>, want: &Table) {
 fn write_records(plan: &mut Plan, table: &Table) {
     for record in &table.records {
         let columns: Vec<String> = table.columns.iter().map(|column| quoted(&column.name)).collect();
-        let values: Vec<String> = table.columns.iter().zip(record).map(|(column, value)| literal(column, value)).collect();
+        let values: Vec<String> =
+            table.columns.iter().zip(record).map(|(column, value)| literal(column, value)).collect();
         let updates: Vec<String> = table
             .columns
             .iter()
             .filter(|column| column.name != table.primary_key)
             .map(|column| format!("{0} = excluded.{0}", quoted(&column.name)))
             .collect();
-        let conflict = if updates.is_empty() { "nothing".to_owned() } else { format!("update set {}", updates.join(", ")) };
+        let conflict = if updates.is_empty() {
+            "nothing".to_owned()
+        } else {
+            format!("update set {}", updates.join(", "))
+        };
         plan.statements.push(format!(
             "insert into {} ({}) overriding system value values ({}) on conflict ({}) do {conflict}",
             quoted(&table.name),
@@ -263,7 +286,14 @@ mod tests {
     fn expense(columns: Vec<Column>) -> Schema {
         let id = Column { auto_number: true, ..column("Id", ColumnType::LongInteger) };
         let columns = std::iter::once(id).chain(columns).collect();
-        Schema { tables: vec![Table { name: "Expense".into(), columns, primary_key: "Id".into(), ..Table::default() }] }
+        Schema {
+            tables: vec![Table {
+                name: "Expense".into(),
+                columns,
+                primary_key: "Id".into(),
+                ..Table::default()
+            }],
+        }
     }
 
     #[test]

@@ -29,7 +29,11 @@ impl Names {
     pub fn of(organization: &OrganizationId, stage: &StageName, app: &AppId) -> Self {
         let digest = Digest::of(format!("{organization}/{stage}/{app}").as_bytes());
         let hash = &digest.as_str()[..HASH_DIGITS];
-        Self { schema: format!("app_{hash}"), owner: format!("odeon_owner_{hash}"), login: format!("odeon_app_{hash}") }
+        Self {
+            schema: format!("app_{hash}"),
+            owner: format!("odeon_owner_{hash}"),
+            login: format!("odeon_app_{hash}"),
+        }
     }
 }
 
@@ -62,7 +66,11 @@ pub async fn create(tx: &mut PgConnection, names: &Names) -> Result<String> {
         (owner, "nologin noinherit".to_owned()),
         (login, format!("login noinherit nocreatedb nocreaterole connection limit {LOGIN_CONNECTIONS_MAX}")),
     ] {
-        let verb = if sqlx::query(exists).bind(role).fetch_optional(&mut *tx).await?.is_some() { "alter" } else { "create" };
+        let verb = if sqlx::query(exists).bind(role).fetch_optional(&mut *tx).await?.is_some() {
+            "alter"
+        } else {
+            "create"
+        };
         run(tx, format!("{verb} role {role} {options}")).await?;
     }
     for statement in [
@@ -71,8 +79,12 @@ pub async fn create(tx: &mut PgConnection, names: &Names) -> Result<String> {
         format!("grant {owner} to current_user"),
         format!("create schema if not exists {schema} authorization {owner}"),
         format!("grant usage on schema {schema} to {login}"),
-        format!("alter default privileges for role {owner} in schema {schema} grant select, insert, update, delete on tables to {login}"),
-        format!("alter default privileges for role {owner} in schema {schema} grant usage on sequences to {login}"),
+        format!(
+            "alter default privileges for role {owner} in schema {schema} grant select, insert, update, delete on tables to {login}"
+        ),
+        format!(
+            "alter default privileges for role {owner} in schema {schema} grant usage on sequences to {login}"
+        ),
         format!("grant connect on database \"{}\" to {login}", database.replace('"', "\"\"")),
     ] {
         run(tx, statement).await?;
@@ -92,8 +104,11 @@ mod tests {
 
     #[test]
     fn names_fit_and_differ_by_stage() {
-        let (organization, app) = ("0b0f8a4e-0000-4000-8000-000000000001", "0b0f8a4e-0000-4000-8000-000000000002");
-        let of = |stage: &str| Names::of(&organization.parse().unwrap(), &stage.parse().unwrap(), &app.parse().unwrap());
+        let (organization, app) =
+            ("0b0f8a4e-0000-4000-8000-000000000001", "0b0f8a4e-0000-4000-8000-000000000002");
+        let of = |stage: &str| {
+            Names::of(&organization.parse().unwrap(), &stage.parse().unwrap(), &app.parse().unwrap())
+        };
         let names = of("development");
         assert!(names.owner.len() < 64 && names.login.len() < 64);
         assert_ne!(names.login, of("production").login);

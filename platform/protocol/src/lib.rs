@@ -19,7 +19,13 @@ pub mod signing;
 pub mod subjects;
 
 pub use desired::{Claim, DesiredApp, DesiredState, Limits, NativeArtefact, Serving};
-pub use ids::{AppId, AppName, Digest, Generation, HostId, IdError, OrganizationId, Revision, RouterId, StageName};
-pub use observed::{HostHeartbeat, LogLevel, LogLine, ReplicaState, ReplicaStatus, RouterHeartbeat, RouterStatus};
-pub use requests::{CredentialsReply, CredentialsRequest, DatabaseLogin, MigrateCommand, MigrateReply, Refusal};
+pub use ids::{
+    AppId, AppName, Digest, Generation, HostId, IdError, OrganizationId, Revision, RouterId, StageName,
+};
+pub use observed::{
+    HostHeartbeat, LogLevel, LogLine, ReplicaState, ReplicaStatus, RouterHeartbeat, RouterStatus,
+};
+pub use requests::{
+    CredentialsReply, CredentialsRequest, DatabaseLogin, MigrateCommand, MigrateReply, Refusal,
+};
 pub use signing::{KeyId, SealError, Signed, Signer, TrustedKeys};

@@ -76,7 +76,11 @@ pub struct DatabaseLogin {
 
 impl std::fmt::Debug for DatabaseLogin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DatabaseLogin({}@{}:{}/{}, password hidden)", self.user, self.host, self.port, self.database)
+        write!(
+            f,
+            "DatabaseLogin({}@{}:{}/{}, password hidden)",
+            self.user, self.host, self.port, self.database
+        )
     }
 }
 

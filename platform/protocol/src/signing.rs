@@ -162,8 +162,8 @@ impl TrustedKeys {
     }
     /// Reads a trust file: a JSON list of hexadecimal public keys.
     pub fn from_json(bytes: &[u8]) -> Result<Self, SealError> {
-        let keys: Vec<String> =
-            serde_json::from_slice(bytes).map_err(|source| SealError::Content { what: "trust file", source })?;
+        let keys: Vec<String> = serde_json::from_slice(bytes)
+            .map_err(|source| SealError::Content { what: "trust file", source })?;
         Self::from_hex(keys)
     }
 }

@@ -57,5 +57,5 @@ pub fn logs(app: &AppId, host: &HostId) -> String {
 }
 /// Inbox prefix of a host, router or migrator: nobody else in the account may listen there.
 pub fn inbox(name: &str) -> String {
-    format!("_INBOX_{name}")
+    format!("_INBOX.{name}")
 }

@@ -72,7 +72,10 @@ impl Keys {
                 let seed = HEXLOWER.decode(text.trim().as_bytes()).ok().and_then(|seed| seed.try_into().ok());
                 match seed {
                     Some(seed) => Signer::from_seed(&seed),
-                    None => bail!("{} is not a 32-byte hexadecimal seed; restore it from a backup", path.display()),
+                    None => bail!(
+                        "{} is not a 32-byte hexadecimal seed; restore it from a backup",
+                        path.display()
+                    ),
                 }
             }
             None => {
@@ -83,7 +86,9 @@ impl Keys {
         };
         let trusted = self.trusted_file();
         let mut keys: Vec<String> = match read_if_there(&trusted)? {
-            Some(text) => serde_json::from_str(&text).with_context(|| format!("read {}", trusted.display()))?,
+            Some(text) => {
+                serde_json::from_str(&text).with_context(|| format!("read {}", trusted.display()))?
+            }
             None => Vec::new(),
         };
         if !keys.contains(&signer.public()) {
@@ -131,6 +136,8 @@ pub fn write_private(path: &Path, content: &[u8]) -> Result<()> {
         .mode(0o600)
         .open(&temporary)
         .with_context(|| format!("create {}", temporary.display()))?;
-    file.write_all(content).and_then(|()| file.sync_all()).with_context(|| format!("write {}", path.display()))?;
+    file.write_all(content)
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("write {}", path.display()))?;
     fs::rename(&temporary, path).with_context(|| format!("put {} in place", path.display()))
 }

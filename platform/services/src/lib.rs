@@ -148,7 +148,12 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     let signer = keys.signer()?;
     let trusted = TrustedKeys::from_json(&tokio::fs::read(keys.trusted_file()).await?)?;
     let database = open_database(&settings.database_url).await?;
-    let organization = identity::store::ensure_organization(&database, &keys.organization(&settings.organization)?, &settings.organization).await?;
+    let organization = identity::store::ensure_organization(
+        &database,
+        &keys.organization(&settings.organization)?,
+        &settings.organization,
+    )
+    .await?;
     deployments::store::ensure_stages(&database, &organization, &settings.stages).await?;
     ensure_token(&database, &settings, &organization).await?;
     deployments::store::end_interrupted(&database).await?;
@@ -201,7 +206,8 @@ async fn ensure_token(database: &PgPool, settings: &Settings, organization: &Org
         return Ok(());
     }
     let expires_at = Utc::now() + chrono::Duration::days(FIRST_TOKEN_DAYS);
-    let token = identity::store::create_token(database, organization, "owner", &Scope::ALL, expires_at).await?;
+    let token =
+        identity::store::create_token(database, organization, "owner", &Scope::ALL, expires_at).await?;
     identity::store::audit(database, organization, "platform", "token.create", "owner", json!({})).await?;
     keys::write_private(&settings.token_file, token.as_bytes())
 }

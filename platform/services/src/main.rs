@@ -65,9 +65,13 @@ fn main() -> Result<()> {
         }
         Command::Openapi => print(&openapi()?),
         Command::Serve { config } => {
-            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+            let filter =
+                EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
             tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("start the runtime")?;
             runtime.block_on(serve(Settings::read(&config)?, stop_signal()))
         }
     }

@@ -34,7 +34,9 @@ pub struct Settings {
 impl Settings {
     /// Reads the file.
     pub fn read(path: &std::path::Path) -> Result<Self> {
-        let text = std::fs::read(path).with_context(|| format!("read the settings file {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("understand the settings file {}", path.display()))
+        let text =
+            std::fs::read(path).with_context(|| format!("read the settings file {}", path.display()))?;
+        serde_json::from_slice(&text)
+            .with_context(|| format!("understand the settings file {}", path.display()))
     }
 }

@@ -26,8 +26,8 @@ mod bindings {
     });
 }
 
-pub use bindings::odeon::sql::session::{Error, Rows, Value};
 use bindings::odeon::sql::session as wit;
+pub use bindings::odeon::sql::session::{Error, Rows, Value};
 
 impl wit::Host for Granted {
     async fn query(&mut self, sql: String, params: Vec<Value>) -> Result<Rows, Error> {

@@ -67,8 +67,14 @@ pub(crate) struct Pool {
 impl<L: Logins> Pools<L> {
     /// Pools that open `connections_max` connections at most.
     pub fn new(logins: L, connections_max: usize) -> Self {
-        let pools = Cache::builder().max_capacity(POOLS_MAX).time_to_idle(Duration::from_secs(IDLE_S_MAX)).build();
-        Self { pools, budget: Arc::new(Semaphore::new(connections_max)), share: (connections_max / SHARE).max(1), logins }
+        let pools =
+            Cache::builder().max_capacity(POOLS_MAX).time_to_idle(Duration::from_secs(IDLE_S_MAX)).build();
+        Self {
+            pools,
+            budget: Arc::new(Semaphore::new(connections_max)),
+            share: (connections_max / SHARE).max(1),
+            logins,
+        }
     }
 
     /// Closes what has been idle for too long; to be called now and then.
@@ -88,14 +94,20 @@ impl<L: Logins> Pools<L> {
             .pools
             .try_get_with(app.to_owned(), async {
                 let login = self.logins.login(app).await?;
-                Ok::<_, String>(Arc::new(Pool { login, idle: Mutex::default(), share: Arc::new(Semaphore::new(self.share)) }))
+                Ok::<_, String>(Arc::new(Pool {
+                    login,
+                    idle: Mutex::default(),
+                    share: Arc::new(Semaphore::new(self.share)),
+                }))
             })
             .await
             .map_err(unavailable)?;
         loop {
             let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             match idle {
-                Some(connection) if connection.is_usable() => return Ok(Taken { connection: Some(connection), pool }),
+                Some(connection) if connection.is_usable() => {
+                    return Ok(Taken { connection: Some(connection), pool });
+                }
                 Some(_) => {} // the server closed it meanwhile
                 None => break,
             }
@@ -146,16 +158,29 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    async fn open(login: &Login, permits: (OwnedSemaphorePermit, OwnedSemaphorePermit)) -> Result<Self, Error> {
-        let unavailable = |error: &dyn std::fmt::Display| Error::Unavailable(format!("the database cannot be reached: {error}"));
+    async fn open(
+        login: &Login,
+        permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    ) -> Result<Self, Error> {
+        let unavailable = |error: &dyn std::fmt::Display| {
+            Error::Unavailable(format!("the database cannot be reached: {error}"))
+        };
         let open = async {
-            let stream = TcpStream::connect((login.host.as_str(), login.port)).await.map_err(|error| unavailable(&error))?;
+            let stream = TcpStream::connect((login.host.as_str(), login.port))
+                .await
+                .map_err(|error| unavailable(&error))?;
             stream.set_nodelay(true).map_err(|error| unavailable(&error))?;
             let watch = Arc::new(Watch::default());
             let mut config = Config::new();
-            config.user(&login.user).password(&login.password).dbname(&login.database).application_name("odeon-app");
-            let (client, connection) =
-                config.connect_raw(Watched::new(stream, watch.clone()), NoTls).await.map_err(|error| unavailable(&error))?;
+            config
+                .user(&login.user)
+                .password(&login.password)
+                .dbname(&login.database)
+                .application_name("odeon-app");
+            let (client, connection) = config
+                .connect_raw(Watched::new(stream, watch.clone()), NoTls)
+                .await
+                .map_err(|error| unavailable(&error))?;
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!("a database connection ended: {error}");
@@ -164,7 +189,8 @@ impl Connection {
             Ok((client, watch))
         };
         let opened = tokio::time::timeout(Duration::from_secs(CONNECT_S_MAX), open).await;
-        let (client, watch) = opened.map_err(|_| unavailable(&format!("no answer within {CONNECT_S_MAX} s")))??;
+        let (client, watch) =
+            opened.map_err(|_| unavailable(&format!("no answer within {CONNECT_S_MAX} s")))??;
         let cancel = client.cancel_token();
         Ok(Self { client, watch, statements: Vec::new(), cancel, _permits: permits })
     }

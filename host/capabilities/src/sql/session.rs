@@ -69,10 +69,13 @@ impl Session {
     /// Makes what was written permanent.
     pub async fn commit(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        let failed = state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.transaction() == b'E');
+        let failed =
+            state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.transaction() == b'E');
         if state.in_transaction && failed {
             end(&mut state, "ROLLBACK").await?;
-            return Err(Error::Conflict("a statement of the transaction failed, so that it was rolled back".into()));
+            return Err(Error::Conflict(
+                "a statement of the transaction failed, so that it was rolled back".into(),
+            ));
         }
         end(&mut state, "COMMIT").await
     }
@@ -140,7 +143,11 @@ impl Session {
             let pools = self.pools.as_ref().ok_or_else(none)?;
             state.taken = Some(pools.take(&self.app).await?);
         }
-        state.taken.as_mut().and_then(Taken::get).ok_or_else(|| Error::Unavailable("the connection was closed".into()))
+        state
+            .taken
+            .as_mut()
+            .and_then(Taken::get)
+            .ok_or_else(|| Error::Unavailable("the connection was closed".into()))
     }
 }
 
@@ -156,7 +163,11 @@ async fn end(state: &mut Use, how: &str) -> Result<(), Error> {
     })
 }
 
-async fn run_statement(connection: &mut Connection, sql: &str, params: Vec<Value>) -> Result<(Rows, u64), Error> {
+async fn run_statement(
+    connection: &mut Connection,
+    sql: &str,
+    params: Vec<Value>,
+) -> Result<(Rows, u64), Error> {
     let params = params.into_iter().enumerate().map(|(at, value)| Parameter::encode(at, value));
     let params = params.collect::<Result<Vec<_>, _>>()?;
     let statement = connection.prepare(sql).await.map_err(|error| explain(&error))?;
@@ -168,7 +179,8 @@ async fn run_statement(connection: &mut Connection, sql: &str, params: Vec<Value
     let stream = connection.client.query_raw(&statement, &params).await.map_err(|error| explain(&error))?;
     let mut stream = std::pin::pin!(stream);
     let columns = statement.columns();
-    let mut rows = Rows { columns: columns.iter().map(|column| column.name().to_owned()).collect(), values: Vec::new() };
+    let mut rows =
+        Rows { columns: columns.iter().map(|column| column.name().to_owned()).collect(), values: Vec::new() };
     let mut count = 0;
     let mut refused = None;
     // A refused row does not end the reading: the connection must come to the end of the answer.
@@ -204,13 +216,18 @@ fn explain(error: &tokio_postgres::Error) -> Error {
     };
     let text = told.message().to_owned();
     match told.code() {
-        code if code.code().starts_with("23") => Error::Constraint(told.constraint().unwrap_or(&text).to_owned()),
-        &SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::LOCK_NOT_AVAILABLE => {
-            Error::Conflict(text)
+        code if code.code().starts_with("23") => {
+            Error::Constraint(told.constraint().unwrap_or(&text).to_owned())
         }
+        &SqlState::T_R_SERIALIZATION_FAILURE
+        | &SqlState::T_R_DEADLOCK_DETECTED
+        | &SqlState::LOCK_NOT_AVAILABLE => Error::Conflict(text),
         &SqlState::INSUFFICIENT_PRIVILEGE => Error::Denied(text),
         &SqlState::QUERY_CANCELED => Error::Limit(text),
-        code if code.code().starts_with("08") || code.code().starts_with("57") || code.code().starts_with("53") => {
+        code if code.code().starts_with("08")
+            || code.code().starts_with("57")
+            || code.code().starts_with("53") =>
+        {
             Error::Unavailable(text)
         }
         _ => Error::Invalid(text),

@@ -25,7 +25,8 @@ pub struct Parameter(Option<Vec<u8>>);
 impl Parameter {
     /// Encodes a value; fails for times that no calendar has.
     pub fn encode(at: usize, value: Value) -> Result<Self, Error> {
-        let out_of_range = |what: &str| Error::Invalid(format!("parameter ${}: the {what} is out of range", at + 1));
+        let out_of_range =
+            |what: &str| Error::Invalid(format!("parameter ${}: the {what} is out of range", at + 1));
         Ok(Self(match value {
             Value::Null => None,
             Value::Boolean(true) => Some(b"t".to_vec()),
@@ -35,7 +36,10 @@ impl Parameter {
             Value::Float64(number) => Some(number.to_string().into_bytes()),
             Value::Decimal(text) | Value::Text(text) => {
                 if text.contains('\0') {
-                    return Err(Error::Invalid(format!("parameter ${}: a text may not contain the character NUL", at + 1)));
+                    return Err(Error::Invalid(format!(
+                        "parameter ${}: a text may not contain the character NUL",
+                        at + 1
+                    )));
                 }
                 Some(text.into_bytes())
             }
@@ -60,7 +64,8 @@ impl Parameter {
                 Some(time.ok_or_else(|| out_of_range("time"))?.to_string().into_bytes())
             }
             Value::Timestamp(micros) => {
-                let at = DateTime::from_timestamp_micros(micros).ok_or_else(|| out_of_range("date and time"))?;
+                let at =
+                    DateTime::from_timestamp_micros(micros).ok_or_else(|| out_of_range("date and time"))?;
                 Some(at.naive_utc().to_string().into_bytes())
             }
         }))
@@ -115,15 +120,23 @@ pub fn decode(column: &str, column_type: &Type, raw: &Raw<'_>) -> Result<Value, 
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN | Type::JSON => {
             std::str::from_utf8(bytes).ok().map(|text| Value::Text(text.to_owned()))
         }
-        Type::JSONB => std::str::from_utf8(bytes.get(1..).unwrap_or_default()).ok().map(|text| Value::Text(text.to_owned())),
+        Type::JSONB => std::str::from_utf8(bytes.get(1..).unwrap_or_default())
+            .ok()
+            .map(|text| Value::Text(text.to_owned())),
         Type::UUID => fixed(bytes).map(|bytes| Value::Text(uuid(bytes))),
         Type::BYTEA => Some(Value::Bytes(bytes.to_vec())),
-        Type::DATE => fixed(bytes).map(|bytes| Value::Date(i32::from_be_bytes(bytes).saturating_add(EPOCH_DAYS))),
+        Type::DATE => {
+            fixed(bytes).map(|bytes| Value::Date(i32::from_be_bytes(bytes).saturating_add(EPOCH_DAYS)))
+        }
         Type::TIME => fixed(bytes).map(|bytes| Value::Time(i64::from_be_bytes(bytes))),
         Type::TIMESTAMP | Type::TIMESTAMPTZ => {
             fixed(bytes).map(|bytes| Value::Timestamp(i64::from_be_bytes(bytes).saturating_add(EPOCH_MICROS)))
         }
-        _ => return Err(Error::Invalid(format!("column `{column}` has the type {column_type}; cast it, for example to text"))),
+        _ => {
+            return Err(Error::Invalid(format!(
+                "column `{column}` has the type {column_type}; cast it, for example to text"
+            )));
+        }
     };
     value.ok_or_else(|| Error::Invalid(format!("column `{column}` of type {column_type} cannot be read")))
 }
@@ -203,7 +216,13 @@ mod tests {
         check(&[12, 5000], 0, true, 8, "-12.50000000");
         check(&[1], -1, false, 4, "0.0001");
         check(&[1], -2, false, 8, "0.00000001");
-        check(&[7, 9228, 1625, 1426, 4337, 5935, 4395, 336], 7, false, 0, "79228162514264337593543950336"[..].trim());
+        check(
+            &[7, 9228, 1625, 1426, 4337, 5935, 4395, 336],
+            7,
+            false,
+            0,
+            "79228162514264337593543950336"[..].trim(),
+        );
         check(&[1], 1, false, 0, "10000");
     }
 

@@ -101,13 +101,15 @@ impl Parser {
     fn begin(&mut self, watch: &Watch) -> io::Result<()> {
         let [kind, length @ ..] = self.header;
         let length = u32::from_be_bytes(length);
-        let body = length.checked_sub(4).ok_or_else(|| refuse("the server sent a malformed message".to_owned()))?;
+        let body =
+            length.checked_sub(4).ok_or_else(|| refuse("the server sent a malformed message".to_owned()))?;
         if length > MESSAGE_BYTES_MAX {
             return Err(refuse(format!("limit: a row may have {MESSAGE_BYTES_MAX} bytes, not {length}")));
         }
         match kind {
             b'D' => {
-                let total = watch.result_bytes.fetch_add(u64::from(length), Ordering::AcqRel) + u64::from(length);
+                let total =
+                    watch.result_bytes.fetch_add(u64::from(length), Ordering::AcqRel) + u64::from(length);
                 if total > RESULT_BYTES_MAX {
                     return Err(refuse(format!("limit: a result may have {RESULT_BYTES_MAX} bytes")));
                 }
@@ -137,7 +139,11 @@ fn refuse(why: String) -> io::Error {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if let Poll::Ready(Ok(())) = read {
@@ -171,7 +177,9 @@ mod tests {
 
     #[test]
     fn state_and_tags_are_seen_however_the_bytes_are_cut() {
-        let bytes = [message(b'C', b"SELECT 1\0"), message(b'Z', b"T"), message(b'C', b"SET\0"), message(b'Z', b"I")].concat();
+        let bytes =
+            [message(b'C', b"SELECT 1\0"), message(b'Z', b"T"), message(b'C', b"SET\0"), message(b'Z', b"I")]
+                .concat();
         for cut in 1..bytes.len() {
             let (watch, mut parser) = (Watch::default(), Parser::default());
             parser.feed(&bytes[..cut], &watch).unwrap();

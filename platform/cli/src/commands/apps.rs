@@ -13,7 +13,10 @@ pub(crate) async fn apps(layout: &Layout, json: bool) -> Result<ExitCode> {
     let api = Api::connect(layout)?;
     let (assets, deployed, stages) = (api.assets().await?, api.deployed().await?, api.environments().await?);
     let serving = |key: &str, stage: &str| {
-        deployed.iter().find(|found| found.asset_key == key && found.environment == stage).map(|found| found.revision)
+        deployed
+            .iter()
+            .find(|found| found.asset_key == key && found.environment == stage)
+            .map(|found| found.revision)
     };
     if json {
         let apps: Vec<_> = assets
@@ -33,9 +36,11 @@ pub(crate) async fn apps(layout: &Layout, json: bool) -> Result<ExitCode> {
         say("no apps yet: `odeon new expenses`, then `odeon publish expenses/`");
     }
     for asset in &assets {
-        let mut line = format!("{:<24} {:<10} latest {:<5}", asset.name, asset.kind, asset.latest_revision.unwrap_or(0));
+        let mut line =
+            format!("{:<24} {:<10} latest {:<5}", asset.name, asset.kind, asset.latest_revision.unwrap_or(0));
         for stage in &stages {
-            let revision = serving(&asset.key, &stage.name).map_or("-".to_owned(), |revision| revision.to_string());
+            let revision =
+                serving(&asset.key, &stage.name).map_or("-".to_owned(), |revision| revision.to_string());
             line.push_str(&format!(" {} {revision:<4}", stage.name));
         }
         say(line.trim_end());

@@ -20,7 +20,13 @@ pub(crate) async fn undeploy(layout: &Layout, app: &str, stage: &str) -> Result<
     run(layout, "Undeploy", app, None, stage).await
 }
 
-async fn run(layout: &Layout, operation: &str, app: &str, revision: Option<u32>, stage: &str) -> Result<ExitCode> {
+async fn run(
+    layout: &Layout,
+    operation: &str,
+    app: &str,
+    revision: Option<u32>,
+    stage: &str,
+) -> Result<ExitCode> {
     let api = Api::connect(layout)?;
     let asset = api.asset(app).await?;
     let done = api.deploy(operation, &asset, revision, stage).await?;

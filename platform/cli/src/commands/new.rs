@@ -26,13 +26,20 @@ pub(crate) fn new(folder: &Path) -> Result<ExitCode> {
         let text = text.replace(NAME_LINE, &format!("app: {name}"));
         std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
     }
-    say(format_args!("made {}: the app `{name}`. Next: odeon publish {}", folder.display(), folder.display()));
+    say(format_args!(
+        "made {}: the app `{name}`. Next: odeon publish {}",
+        folder.display(),
+        folder.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
 /// `travel-costs` becomes `TravelCosts`.
 fn app_name(folder: &Path) -> Result<AppName> {
-    let base = folder.file_name().and_then(|name| name.to_str()).context("name a folder, such as `odeon new expenses`")?;
+    let base = folder
+        .file_name()
+        .and_then(|name| name.to_str())
+        .context("name a folder, such as `odeon new expenses`")?;
     let name: String = base
         .split(|c: char| !c.is_ascii_alphanumeric())
         .filter(|word| !word.is_empty())

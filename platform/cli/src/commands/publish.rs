@@ -34,7 +34,10 @@ pub(crate) async fn publish(layout: &Layout, arguments: PublishArguments) -> Res
     if path.extension().is_some_and(|ending| ending == "wasm") {
         let bytes = std::fs::metadata(&path).with_context(|| format!("read {}", path.display()))?.len();
         if bytes > COMPONENT_BYTES_MAX {
-            bail!("{} has {bytes} bytes; a component may have {COMPONENT_BYTES_MAX} (64 MiB)", path.display());
+            bail!(
+                "{} has {bytes} bytes; a component may have {COMPONENT_BYTES_MAX} (64 MiB)",
+                path.display()
+            );
         }
         if name.is_none() {
             bail!("a component needs a name: odeon publish {} --name Hello", path.display());

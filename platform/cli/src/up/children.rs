@@ -130,7 +130,10 @@ impl Children {
                 continue; // it has ended by itself
             }
             if tokio::time::timeout(Duration::from_secs(STOP_S_MAX), child.wait()).await.is_err() {
-                progress(format_args!("{} did not end within {STOP_S_MAX} s and is killed", running.recipe.name));
+                progress(format_args!(
+                    "{} did not end within {STOP_S_MAX} s and is killed",
+                    running.recipe.name
+                ));
                 let _ = child.kill().await;
             }
         }

@@ -101,9 +101,17 @@ async fn run(layout: &Layout, arguments: UpArguments, children: &mut Children) -
 
     progress("nats-server");
     let keys = layout.path("run/keys");
-    let said = site.run_as.run(&site.binary("odeon-platform"), &["init".as_ref(), "--keys".as_ref(), keys.as_os_str()])?;
+    let said = site
+        .run_as
+        .run(&site.binary("odeon-platform"), &["init".as_ref(), "--keys".as_ref(), keys.as_os_str()])?;
     let operator: nats::Operator = serde_json::from_str(&said).context("understand `odeon-platform init`")?;
-    children.start(nats::prepare(layout, &site.run_as, nats_program, &operator, site.ports.of("nats-server"))?)?;
+    children.start(nats::prepare(
+        layout,
+        &site.run_as,
+        nats_program,
+        &operator,
+        site.ports.of("nats-server"),
+    )?)?;
     unless_fallen(children, wait_for_port(site.ports.of("nats-server"))).await?;
 
     progress("Platform");
@@ -274,7 +282,8 @@ fn tail(log: &Path) -> String {
 }
 
 async fn wait_for_port(port: u16) -> Result<()> {
-    poll(&format!("port {port}"), async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await
+    poll(&format!("port {port}"), async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+        .await
 }
 
 async fn wait_for_url(url: &str) -> Result<()> {
@@ -301,7 +310,8 @@ async fn poll(what: &str, mut answers: impl AsyncFnMut() -> bool) -> Result<()> 
 
 fn write_status(site: &Site<'_>, status: &Status) -> Result<()> {
     let (file, new) = (site.layout.status_file(), site.layout.path("status.new"));
-    std::fs::write(&new, serde_json::to_vec_pretty(status)?).with_context(|| format!("write {}", new.display()))?;
+    std::fs::write(&new, serde_json::to_vec_pretty(status)?)
+        .with_context(|| format!("write {}", new.display()))?;
     std::fs::rename(&new, &file).with_context(|| format!("put {} in place", file.display()))
 }
 
@@ -327,7 +337,9 @@ async fn detach(layout: &Layout, arguments: &UpArguments) -> Result<ExitCode> {
     let output = File::create(&log).with_context(|| format!("open {}", log.display()))?;
     let mut command = Command::new("setsid");
     command.arg(std::env::current_exe().context("find our own program")?);
-    command.args(["--data".as_ref(), layout.root.as_os_str(), "up".as_ref(), "--port-base".as_ref()] as [&OsStr; 4]);
+    command
+        .args(["--data".as_ref(), layout.root.as_os_str(), "up".as_ref(), "--port-base".as_ref()]
+            as [&OsStr; 4]);
     command.arg(arguments.port_base.to_string());
     if arguments.no_sample {
         command.arg("--no-sample");
@@ -359,7 +371,8 @@ pub(crate) async fn down(layout: &Layout) -> Result<ExitCode> {
         progress("`odeon up` had been killed; its processes ended with it");
         return Ok(ExitCode::SUCCESS);
     }
-    let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw).context("the status file names no process")?;
+    let pid =
+        i32::try_from(status.pid).ok().and_then(Pid::from_raw).context("the status file names no process")?;
     kill_process(pid, Signal::TERM).with_context(|| format!("ask process {} to stop", status.pid))?;
     let deadline = Instant::now() + Duration::from_secs(DOWN_S_MAX);
     while lock(layout).is_err() {

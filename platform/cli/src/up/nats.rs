@@ -26,7 +26,13 @@ pub(crate) struct Operator {
 }
 
 /// Writes the configuration and tells how to start the server.
-pub(crate) fn prepare(layout: &Layout, run_as: &RunAs, program: PathBuf, operator: &Operator, port: u16) -> Result<Recipe> {
+pub(crate) fn prepare(
+    layout: &Layout,
+    run_as: &RunAs,
+    program: PathBuf,
+    operator: &Operator,
+    port: u16,
+) -> Result<Recipe> {
     let folder = layout.path("run/nats");
     run_as.own_folder(&folder)?;
     let config = folder.join("nats.conf");

@@ -22,7 +22,9 @@ impl Ports {
     /// The ports in `file`, all free now; or free ones from `base` on, which `file` then keeps.
     pub(crate) fn choose(file: &Path, names: &[String], base: u16) -> Result<Self> {
         let mut ports: BTreeMap<String, u16> = match std::fs::read(file) {
-            Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("understand {}", file.display()))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).with_context(|| format!("understand {}", file.display()))?
+            }
             Err(_) => BTreeMap::new(),
         };
         for (name, port) in &ports {
@@ -42,7 +44,10 @@ impl Ports {
             let first = next;
             while !is_free(next) || ports.values().any(|port| *port == next) {
                 next = next.checked_add(1).filter(|next| next - base < TRIES_MAX).with_context(|| {
-                    format!("no free port between {base} and {}; say where with --port-base", base.saturating_add(TRIES_MAX))
+                    format!(
+                        "no free port between {base} and {}; say where with --port-base",
+                        base.saturating_add(TRIES_MAX)
+                    )
                 })?;
             }
             if next != first && !is_free(first) {

@@ -108,7 +108,8 @@ impl Postgres {
             match self.connect("postgres").await {
                 Ok(client) => return Ok(client),
                 Err(error) if Instant::now() > deadline => {
-                    return Err(error).with_context(|| format!("PostgreSQL took no connection within {START_S_MAX} s"));
+                    return Err(error)
+                        .with_context(|| format!("PostgreSQL took no connection within {START_S_MAX} s"));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(POLL_MS)).await,
             }
@@ -116,9 +117,15 @@ impl Postgres {
     }
 
     /// Makes a database with an owner of its own, unless it is there. `role_options` are the owner's.
-    pub(crate) async fn ensure(&self, client: &Client, database: &Database, role_options: &str) -> Result<()> {
+    pub(crate) async fn ensure(
+        &self,
+        client: &Client,
+        database: &Database,
+        role_options: &str,
+    ) -> Result<()> {
         let Database { name, owner, password } = database;
-        let has_role = client.query_opt("select 1 from pg_roles where rolname = $1", &[owner]).await?.is_some();
+        let has_role =
+            client.query_opt("select 1 from pg_roles where rolname = $1", &[owner]).await?.is_some();
         let verb = if has_role { "alter" } else { "create" };
         client
             .batch_execute(&format!("{verb} role {owner} login {role_options} password '{password}'"))
@@ -128,7 +135,9 @@ impl Postgres {
             let sql = format!("create database {name} owner {owner}");
             client.batch_execute(&sql).await.with_context(|| format!("create the database {name}"))?;
         }
-        let sql = format!("revoke all on database {name} from public; revoke connect on database postgres from public");
+        let sql = format!(
+            "revoke all on database {name} from public; revoke connect on database postgres from public"
+        );
         client.batch_execute(&sql).await.with_context(|| format!("close the database {name} to others"))
     }
 
@@ -171,7 +180,10 @@ fn find_binaries() -> Result<PathBuf> {
     match found.pop() {
         Some((version, folder)) if version >= VERSION_MIN => Ok(folder),
         Some((version, folder)) => {
-            bail!("{} is PostgreSQL {version}; version {VERSION_MIN} or newer is needed: sudo apt-get install postgresql", folder.display())
+            bail!(
+                "{} is PostgreSQL {version}; version {VERSION_MIN} or newer is needed: sudo apt-get install postgresql",
+                folder.display()
+            )
         }
         None => bail!("PostgreSQL is not installed: sudo apt-get install postgresql"),
     }
@@ -179,7 +191,8 @@ fn find_binaries() -> Result<PathBuf> {
 
 /// The programs on PATH, with their version, for machines that are not Debian's.
 fn on_path() -> Option<(u32, PathBuf)> {
-    let folder = std::env::split_paths(&std::env::var_os("PATH")?).find(|folder| folder.join("postgres").exists())?;
+    let folder =
+        std::env::split_paths(&std::env::var_os("PATH")?).find(|folder| folder.join("postgres").exists())?;
     let said = Command::new(folder.join("postgres")).arg("--version").output().ok()?;
     Some((major_version(&String::from_utf8_lossy(&said.stdout))?, folder))
 }
@@ -192,7 +205,10 @@ fn major_version(text: &str) -> Option<u32> {
 /// Finds a program next to ours, then on PATH.
 pub(crate) fn find_program(name: &str, beside: &Path) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::iter::once(beside.to_owned()).chain(std::env::split_paths(&path)).map(|folder| folder.join(name)).find(|file| file.is_file())
+    std::iter::once(beside.to_owned())
+        .chain(std::env::split_paths(&path))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
 }
 
 #[cfg(test)]

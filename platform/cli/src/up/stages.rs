@@ -29,7 +29,10 @@ const DATABASE_CONNECTIONS_MAX: u32 = 50;
 
 /// Where users reach each stage.
 pub(crate) fn urls(site: &Site<'_>) -> BTreeMap<String, String> {
-    STAGES.iter().map(|stage| (stage.name.to_owned(), format!("http://{}", router_address(site, stage)))).collect()
+    STAGES
+        .iter()
+        .map(|stage| (stage.name.to_owned(), format!("http://{}", router_address(site, stage))))
+        .collect()
 }
 
 fn router_address(site: &Site<'_>, stage: &StagePlan) -> String {
@@ -46,7 +49,8 @@ pub(crate) async fn recipes(
 ) -> Result<Vec<Recipe>> {
     let name = stage.name;
     let password = secret(site.layout, &site.run_as, &format!("migrator-{name}"))?;
-    let database = Database { name: format!("stage_{name}"), owner: format!("odeon_migrator_{name}"), password };
+    let database =
+        Database { name: format!("stage_{name}"), owner: format!("odeon_migrator_{name}"), password };
     postgres.ensure(client, &database, "createrole").await?;
     harden(site, postgres, &database)?;
 
@@ -57,9 +61,7 @@ pub(crate) async fn recipes(
         site.run_as.own_folder(&folder)?;
         Ok(folder)
     };
-    let common = |credentials: &Path| {
-        json!({ "organization": organization, "stage": name, "nats_url": nats_url, "credentials": credentials, "trusted_keys": trusted_keys })
-    };
+    let common = |credentials: &Path| json!({ "organization": organization, "stage": name, "nats_url": nats_url, "credentials": credentials, "trusted_keys": trusted_keys });
     site.run_as.own_folder(&site.layout.path(format!("run/stages/{name}")))?;
 
     let mut recipes = Vec::new();
@@ -90,7 +92,8 @@ pub(crate) async fn recipes(
     let recipe = site.recipe(&format!("stages/{name}/router-{router}"), "odeon-router", "", &settings)?;
     recipes.push(Recipe { address: Some(address), ..recipe });
     for recipe in &mut recipes {
-        recipe.name = if recipe.name == "migrator" { format!("{name}-migrator") } else { recipe.name.clone() };
+        recipe.name =
+            if recipe.name == "migrator" { format!("{name}-migrator") } else { recipe.name.clone() };
     }
     Ok(recipes)
 }
@@ -115,7 +118,9 @@ fn organization(site: &Site<'_>) -> Result<String> {
     let text = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     let ids: BTreeMap<String, String> =
         serde_json::from_slice(&text).with_context(|| format!("understand {}", file.display()))?;
-    ids.get(ORGANIZATION).cloned().with_context(|| format!("{} does not name `{ORGANIZATION}`", file.display()))
+    ids.get(ORGANIZATION)
+        .cloned()
+        .with_context(|| format!("{} does not name `{ORGANIZATION}`", file.display()))
 }
 
 /// NATS credentials of a process, made once.

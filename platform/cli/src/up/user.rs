@@ -65,9 +65,8 @@ impl RunAs {
     pub(crate) fn own(&self, path: &Path) -> Result<()> {
         match self {
             Self::Ourselves => Ok(()),
-            Self::User { uid, gid } => {
-                chown(path, Some(*uid), Some(*gid)).with_context(|| format!("give {} to the user `{USER}`", path.display()))
-            }
+            Self::User { uid, gid } => chown(path, Some(*uid), Some(*gid))
+                .with_context(|| format!("give {} to the user `{USER}`", path.display())),
         }
     }
 

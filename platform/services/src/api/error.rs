@@ -46,7 +46,11 @@ impl ApiError {
         Self { status: StatusCode::FORBIDDEN, code: "OS-IDCO-40301", detail }
     }
     pub(crate) fn not_found(code: &'static str, what: impl std::fmt::Display) -> Self {
-        Self { status: StatusCode::NOT_FOUND, code, detail: format!("{what} does not exist in this organization") }
+        Self {
+            status: StatusCode::NOT_FOUND,
+            code,
+            detail: format!("{what} does not exist in this organization"),
+        }
     }
     pub(crate) fn conflict(code: &'static str, detail: impl Into<String>) -> Self {
         Self { status: StatusCode::CONFLICT, code, detail: detail.into() }

@@ -27,7 +27,10 @@ impl Paging {
     /// The SQL values, once they are known to be in range.
     pub(crate) fn checked(self) -> Result<(i64, i64), ApiError> {
         if self.offset < 0 || !(1..=LIMIT_MAX).contains(&self.limit) {
-            let detail = format!("use offset >= 0 and limit 1 to {LIMIT_MAX}, not offset {} limit {}", self.offset, self.limit);
+            let detail = format!(
+                "use offset >= 0 and limit 1 to {LIMIT_MAX}, not offset {} limit {}",
+                self.offset, self.limit
+            );
             return Err(ApiError::bad_request("OS-PLT-40001", detail));
         }
         Ok((self.offset, self.limit))

@@ -92,7 +92,8 @@ async fn list_assets(
 ) -> Result<Json<Page<Asset>>, ApiError> {
     caller.require(Scope::Read)?;
     let range = paging.checked()?;
-    let (assets, total) = store::list(&platform.database, &caller.organization, filter.name.as_deref(), range).await?;
+    let (assets, total) =
+        store::list(&platform.database, &caller.organization, filter.name.as_deref(), range).await?;
     Ok(Json(Page { results: assets.into_iter().map(Asset::from).collect(), total }))
 }
 
@@ -118,7 +119,8 @@ async fn list_revisions(
     caller.require(Scope::Read)?;
     let range = paging.checked()?;
     let asset = find(&platform, &caller, &key).await?;
-    let (revisions, total) = store::revisions(&platform.database, &caller.organization, &asset.key, range).await?;
+    let (revisions, total) =
+        store::revisions(&platform.database, &caller.organization, &asset.key, range).await?;
     Ok(Json(Page { results: revisions.into_iter().map(AssetRevision::from).collect(), total }))
 }
 
@@ -131,7 +133,9 @@ async fn get_revision(
 ) -> Result<Json<AssetRevision>, ApiError> {
     caller.require(Scope::Read)?;
     let asset = find(&platform, &caller, &key).await?;
-    let found = store::find_revision(&platform.database, &caller.organization, &asset.key, Revision(revision)).await?;
+    let found =
+        store::find_revision(&platform.database, &caller.organization, &asset.key, Revision(revision))
+            .await?;
     let found = found.ok_or_else(|| {
         ApiError::not_found("OS-APPS-40402", format!("revision {revision} of `{}`", asset.name))
     })?;

@@ -61,11 +61,12 @@ pub(crate) async fn add_revision(
         .bind(new.kind)
         .execute(&mut *tx)
         .await?;
-    let row = sqlx::query("select key from assets.assets where organization_id = $1 and name = $2 for update")
-        .bind(new.organization.as_str())
-        .bind(new.name.as_str())
-        .fetch_one(&mut *tx)
-        .await?;
+    let row =
+        sqlx::query("select key from assets.assets where organization_id = $1 and name = $2 for update")
+            .bind(new.organization.as_str())
+            .bind(new.name.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
     let key: AppId = row.get::<String, _>(0).parse().context("the stored asset key")?;
     let row = sqlx::query("select coalesce(max(revision), 0) + 1 from assets.revisions where asset_key = $1")
         .bind(key.as_str())
@@ -103,7 +104,9 @@ pub(crate) async fn list(
     name: Option<&str>,
     (offset, limit): (i64, i64),
 ) -> Result<(Vec<Asset>, i64)> {
-    let sql = format!("{ASSET} where organization_id = $1 and ($2::text is null or name = $2) order by name offset $3 limit $4");
+    let sql = format!(
+        "{ASSET} where organization_id = $1 and ($2::text is null or name = $2) order by name offset $3 limit $4"
+    );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(organization.as_str())
         .bind(name)
@@ -116,9 +119,17 @@ pub(crate) async fn list(
 }
 
 /// One asset of the organization.
-pub(crate) async fn find(database: &PgPool, organization: &OrganizationId, key: &str) -> Result<Option<Asset>> {
+pub(crate) async fn find(
+    database: &PgPool,
+    organization: &OrganizationId,
+    key: &str,
+) -> Result<Option<Asset>> {
     let sql = format!("{ASSET} where organization_id = $1 and key = $2");
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(organization.as_str()).bind(key).fetch_optional(database).await?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(organization.as_str())
+        .bind(key)
+        .fetch_optional(database)
+        .await?;
     row.as_ref().map(asset).transpose()
 }
 
@@ -132,7 +143,9 @@ pub(crate) async fn revisions(
     key: &AppId,
     (offset, limit): (i64, i64),
 ) -> Result<(Vec<StoredRevision>, i64)> {
-    let sql = format!("{REVISION} where organization_id = $1 and asset_key = $2 order by revision desc offset $3 limit $4");
+    let sql = format!(
+        "{REVISION} where organization_id = $1 and asset_key = $2 order by revision desc offset $3 limit $4"
+    );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(organization.as_str())
         .bind(key.as_str())

@@ -70,7 +70,10 @@ async fn upload(
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             ApiError::too_large(format!("an upload may have {COMPONENT_BYTES_MAX} bytes (64 MiB)"))
         } else {
-            ApiError::bad_request("OS-APPS-40002", "the upload ended before its announced length; send it again")
+            ApiError::bad_request(
+                "OS-APPS-40002",
+                "the upload ended before its announced length; send it again",
+            )
         }
     })?;
     Upload::read(bytes.clone()).map_err(|detail| ApiError::bad_request("OS-APPS-40003", detail))?;

@@ -51,7 +51,11 @@ struct Compiled {
 }
 
 /// Runs a build. `Ok(None)`: the input has problems, which `progress` now tells.
-pub(crate) async fn build(platform: &Platform, request: BuildRequest<'_>, progress: &mut Progress) -> Result<Option<Built>> {
+pub(crate) async fn build(
+    platform: &Platform,
+    request: BuildRequest<'_>,
+    progress: &mut Progress,
+) -> Result<Option<Built>> {
     let _turn = platform.builds.acquire().await.context("the build service is shutting down")?;
     let started = Instant::now();
     let compiled = match compile(request.upload, request.name).await? {
@@ -151,7 +155,9 @@ fn compile_project(project: crate::assets::uploads::Project) -> Result<Compiled,
     let (Some(app), Some(component)) = (compiled.app, compiled.component) else {
         return Err(compiled.problems.iter().map(Message::problem).collect());
     };
-    let name = app.parse().map_err(|error: odeon_protocol::IdError| vec![Message::error("OS-BLD-40003", error.to_string())])?;
+    let name = app
+        .parse()
+        .map_err(|error: odeon_protocol::IdError| vec![Message::error("OS-BLD-40003", error.to_string())])?;
     let schema = serde_json::to_value(&compiled.schema).expect("a schema is JSON");
     Ok(Compiled { name, kind: "oml", model: Some(model), component: component.into(), schema: Some(schema) })
 }

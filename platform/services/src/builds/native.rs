@@ -55,9 +55,14 @@ pub(super) async fn precompile(platform: &Platform, component: &Bytes) -> Result
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("start {}", binary.display()))?;
-    let done = match tokio::time::timeout(Duration::from_secs(COMPILE_S_MAX), child.wait_with_output()).await {
+    let done = match tokio::time::timeout(Duration::from_secs(COMPILE_S_MAX), child.wait_with_output()).await
+    {
         Ok(done) => done.context("wait for the compiler")?,
-        Err(_) => return Ok(Outcome::Refused(format!("native code was not ready after {COMPILE_S_MAX} s; make the component smaller"))),
+        Err(_) => {
+            return Ok(Outcome::Refused(format!(
+                "native code was not ready after {COMPILE_S_MAX} s; make the component smaller"
+            )));
+        }
     };
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
@@ -65,10 +70,14 @@ pub(super) async fn precompile(platform: &Platform, component: &Bytes) -> Result
         return match done.status.code() {
             Some(REFUSED) => Ok(Outcome::Refused(said.to_owned())),
             Some(_) => bail!("{} compile: {}: {said}", binary.display(), done.status),
-            None => Ok(Outcome::Refused(format!("the compiler was ended by its limits ({}); make the component smaller", done.status))),
+            None => Ok(Outcome::Refused(format!(
+                "the compiler was ended by its limits ({}); make the component smaller",
+                done.status
+            ))),
         };
     }
-    let fits: Fits = serde_json::from_slice(&done.stdout).context("read what the compiler says of its target")?;
+    let fits: Fits =
+        serde_json::from_slice(&done.stdout).context("read what the compiler says of its target")?;
     let artefact = tokio::fs::read(&output).await.context("read the native code")?.into();
     Ok(Outcome::Made(Native { artefact, target: fits.target, engine: fits.engine }))
 }

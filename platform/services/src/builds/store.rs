@@ -23,11 +23,13 @@ pub(crate) struct BuildOperation {
 /// Notes that a build began.
 pub(crate) async fn begin(database: &PgPool, organization: &OrganizationId) -> Result<Uuid> {
     let key = Uuid::now_v7();
-    sqlx::query("insert into builds.build_operations (key, organization_id, status) values ($1, $2, 'Running')")
-        .bind(key)
-        .bind(organization.as_str())
-        .execute(database)
-        .await?;
+    sqlx::query(
+        "insert into builds.build_operations (key, organization_id, status) values ($1, $2, 'Running')",
+    )
+    .bind(key)
+    .bind(organization.as_str())
+    .execute(database)
+    .await?;
     Ok(key)
 }
 
@@ -53,7 +55,11 @@ pub(crate) async fn end(
 }
 
 /// One build operation of the organization.
-pub(crate) async fn find(database: &PgPool, organization: &OrganizationId, key: Uuid) -> Result<Option<BuildOperation>> {
+pub(crate) async fn find(
+    database: &PgPool,
+    organization: &OrganizationId,
+    key: Uuid,
+) -> Result<Option<BuildOperation>> {
     let row = sqlx::query(
         "select key, asset_key, revision, status, messages, created_at, finished_at from builds.build_operations \
          where organization_id = $1 and key = $2",

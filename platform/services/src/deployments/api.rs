@@ -110,9 +110,9 @@ async fn publish(
         .await?
         .ok_or_else(|| ApiError::not_found("OS-APPS-40403", format!("the upload {}", new.upload_key)))?;
     let upload = Upload::read(bytes).map_err(|detail| ApiError::bad_request("OS-APPS-40003", detail))?;
-    let stage = platform.first_stage(&caller.organization).ok_or_else(|| {
-        ApiError::not_found("OS-DPL-40403", "a stage")
-    })?;
+    let stage = platform
+        .first_stage(&caller.organization)
+        .ok_or_else(|| ApiError::not_found("OS-DPL-40403", "a stage"))?;
     let task = Task::Publish { upload, name, message: new.message };
     accept(platform, caller, Kind::Publish, stage, None, task).await
 }
@@ -140,9 +140,11 @@ async fn deploy(
         }
         Kind::Deploy => {
             let detail = "say which `revision` to deploy";
-            let revision = Revision(new.revision.ok_or_else(|| ApiError::bad_request("OS-DPL-40004", detail))?);
+            let revision =
+                Revision(new.revision.ok_or_else(|| ApiError::bad_request("OS-DPL-40004", detail))?);
             let stored =
-                assets::store::find_revision(&platform.database, &caller.organization, &asset.key, revision).await?;
+                assets::store::find_revision(&platform.database, &caller.organization, &asset.key, revision)
+                    .await?;
             if stored.is_none() {
                 let what = format!("revision {revision} of `{}`", asset.name);
                 return Err(ApiError::not_found("OS-APPS-40402", what));
@@ -150,7 +152,10 @@ async fn deploy(
             (Task::Deploy { app: asset.key.clone(), revision }, Some(revision))
         }
         Kind::Rollback => {
-            let previous = current.as_ref().filter(|current| current.serving).and_then(|current| current.previous_revision);
+            let previous = current
+                .as_ref()
+                .filter(|current| current.serving)
+                .and_then(|current| current.previous_revision);
             let revision = previous.ok_or_else(|| {
                 let detail = format!("`{}` has no earlier revision in {stage} to go back to", asset.name);
                 ApiError::conflict("OS-DPL-40902", detail)
@@ -192,10 +197,19 @@ async fn accept(
         actor: &caller.actor,
     };
     let key = store::begin_operation(&platform.database, new).await?.ok_or_else(|| {
-        ApiError::conflict("OS-DPL-40901", format!("another deployment of this app to {stage} is running; wait for its end"))
+        ApiError::conflict(
+            "OS-DPL-40901",
+            format!("another deployment of this app to {stage} is running; wait for its end"),
+        )
     })?;
-    let operation =
-        Operation { key, kind, organization: caller.organization.clone(), actor: caller.actor.clone(), stage, task };
+    let operation = Operation {
+        key,
+        kind,
+        organization: caller.organization.clone(),
+        actor: caller.actor.clone(),
+        stage,
+        task,
+    };
     tokio::spawn(async move {
         operation::run(platform, operation).await;
         drop(place);
@@ -231,7 +245,8 @@ async fn list_operations(
 ) -> Result<Json<Page<DeploymentOperation>>, ApiError> {
     caller.require(Scope::Read)?;
     let range = paging.checked()?;
-    let (found, total) = store::operations(&platform.database, &caller.organization, publishes, range).await?;
+    let (found, total) =
+        store::operations(&platform.database, &caller.organization, publishes, range).await?;
     Ok(Json(Page { results: found.into_iter().map(DeploymentOperation::from).collect(), total }))
 }
 
@@ -255,7 +270,11 @@ async fn get_deployment(
     get_operation(&platform, &caller, key).await
 }
 
-async fn get_operation(platform: &Platform, caller: &Caller, key: Uuid) -> Result<Json<DeploymentOperation>, ApiError> {
+async fn get_operation(
+    platform: &Platform,
+    caller: &Caller,
+    key: Uuid,
+) -> Result<Json<DeploymentOperation>, ApiError> {
     caller.require(Scope::Read)?;
     let found = store::find_operation(&platform.database, &caller.organization, key)
         .await?
@@ -354,7 +373,8 @@ async fn environments(
     let of_caller = platform.stages.iter().filter(|stage| stage.organization == caller.organization);
     let environment = |stage: &Arc<crate::nats::stage::Stage>| {
         let seen = stage.seen();
-        let urls: Vec<String> = seen.live_routers().map(|router| format!("http://{}", router.address)).collect();
+        let urls: Vec<String> =
+            seen.live_routers().map(|router| format!("http://{}", router.address)).collect();
         let hosts: Vec<EnvironmentHost> = seen
             .live_hosts()
             .map(|host| EnvironmentHost {

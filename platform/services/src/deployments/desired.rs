@@ -12,7 +12,11 @@ use crate::assets;
 use crate::nats::stage::Stage;
 
 /// The generation of the next change: newer than the database's and than anything the stage has seen.
-pub(crate) fn next_generation(stage: &Stage, current: Option<&Deployment>, app: &odeon_protocol::AppId) -> Generation {
+pub(crate) fn next_generation(
+    stage: &Stage,
+    current: Option<&Deployment>,
+    app: &odeon_protocol::AppId,
+) -> Generation {
     let ours = current.map_or(Generation::default(), |deployment| deployment.generation);
     let theirs = stage.seen().desired.get(app).map_or(Generation::default(), |desired| desired.generation);
     ours.after_restore(theirs)

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use odeon_control::{Spread, place};
 use odeon_protocol::{
-    AppId, Generation, HostId, MigrateCommand, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
+    AppId, Generation, HostId, MigrateCommand, MigrateReply, OrganizationId, ReplicaState, Revision,
+    StageName,
 };
 use serde_json::json;
 use tracing::{error, info};
@@ -89,12 +90,16 @@ async fn publish(platform: &Arc<Platform>, operation: &Operation, progress: &mut
         message,
     };
     let built = builds::build(platform, request, progress).await;
-    let known = built.as_ref().ok().and_then(Option::as_ref).map(|built: &Built| (&built.app, built.revision));
+    let known =
+        built.as_ref().ok().and_then(Option::as_ref).map(|built: &Built| (&built.app, built.revision));
     builds::store::end(&platform.database, build_key, known, progress).await?;
     let Some(built) = built? else { return Ok(Err(Failed)) };
-    audit(platform, operation, "revision.create", built.name.as_str(), json!({ "revision": built.revision })).await?;
+    audit(platform, operation, "revision.create", built.name.as_str(), json!({ "revision": built.revision }))
+        .await?;
     progress.inform(format!("stored revision {} of `{}`", built.revision, built.name));
-    if !store::assign_operation(&platform.database, operation.key, build_key, (&built.app, built.revision)).await? {
+    if !store::assign_operation(&platform.database, operation.key, build_key, (&built.app, built.revision))
+        .await?
+    {
         let text = format!(
             "revision {} of `{}` is stored, but another deployment of it to {} is running; deploy it when that has ended",
             built.revision, built.name, operation.stage
@@ -117,9 +122,10 @@ async fn deploy(
     let asset = crate::assets::store::find(&platform.database, &operation.organization, app.as_str())
         .await?
         .with_context(|| format!("the asset {app} is not stored"))?;
-    let stored = crate::assets::store::find_revision(&platform.database, &operation.organization, app, revision)
-        .await?
-        .with_context(|| format!("revision {revision} of `{}` is not stored", asset.name))?;
+    let stored =
+        crate::assets::store::find_revision(&platform.database, &operation.organization, app, revision)
+            .await?
+            .with_context(|| format!("revision {revision} of `{}` is not stored", asset.name))?;
     let _busy = platform.busy(app, &operation.stage);
     let before = store::find(&platform.database, app, &operation.stage).await?;
 
@@ -150,7 +156,8 @@ async fn deploy(
     let started = Instant::now();
     let seen = stage.seen();
     let current = before.as_ref().map_or(&[][..], |before| &before.placements);
-    let placements = place(Spread::of_stage(operation.stage.as_str()), &reconcile::host_views(&seen), current);
+    let placements =
+        place(Spread::of_stage(operation.stage.as_str()), &reconcile::host_views(&seen), current);
     if placements.is_empty() {
         let text = format!("stage {} has no live host; see `odeon status`", operation.stage);
         progress.messages.push(Message::error("OS-DPL-50302", text));
@@ -204,10 +211,17 @@ async fn deploy(
     }
 }
 
-async fn undeploy(platform: &Arc<Platform>, operation: &Operation, app: &AppId, progress: &mut Progress) -> Outcome {
+async fn undeploy(
+    platform: &Arc<Platform>,
+    operation: &Operation,
+    app: &AppId,
+    progress: &mut Progress,
+) -> Outcome {
     let stage = platform.stage(&operation.organization, &operation.stage).context("the stage is not open")?;
     let _busy = platform.busy(app, &operation.stage);
-    let Some(before) = store::find(&platform.database, app, &operation.stage).await?.filter(|found| found.serving) else {
+    let Some(before) =
+        store::find(&platform.database, app, &operation.stage).await?.filter(|found| found.serving)
+    else {
         let text = format!("the app is not deployed to {}", operation.stage);
         progress.messages.push(Message::error("OS-DPL-40402", text));
         return Ok(Err(Failed));
@@ -225,7 +239,14 @@ async fn undeploy(platform: &Arc<Platform>, operation: &Operation, app: &AppId, 
     wait_for(&stage, REMOVAL_S_MAX, |seen| forgotten(seen).then_some(())).await;
     progress.step("remove", started);
     progress.inform(format!("`{}` no longer serves in {}; its data are kept", before.name, operation.stage));
-    audit(platform, operation, "deployment.undeploy", before.name.as_str(), json!({ "stage": operation.stage })).await?;
+    audit(
+        platform,
+        operation,
+        "deployment.undeploy",
+        before.name.as_str(),
+        json!({ "stage": operation.stage }),
+    )
+    .await?;
     Ok(Ok(()))
 }
 
@@ -252,13 +273,18 @@ async fn wait_until_serving(stage: &Stage, wanted: &Deployment) -> Result<(), od
         }
         let routed = seen.live_routers().all(|router| {
             let route = seen.routes.get(&(wanted.app.clone(), router.router.clone()));
-            route.is_some_and(|route| route.generation >= wanted.generation && holds(&route.replicas, &wanted.placements))
+            route.is_some_and(|route| {
+                route.generation >= wanted.generation && holds(&route.replicas, &wanted.placements)
+            })
         });
         (routed && seen.live_routers().next().is_some()).then_some(Ok(()))
     };
     match wait_for(stage, ROLLOUT_S_MAX, look).await {
         Some(outcome) => outcome,
-        None => Err(odeon_protocol::Refusal::new("OS-DPL-50401", missing(&stage.seen(), wanted, wanted.generation))),
+        None => Err(odeon_protocol::Refusal::new(
+            "OS-DPL-50401",
+            missing(&stage.seen(), wanted, wanted.generation),
+        )),
     }
 }
 
@@ -273,12 +299,16 @@ fn missing(seen: &Seen, wanted: &Deployment, generation: Generation) -> String {
         .iter()
         .filter(|host| {
             let status = seen.replicas.get(&(wanted.app.clone(), (*host).clone()));
-            !status.is_some_and(|status| status.generation >= generation && status.state == ReplicaState::Ready)
+            !status
+                .is_some_and(|status| status.generation >= generation && status.state == ReplicaState::Ready)
         })
         .map(|host| format!("host {host}"))
         .collect();
     let who = if late.is_empty() { "a router".to_owned() } else { late.join(", ") };
-    format!("after {ROLLOUT_S_MAX} s revision {} does not serve everywhere: {who} did not follow", wanted.revision)
+    format!(
+        "after {ROLLOUT_S_MAX} s revision {} does not serve everywhere: {who} did not follow",
+        wanted.revision
+    )
 }
 
 /// Looks at the stage whenever something is heard, until `look` says something or the time is over.
@@ -303,5 +333,13 @@ async fn audit(
     subject: &str,
     detail: serde_json::Value,
 ) -> Result<()> {
-    identity::store::audit(&platform.database, &operation.organization, &operation.actor, action, subject, detail).await
+    identity::store::audit(
+        &platform.database,
+        &operation.organization,
+        &operation.actor,
+        action,
+        subject,
+        detail,
+    )
+    .await
 }

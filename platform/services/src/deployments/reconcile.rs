@@ -61,7 +61,8 @@ async fn once(platform: &Platform, stage: &Stage) -> Result<()> {
         if theirs.is_none_or(|theirs| theirs < deployment.generation) {
             info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
             desired::write(platform, stage, deployment).await?;
-        } else if theirs == Some(deployment.generation) && deployment.serving && !platform.is_busy(deployment) {
+        } else if theirs == Some(deployment.generation) && deployment.serving && !platform.is_busy(deployment)
+        {
             replace_lost(platform, stage, &seen, deployment).await?;
         }
     }
@@ -80,9 +81,12 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
     };
     let (serving, revision, placements) = match &found.state {
         DesiredState::Serving(serving) => (true, serving.revision, serving.placements.clone()),
-        DesiredState::Removed => (false, before.as_ref().map_or(Revision(1), |before| before.revision), Vec::new()),
+        DesiredState::Removed => {
+            (false, before.as_ref().map_or(Revision(1), |before| before.revision), Vec::new())
+        }
     };
-    let asset = crate::assets::store::find(&platform.database, &found.organization, found.app.as_str()).await?;
+    let asset =
+        crate::assets::store::find(&platform.database, &found.organization, found.app.as_str()).await?;
     if asset.is_none() {
         warn!(stage = %stage.name, app = %found.app, %name, "the stage serves an app this database does not know; it is left alone");
         return Ok(());
@@ -102,13 +106,25 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
     };
     store::save(&platform.database, &wanted).await?;
     let detail = json!({ "stage": stage.name, "revision": revision, "generation": found.generation });
-    identity::store::audit(&platform.database, &found.organization, "platform", "deployment.adopt", wanted.name.as_str(), detail)
-        .await?;
+    identity::store::audit(
+        &platform.database,
+        &found.organization,
+        "platform",
+        "deployment.adopt",
+        wanted.name.as_str(),
+        detail,
+    )
+    .await?;
     warn!(stage = %stage.name, app = %wanted.name, generation = %found.generation, "the stage was ahead of the database and was adopted");
     Ok(())
 }
 
-async fn replace_lost(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store::Deployment) -> Result<()> {
+async fn replace_lost(
+    platform: &Platform,
+    stage: &Stage,
+    seen: &Seen,
+    deployment: &store::Deployment,
+) -> Result<()> {
     let hosts = host_views(seen);
     let placed = place(Spread::of_stage(stage.name.as_str()), &hosts, &deployment.placements);
     // Fewer replicas than before help nobody: a lost host serves again as soon as it is back.
@@ -137,6 +153,10 @@ pub(crate) fn host_views(seen: &Seen) -> Vec<HostView> {
     seen.hosts
         .values()
         .filter(|(beat, at)| recent(*at) && beat.accepting)
-        .map(|(beat, _)| HostView { id: beat.host.clone(), zone: beat.zone.clone(), replicas: load(&beat.host) })
+        .map(|(beat, _)| HostView {
+            id: beat.host.clone(),
+            zone: beat.zone.clone(),
+            replicas: load(&beat.host),
+        })
         .collect()
 }

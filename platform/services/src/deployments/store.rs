@@ -27,7 +27,11 @@ pub(crate) struct Deployment {
 }
 
 /// Makes sure that the stages exist, in this order.
-pub(crate) async fn ensure_stages(database: &PgPool, organization: &OrganizationId, stages: &[StageName]) -> Result<()> {
+pub(crate) async fn ensure_stages(
+    database: &PgPool,
+    organization: &OrganizationId,
+    stages: &[StageName],
+) -> Result<()> {
     for (position, stage) in stages.iter().enumerate() {
         sqlx::query("insert into deployments.stages (organization_id, name, position) values ($1, $2, $3) on conflict do nothing")
             .bind(organization.as_str())
@@ -41,9 +45,11 @@ pub(crate) async fn ensure_stages(database: &PgPool, organization: &Organization
 
 /// All stages of all organizations, in order.
 pub(crate) async fn all_stages(database: &PgPool) -> Result<Vec<(OrganizationId, StageName)>> {
-    let rows = sqlx::query("select organization_id, name from deployments.stages order by organization_id, position")
-        .fetch_all(database)
-        .await?;
+    let rows = sqlx::query(
+        "select organization_id, name from deployments.stages order by organization_id, position",
+    )
+    .fetch_all(database)
+    .await?;
     rows.iter().map(|row| Ok((row.get::<String, _>(0).parse()?, row.get::<String, _>(1).parse()?))).collect()
 }
 
@@ -54,14 +60,26 @@ const DEPLOYMENT: &str = "select d.organization_id, d.asset_key, a.name, d.stage
 /// What is wanted of one app in one stage.
 pub(crate) async fn find(database: &PgPool, app: &AppId, stage: &StageName) -> Result<Option<Deployment>> {
     let sql = format!("{DEPLOYMENT} where d.asset_key = $1 and d.stage = $2");
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(app.as_str()).bind(stage.as_str()).fetch_optional(database).await?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(app.as_str())
+        .bind(stage.as_str())
+        .fetch_optional(database)
+        .await?;
     row.as_ref().map(deployment).transpose()
 }
 
 /// What is wanted of all apps in one stage.
-pub(crate) async fn of_stage(database: &PgPool, organization: &OrganizationId, stage: &StageName) -> Result<Vec<Deployment>> {
+pub(crate) async fn of_stage(
+    database: &PgPool,
+    organization: &OrganizationId,
+    stage: &StageName,
+) -> Result<Vec<Deployment>> {
     let sql = format!("{DEPLOYMENT} where d.organization_id = $1 and d.stage = $2 order by a.name");
-    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(organization.as_str()).bind(stage.as_str()).fetch_all(database).await?;
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(organization.as_str())
+        .bind(stage.as_str())
+        .fetch_all(database)
+        .await?;
     rows.iter().map(deployment).collect()
 }
 
@@ -71,7 +89,9 @@ pub(crate) async fn list(
     organization: &OrganizationId,
     (offset, limit): (i64, i64),
 ) -> Result<(Vec<Deployment>, i64)> {
-    let sql = format!("{DEPLOYMENT} where d.organization_id = $1 and d.serving order by a.name, d.stage offset $2 limit $3");
+    let sql = format!(
+        "{DEPLOYMENT} where d.organization_id = $1 and d.serving order by a.name, d.stage offset $2 limit $3"
+    );
     let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
         .bind(organization.as_str())
         .bind(offset)
@@ -205,13 +225,15 @@ pub(crate) async fn assign_operation(
     build: Uuid,
     built: (&AppId, Revision),
 ) -> Result<bool> {
-    let done = sqlx::query("update deployments.operations set asset_key = $2, revision = $3, build_key = $4 where key = $1")
-        .bind(key)
-        .bind(built.0.as_str())
-        .bind(i32::try_from(built.1.0)?)
-        .bind(build)
-        .execute(database)
-        .await;
+    let done = sqlx::query(
+        "update deployments.operations set asset_key = $2, revision = $3, build_key = $4 where key = $1",
+    )
+    .bind(key)
+    .bind(built.0.as_str())
+    .bind(i32::try_from(built.1.0)?)
+    .bind(build)
+    .execute(database)
+    .await;
     match done {
         Ok(_) => Ok(true),
         Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
@@ -220,7 +242,12 @@ pub(crate) async fn assign_operation(
 }
 
 /// Notes how far an operation has come, or how it ended.
-pub(crate) async fn save_progress(database: &PgPool, key: Uuid, status: &str, progress: &Progress) -> Result<()> {
+pub(crate) async fn save_progress(
+    database: &PgPool,
+    key: Uuid,
+    status: &str,
+    progress: &Progress,
+) -> Result<()> {
     sqlx::query(
         "update deployments.operations set status = $2, messages = $3, steps = $4, \
          finished_at = case when $2 = 'Running' then null else now() end where key = $1",
@@ -236,7 +263,8 @@ pub(crate) async fn save_progress(database: &PgPool, key: Uuid, status: &str, pr
 
 /// Ends what a stopped Platform left running: desired state stands, so nothing is half done, but nobody waits any more.
 pub(crate) async fn end_interrupted(database: &PgPool) -> Result<u64> {
-    let message = super::progress::Message::error("OS-DPL-50301", "the Platform was restarted meanwhile; ask again");
+    let message =
+        super::progress::Message::error("OS-DPL-50301", "the Platform was restarted meanwhile; ask again");
     let done = sqlx::query(
         "update deployments.operations set status = 'FinishedWithError', finished_at = now(), messages = messages || $1 \
          where status = 'Running'",
@@ -258,7 +286,11 @@ pub(crate) async fn find_operation(
     key: Uuid,
 ) -> Result<Option<StoredOperation>> {
     let sql = format!("{OPERATION} where o.organization_id = $1 and o.key = $2");
-    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(organization.as_str()).bind(key).fetch_optional(database).await?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(organization.as_str())
+        .bind(key)
+        .fetch_optional(database)
+        .await?;
     Ok(row.as_ref().map(operation))
 }
 

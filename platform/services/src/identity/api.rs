@@ -24,7 +24,10 @@ const TOKEN_DAYS_MAX: i64 = 366;
 const TOKEN_NAME_BYTES_MAX: usize = 80;
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
-    OpenApiRouter::new().routes(routes!(create_token)).routes(routes!(revoke_token)).routes(routes!(audit_events))
+    OpenApiRouter::new()
+        .routes(routes!(create_token))
+        .routes(routes!(revoke_token))
+        .routes(routes!(audit_events))
 }
 
 /// A token to be made.
@@ -55,21 +58,36 @@ async fn create_token(
     Json(new): Json<NewToken>,
 ) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
     caller.require(Scope::Admin)?;
-    if new.name.is_empty() || new.name.len() > TOKEN_NAME_BYTES_MAX || !(1..=TOKEN_DAYS_MAX).contains(&new.days) {
-        let detail = format!("use a name of 1 to {TOKEN_NAME_BYTES_MAX} bytes and days 1 to {TOKEN_DAYS_MAX}");
+    if new.name.is_empty()
+        || new.name.len() > TOKEN_NAME_BYTES_MAX
+        || !(1..=TOKEN_DAYS_MAX).contains(&new.days)
+    {
+        let detail =
+            format!("use a name of 1 to {TOKEN_NAME_BYTES_MAX} bytes and days 1 to {TOKEN_DAYS_MAX}");
         return Err(ApiError::bad_request("OS-IDCO-40001", detail));
     }
     let mut scopes = Vec::new();
     for text in &new.scopes {
         let scope = Scope::ALL.into_iter().find(|scope| scope.as_str() == text);
         scopes.push(scope.ok_or_else(|| {
-            ApiError::bad_request("OS-IDCO-40002", format!("`{text}` is not a scope; use read, deploy or admin"))
+            ApiError::bad_request(
+                "OS-IDCO-40002",
+                format!("`{text}` is not a scope; use read, deploy or admin"),
+            )
         })?);
     }
     let expires_at = Utc::now() + Duration::days(new.days);
     let mut tx = platform.database.begin().await?;
     let token = store::create_token(&mut *tx, &caller.organization, &new.name, &scopes, expires_at).await?;
-    store::audit(&mut *tx, &caller.organization, &caller.actor, "token.create", &new.name, json!({"scopes": new.scopes})).await?;
+    store::audit(
+        &mut *tx,
+        &caller.organization,
+        &caller.actor,
+        "token.create",
+        &new.name,
+        json!({"scopes": new.scopes}),
+    )
+    .await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(CreatedToken { token, expires_at })))
 }
@@ -85,7 +103,8 @@ async fn revoke_token(
     if !store::revoke_token(&platform.database, &caller.organization, &name).await? {
         return Err(ApiError::not_found("OS-IDCO-40401", format!("a valid token named `{name}`")));
     }
-    store::audit(&platform.database, &caller.organization, &caller.actor, "token.revoke", &name, json!({})).await?;
+    store::audit(&platform.database, &caller.organization, &caller.actor, "token.revoke", &name, json!({}))
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

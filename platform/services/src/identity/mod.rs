@@ -69,6 +69,10 @@ impl FromRequestParts<Arc<Platform>> for Caller {
             .and_then(|value| value.strip_prefix("Bearer "))
             .ok_or_else(ApiError::unauthorized)?;
         let found = store::find_token(&platform.database, token).await?.ok_or_else(ApiError::unauthorized)?;
-        Ok(Self { organization: found.organization, actor: format!("token:{}", found.name), scopes: found.scopes })
+        Ok(Self {
+            organization: found.organization,
+            actor: format!("token:{}", found.name),
+            scopes: found.scopes,
+        })
     }
 }

@@ -22,13 +22,22 @@ pub(crate) struct FoundToken {
 }
 
 /// The id of the organization called `name`, which is created with `id` when there is none.
-pub(crate) async fn ensure_organization(database: &PgPool, id: &OrganizationId, name: &str) -> Result<OrganizationId> {
-    sqlx::query("insert into identity.organizations (id, name) values ($1, $2) on conflict (name) do nothing")
-        .bind(id.as_str())
+pub(crate) async fn ensure_organization(
+    database: &PgPool,
+    id: &OrganizationId,
+    name: &str,
+) -> Result<OrganizationId> {
+    sqlx::query(
+        "insert into identity.organizations (id, name) values ($1, $2) on conflict (name) do nothing",
+    )
+    .bind(id.as_str())
+    .bind(name)
+    .execute(database)
+    .await?;
+    let row = sqlx::query("select id from identity.organizations where name = $1")
         .bind(name)
-        .execute(database)
+        .fetch_one(database)
         .await?;
-    let row = sqlx::query("select id from identity.organizations where name = $1").bind(name).fetch_one(database).await?;
     row.get::<String, _>(0).parse().context("the stored organization id")
 }
 
@@ -71,7 +80,11 @@ pub(crate) async fn find_token(database: &PgPool, token: &str) -> Result<Option<
 }
 
 /// Revokes the tokens of that name; false when there is none that was valid.
-pub(crate) async fn revoke_token(database: &PgPool, organization: &OrganizationId, name: &str) -> Result<bool> {
+pub(crate) async fn revoke_token(
+    database: &PgPool,
+    organization: &OrganizationId,
+    name: &str,
+) -> Result<bool> {
     let done = sqlx::query(
         "update identity.tokens set revoked_at = now() where organization_id = $1 and name = $2 and revoked_at is null",
     )

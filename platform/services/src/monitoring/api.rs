@@ -65,11 +65,9 @@ async fn logs(
     let stage = stage
         .and_then(|stage| platform.stage(&caller.organization, &stage))
         .ok_or_else(|| ApiError::not_found("OS-DPL-40403", format!("the stage `{}`", query.environment)))?;
-    let place = platform
-        .log_readers
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| ApiError::busy(format!("{} log readers are connected; try again in a moment", crate::LOG_READERS_MAX)))?;
+    let place = platform.log_readers.clone().try_acquire_owned().map_err(|_| {
+        ApiError::busy(format!("{} log readers are connected; try again in a moment", crate::LOG_READERS_MAX))
+    })?;
     let (lines, receiver) = mpsc::channel(LINES_WAITING_MAX);
     let subject = format!("logs.{}.>", asset.key);
     tokio::spawn(async move {

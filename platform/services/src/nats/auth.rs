@@ -84,8 +84,7 @@ impl Permissions {
     /// A migrator: answers migrations and credentials requests, reads desired state.
     pub(crate) fn migrator() -> Self {
         let mut publish = read_stream(&format!("KV_{}", subjects::DESIRED_BUCKET));
-        publish.push("_INBOX_*.>".into()); // replies to hosts
-        publish.push("_INBOX.>".into()); // replies to the Platform
+        publish.push("_INBOX.>".into()); // replies to hosts and to the Platform
         let subscribe = vec![
             format!("{}.>", subjects::inbox("migrator")),
             subjects::MIGRATE.to_owned(),
@@ -133,7 +132,8 @@ fn token(issuer: &KeyPair, subject: &str, name: &str, nats: Value) -> Result<Str
         .duration_since(std::time::UNIX_EPOCH)
         .context("the clock of this machine is before 1970")?
         .as_secs();
-    let mut claims = json!({ "iat": issued_at, "iss": issuer.public_key(), "name": name, "sub": subject, "nats": nats });
+    let mut claims =
+        json!({ "iat": issued_at, "iss": issuer.public_key(), "name": name, "sub": subject, "nats": nats });
     let id = BASE32_NOPAD.encode(&Sha256::digest(claims.to_string().as_bytes()));
     claims["jti"] = json!(id);
     let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
@@ -154,6 +154,6 @@ mod tests {
             let reads = subject.starts_with("$JS.");
             assert!(reads || subject.contains("dev-1"), "{subject}");
         }
-        assert_eq!(permissions.subscribe, ["_INBOX_dev-1.>"]);
+        assert_eq!(permissions.subscribe, ["_INBOX.dev-1.>"]);
     }
 }

@@ -28,14 +28,19 @@ pub(crate) async fn push_account(
         .await
         .context("nats-server did not answer the account update; does it use the JWT resolver?")?
         .with_context(|| format!("push the account of stage {stage} to nats-server"))?;
-    let reply: serde_json::Value = serde_json::from_slice(&reply.payload).context("read the resolver's answer")?;
-    anyhow::ensure!(reply.get("error").is_none(), "nats-server refused the account of stage {stage}: {reply}");
+    let reply: serde_json::Value =
+        serde_json::from_slice(&reply.payload).context("read the resolver's answer")?;
+    anyhow::ensure!(
+        reply.get("error").is_none(),
+        "nats-server refused the account of stage {stage}: {reply}"
+    );
     Ok(())
 }
 
 /// Connects to the system account, which manages the others.
 pub(crate) async fn connect_system(url: &str, keys: &Keys) -> Result<Client> {
-    let credentials = auth::user_credentials(&keys.system_account()?, "platform", &auth::Permissions::platform())?;
+    let credentials =
+        auth::user_credentials(&keys.system_account()?, "platform", &auth::Permissions::platform())?;
     connect(url, &credentials, "platform-system").await
 }
 

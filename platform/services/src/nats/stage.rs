@@ -14,8 +14,8 @@ use async_nats::jetstream::object_store::ObjectStore;
 use async_nats::jetstream::{self, kv, stream};
 use futures_util::StreamExt as _;
 use odeon_protocol::{
-    AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId, ReplicaStatus,
-    RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
+    AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId,
+    ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -83,7 +83,8 @@ impl Stage {
         trusted: TrustedKeys,
     ) -> Result<Arc<Self>> {
         let jetstream = jetstream::new(client.clone());
-        let bucket = |bucket: &str| kv::Config { bucket: bucket.to_owned(), history: 1, ..Default::default() };
+        let bucket =
+            |bucket: &str| kv::Config { bucket: bucket.to_owned(), history: 1, ..Default::default() };
         let desired = ensure_kv(&jetstream, bucket(subjects::DESIRED_BUCKET)).await?;
         let observed = ensure_kv(&jetstream, bucket(subjects::OBSERVED_BUCKET)).await?;
         let components = match jetstream.get_object_store(subjects::COMPONENTS_BUCKET).await {
@@ -139,7 +140,12 @@ impl Stage {
 
     /// Puts an object into the stage's bucket unless it is there: names are digests, so it is the same.
     pub(crate) async fn push_object(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
-        if self.components.info(digest.as_str()).await.is_ok_and(|info| !info.deleted && info.size == bytes.len()) {
+        if self
+            .components
+            .info(digest.as_str())
+            .await
+            .is_ok_and(|info| !info.deleted && info.size == bytes.len())
+        {
             return Ok(());
         }
         let mut reader = bytes;
@@ -165,11 +171,9 @@ impl Stage {
         let request = async_nats::Request::new()
             .payload(serde_json::to_vec(command).context("encode a migration")?.into())
             .timeout(Some(Duration::from_secs(MIGRATE_S_MAX)));
-        let reply = self
-            .client
-            .send_request(subjects::MIGRATE, request)
-            .await
-            .with_context(|| format!("ask the migrator of stage {}; is odeon-migrator running there?", self.name))?;
+        let reply = self.client.send_request(subjects::MIGRATE, request).await.with_context(|| {
+            format!("ask the migrator of stage {}; is odeon-migrator running there?", self.name)
+        })?;
         serde_json::from_slice(&reply.payload).context("read the migrator's answer")
     }
 
@@ -188,9 +192,12 @@ impl Stage {
                                 Ok(app) => self.update(|seen| {
                                     seen.desired.insert(app.app.clone(), app);
                                 }),
-                                Err(error) => warn!(stage = %self.name, key = entry.key, "desired state ignored: {error:#}"),
+                                Err(error) => {
+                                    warn!(stage = %self.name, key = entry.key, "desired state ignored: {error:#}")
+                                }
                             }
-                        } else if let Some(Ok(app)) = entry.key.strip_prefix("app.").map(str::parse::<AppId>) {
+                        } else if let Some(Ok(app)) = entry.key.strip_prefix("app.").map(str::parse::<AppId>)
+                        {
                             self.update(|seen| {
                                 seen.desired.remove(&app);
                             });
@@ -222,7 +229,8 @@ impl Stage {
 
     fn hear_status(&self, entry: &kv::Entry) {
         let mut parts = entry.key.splitn(3, '.');
-        let (Some(kind), Some(who), Some(Ok(app))) = (parts.next(), parts.next(), parts.next().map(str::parse::<AppId>))
+        let (Some(kind), Some(who), Some(Ok(app))) =
+            (parts.next(), parts.next(), parts.next().map(str::parse::<AppId>))
         else {
             return;
         };
@@ -302,9 +310,10 @@ async fn ensure_kv(jetstream: &jetstream::Context, config: kv::Config) -> Result
     let bucket = config.bucket.clone();
     match jetstream.get_key_value(&bucket).await {
         Ok(store) => Ok(store),
-        Err(_) => {
-            jetstream.create_key_value(config).await.with_context(|| format!("create the KV bucket `{bucket}`"))
-        }
+        Err(_) => jetstream
+            .create_key_value(config)
+            .await
+            .with_context(|| format!("create the KV bucket `{bucket}`")),
     }
 }
 

@@ -1,0 +1,31 @@
+# Two commands matter: `make up` runs the product, `make test` runs every test. Both set up what is missing.
+
+NATS := .odeon/venv/bin/nats-server
+export ODEON_NATS_SERVER := $(abspath $(NATS))
+
+.PHONY: up down build test setup fmt lint
+
+up: setup
+	cargo build --release --workspace --bins
+	target/release/odeon up $(if $(DETACH),--detach)
+
+down:
+	target/release/odeon down
+
+build:
+	cargo build --release --workspace --bins
+
+test: setup
+	cargo xtask tidy
+	cargo build --workspace --bins
+	cargo test --workspace --no-fail-fast
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+fmt:
+	cargo fmt --all
+
+setup:
+	@tools/setup

@@ -1,0 +1,153 @@
+//! The rules: which crate may depend on which, how long a file may be, how it begins, that every crate takes
+//! the workspace's lints, that error codes and their pages agree, and that links in the docs lead somewhere.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// Longest file, in lines, tests at its end not counted.
+const LINES_MAX: usize = 800;
+
+/// An edge that is not listed fails. Data at the bottom, binaries at the top.
+const MAY_DEPEND: &[(&str, &[&str])] = &[
+    ("odeon", &["odeon-compiler", "odeon-protocol"]),
+    ("odeon-capabilities", &["odeon-engine"]),
+    ("odeon-compiler", &["odeon-oml"]),
+    ("odeon-control", &["odeon-protocol"]),
+    ("odeon-engine", &[]),
+    ("odeon-host", &["odeon-capabilities", "odeon-engine", "odeon-protocol"]),
+    ("odeon-migrator", &["odeon-oml", "odeon-protocol"]),
+    ("odeon-oml", &[]),
+    ("odeon-platform", &["odeon-compiler", "odeon-control", "odeon-oml", "odeon-protocol"]),
+    ("odeon-protocol", &[]),
+    ("odeon-router", &["odeon-protocol"]),
+    ("odeon-tests", &[]),
+    ("xtask", &[]),
+];
+
+/// Everything that is not as it must be.
+pub(crate) fn check() -> Result<Vec<String>> {
+    let mut failures = Vec::new();
+    crate_edges(&mut failures)?;
+    let files = tracked_files()?;
+    for file in &files {
+        match fs::read_to_string(file) {
+            Ok(text) if file.ends_with(".rs") => rust_file(file, &text, &mut failures),
+            Ok(text) if file.ends_with(".md") => links(file, &text, &mut failures),
+            Ok(text) if file.ends_with("Cargo.toml") => lints(file, &text, &mut failures),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    error_pages(&files, &mut failures);
+    Ok(failures)
+}
+
+fn crate_edges(failures: &mut Vec<String>) -> Result<()> {
+    let said = Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1"]).output()?;
+    let metadata: Value = serde_json::from_slice(&said.stdout).context("understand cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata lists packages")?;
+    let names: BTreeSet<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some((_, allowed)) = MAY_DEPEND.iter().find(|(known, _)| *known == name) else {
+            failures.push(format!("crate {name} is not in MAY_DEPEND of xtask/src/tidy.rs"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let on = dependency["name"].as_str().unwrap_or_default();
+            if names.contains(on) && !allowed.contains(&on) {
+                failures
+                    .push(format!("crate {name} may not depend on {on} (MAY_DEPEND of xtask/src/tidy.rs)"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tracked_files() -> Result<Vec<String>> {
+    let said = Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]).output();
+    let text = String::from_utf8(said.context("ask git for the files")?.stdout)?;
+    Ok(text.lines().filter(|file| Path::new(file).exists()).map(str::to_owned).collect())
+}
+
+fn rust_file(file: &str, text: &str, failures: &mut Vec<String>) {
+    let code = text.find("\n#[cfg(test)]\nmod tests {").map_or(text, |tests| &text[..tests]);
+    let is_test = file.contains("/tests/") || file.contains("/tests.rs");
+    if !is_test && code.lines().count() > LINES_MAX {
+        failures.push(format!(
+            "{file} has {} lines; {LINES_MAX} are allowed: what second thing lives in it?",
+            code.lines().count()
+        ));
+    }
+    if !text.starts_with("//!") && !text.starts_with("#![") {
+        failures.push(format!("{file} does not begin with `//!`: what is it, and what must stay true?"));
+    }
+}
+
+fn lints(file: &str, text: &str, failures: &mut Vec<String>) {
+    let is_member = text.contains("version.workspace = true");
+    if is_member && !text.contains("[lints]\nworkspace = true") {
+        failures.push(format!("{file} does not take the workspace's lints"));
+    }
+}
+
+fn links(file: &str, text: &str, failures: &mut Vec<String>) {
+    let folder = Path::new(file).parent().unwrap_or(Path::new(""));
+    for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let path = link.split('#').next().unwrap_or_default();
+        if !path.is_empty() && !link.contains("://") && !folder.join(path).exists() {
+            failures.push(format!("{file} links to {link}, which does not exist"));
+        }
+    }
+}
+
+fn error_pages(files: &[String], failures: &mut Vec<String>) {
+    let mut codes = BTreeSet::new();
+    for file in files.iter().filter(|file| file.starts_with("platform/compiler/src/")) {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        codes.extend(
+            text.match_indices("OML")
+                .filter_map(|(at, _)| text.get(at..at + 7))
+                .filter(|code| is_code(code))
+                .map(str::to_owned),
+        );
+    }
+    let page = |file: &String| Some(file.strip_prefix("docs/errors/")?.strip_suffix(".md")?.to_owned());
+    let pages: BTreeSet<String> = files.iter().filter_map(page).filter(|page| is_code(page)).collect();
+    failures.extend(codes.difference(&pages).map(|code| format!("docs/errors/{code}.md is missing")));
+    failures.extend(
+        pages
+            .difference(&codes)
+            .map(|code| format!("docs/errors/{code}.md explains a code that is not used")),
+    );
+}
+
+fn is_code(text: &str) -> bool {
+    text.strip_prefix("OML")
+        .is_some_and(|digits| digits.len() == 4 && digits.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_head_or_an_end_is_told() {
+        let mut failures = Vec::new();
+        rust_file("a.rs", "//! Short.\n", &mut failures);
+        assert!(failures.is_empty());
+        rust_file("b.rs", &"x\n".repeat(LINES_MAX + 1), &mut failures);
+        assert_eq!(failures.len(), 2, "{failures:?}");
+    }
+
+    #[test]
+    fn a_dead_link_is_told() {
+        let mut failures = Vec::new();
+        links("README.md", "[a](https://example.com) [b](no/such.md#part) [c](#here)", &mut failures);
+        assert_eq!(failures, ["README.md links to no/such.md#part, which does not exist"]);
+    }
+}
