@@ -3,7 +3,7 @@
 NATS := .odeon/venv/bin/nats-server
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 
-.PHONY: up down build test setup fmt lint
+.PHONY: up down build guests test setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -15,7 +15,10 @@ down:
 build:
 	cargo build --release --workspace --bins
 
-test: setup
+guests: setup
+	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests
+
+test: setup guests
 	cargo xtask tidy
 	cargo build --workspace --bins
 	cargo test --workspace --no-fail-fast

@@ -126,6 +126,7 @@ async fn an_app_lives() {
     the_same_bits_serve_in_every_stage(&site).await;
     every_problem_is_told_and_nothing_is_stored(&site).await;
     a_file_that_is_no_component_is_refused(&site).await;
+    a_guest_that_misbehaves_harms_itself_only(&site).await;
     rolling_back_and_undeploying_keep_data(&site).await;
     the_platform_asks_for_a_token(&site).await;
     a_lost_host_costs_production_no_request(&site).await;
@@ -190,6 +191,43 @@ async fn a_file_that_is_no_component_is_refused(site: &Installation) {
     fs::write(&file, &component).unwrap();
     let said = site.fail(&["publish", file.to_str().unwrap(), "--name", "Module"]);
     assert!(said.contains("not a valid component"), "{said}");
+}
+
+async fn a_guest_that_misbehaves_harms_itself_only(site: &Installation) {
+    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+    let hello = target.join("guests/wasm32-wasip2/release/hello_rust.wasm");
+    assert!(hello.exists(), "{} is missing; `make guests` builds it", hello.display());
+    site.succeed(&["publish", hello.to_str().unwrap(), "--name", "Hello"]);
+    for stage in ["test", "production"] {
+        site.succeed(&["deploy", "Hello", "--revision", "1", "--to", stage]);
+    }
+    for stage in ["development", "test", "production"] {
+        for _ in 0..3 {
+            let response = site.client.get(site.url(stage, "/Hello/")).send().await.unwrap();
+            assert_eq!(response.headers()["x-instance-requests"], "1", "each request has a fresh instance");
+            assert_eq!(response.text().await.unwrap(), "Hello from Odeon\n");
+        }
+    }
+    let endless = tokio::spawn(site.client.get(site.url("development", "/Hello/loop")).send());
+    for (path, status, code) in [
+        ("/Hello/panic", StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"),
+        ("/Hello/memory", StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002"),
+        ("/Hello/stack", StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50003"),
+    ] {
+        let (found, problem) = site.get(&site.url("development", path)).await;
+        assert_eq!((found, &problem["errorCode"]), (status, &json!(code)), "{path}: {problem}");
+        let id = problem["traceId"].as_str().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !site.succeed(&["logs", "Hello", "--request", id]).contains(code) {
+            assert!(Instant::now() < deadline, "the log of {path} does not tell of request {id}");
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert_eq!(site.get(&site.url("development", "/Hello/")).await.0, StatusCode::OK);
+    }
+    let endless = endless.await.unwrap().unwrap();
+    assert_eq!(endless.status(), StatusCode::GATEWAY_TIMEOUT);
+    let problem: Value = endless.json().await.unwrap();
+    assert_eq!(problem["errorCode"], "OS-BERT-50402");
 }
 
 async fn rolling_back_and_undeploying_keep_data(site: &Installation) {
