@@ -4,6 +4,8 @@
 //! One installation, one scenario in order: each step is what a user would do next. What it does not test:
 //! speed, and anything that needs more than one machine.
 
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -127,6 +129,8 @@ async fn an_app_lives() {
     every_problem_is_told_and_nothing_is_stored(&site).await;
     a_file_that_is_no_component_is_refused(&site).await;
     a_guest_that_misbehaves_harms_itself_only(&site).await;
+    an_app_reaches_its_own_database_only(&site).await;
+    a_host_hears_its_own_stage_only(&site).await;
     rolling_back_and_undeploying_keep_data(&site).await;
     the_platform_asks_for_a_token(&site).await;
     a_lost_host_costs_production_no_request(&site).await;
@@ -228,6 +232,94 @@ async fn a_guest_that_misbehaves_harms_itself_only(site: &Installation) {
     assert_eq!(endless.status(), StatusCode::GATEWAY_TIMEOUT);
     let problem: Value = endless.json().await.unwrap();
     assert_eq!(problem["errorCode"], "OS-BERT-50402");
+}
+
+async fn an_app_reaches_its_own_database_only(site: &Installation) {
+    assert_eq!(site.get(&site.url("test", "/Travel/rest/Expenses/List")).await.0, StatusCode::OK);
+    let folder = site.data().join("run/stages/test");
+    let logins = ["test-1", "test-2"].map(|host| folder.join(host).join("logins"));
+    let file =
+        logins.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().next().unwrap();
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let login: Value = serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap();
+    let connect = async |database: &str| {
+        let text = |key: &str| login[key].as_str().unwrap().to_owned();
+        let mut config = tokio_postgres::Config::new();
+        config.host(text("host")).port(u16::try_from(login["port"].as_u64().unwrap()).unwrap());
+        config.user(text("user")).password(text("password")).dbname(database);
+        config.connect(tokio_postgres::NoTls).await
+    };
+    for other in ["stage_production", "stage_development", "platform", "postgres"] {
+        assert!(connect(other).await.is_err(), "the login of an app in test opens {other}");
+    }
+    let (client, connection) = connect("stage_test").await.unwrap();
+    let connection = tokio::spawn(connection);
+    for (statement, code) in [
+        ("set role odeon_migrator_test", "42501"),
+        ("select set_config('role', 'odeon_super', false)", "42501"),
+        ("select password from odeon.apps", "42501"),
+        ("create table stolen (x int)", "42501"),
+        ("drop table \"Expense\"", "42501"),
+        ("create temp table t (x int)", "42501"),
+        ("select pg_advisory_lock(1)", "42501"),
+        ("select lo_create(0)", "42501"),
+        ("select pg_read_file('/etc/passwd')", "42501"),
+        ("copy (select 1) to program 'id'", "42501"),
+        ("select pg_sleep(100)", "42501"),
+    ] {
+        let error = client.execute(statement, &[]).await.expect_err(statement);
+        assert_eq!(
+            error.code().map(tokio_postgres::error::SqlState::code),
+            Some(code),
+            "{statement}: {error:?}"
+        );
+    }
+    drop(client);
+    let _ = connection.await;
+}
+
+async fn a_host_hears_its_own_stage_only(site: &Installation) {
+    let status = site.status();
+    let processes = status["processes"].as_array().unwrap();
+    let nats = processes.iter().find(|process| process["name"] == "nats-server").unwrap();
+    let credentials = site.data().join("run/stages/test/test-1.creds");
+    let options = async_nats::ConnectOptions::with_credentials_file(&credentials).await.unwrap();
+    let client = options
+        .custom_inbox_prefix("_INBOX.test-1")
+        .connect(nats["address"].as_str().unwrap())
+        .await
+        .unwrap();
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let desired = jetstream.get_key_value("desired").await.unwrap();
+    let key = {
+        use std::fmt::Write as _;
+        let apps: Value = serde_json::from_str(&site.succeed(&["apps", "--json"])).unwrap();
+        let travel = apps.as_array().unwrap().iter().find(|app| app["name"] == "Travel").unwrap();
+        let mut key = String::from("app.");
+        write!(key, "{}", travel["key"].as_str().unwrap()).unwrap();
+        key
+    };
+    let before =
+        desired.entry(&key).await.unwrap().expect("the host of test reads the desired state of test");
+    assert!(String::from_utf8_lossy(&before.value).contains("signature"));
+    // What it may not write is dropped by the server, and so never acknowledged.
+    let forged = client.request(format!("$KV.desired.{key}"), "forged".into());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(2), forged).await.is_ok_and(|reply| reply.is_err()) || {
+            let after = desired.entry(&key).await.unwrap().unwrap();
+            after.revision == before.revision
+        }
+    );
+    // The same keys in another account are another bucket: what test holds is signed for test.
+    let production = site.data().join("run/stages/production/production-1.creds");
+    let options = async_nats::ConnectOptions::with_credentials_file(&production).await.unwrap();
+    let there = options
+        .custom_inbox_prefix("_INBOX.production-1")
+        .connect(nats["address"].as_str().unwrap())
+        .await
+        .unwrap();
+    let there = async_nats::jetstream::new(there).get_key_value("desired").await.unwrap();
+    assert_ne!(there.entry(&key).await.unwrap().unwrap().value, before.value);
 }
 
 async fn rolling_back_and_undeploying_keep_data(site: &Installation) {

@@ -185,7 +185,7 @@ fn digest(purpose: &str, payload: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Order(u32);
     impl Sealable for Order {
         const PURPOSE: &'static str = "order";
