@@ -14,7 +14,7 @@ use odeon_protocol::OrganizationId;
 use crate::Platform;
 use crate::api::ApiError;
 
-/// What a token allows. A new scope gets a variant here and a line in docs/operations.md.
+/// What a token allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// See assets, operations, logs.
