@@ -59,7 +59,8 @@ impl<C: Capabilities> App<C> {
         Ok(Self { pre: Arc::new(ProxyPre::new(linker.instantiate_pre(component)?)?) })
     }
 
-    /// Serves one request. `held` is dropped when the guest has ended, which may be after the response's head.
+    /// Serves one request. `held` is dropped when the guest has ended, which may be after the response's
+    /// head; a guest that still runs when `unload` resolves is ended.
     pub async fn handle<H: Send + 'static>(
         &self,
         request: Request<Body>,
@@ -67,6 +68,7 @@ impl<C: Capabilities> App<C> {
         wasi: WasiCtx,
         capabilities: C,
         held: H,
+        unload: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Response<Body>, GuestError> {
         let memory_max = usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX);
         let mut store = Store::new(self.pre.engine(), State::new(wasi, memory_max, capabilities));
@@ -95,11 +97,13 @@ impl<C: Capabilities> App<C> {
                 let proxy = pre.instantiate_async(&mut store).await?;
                 proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
             };
-            let ended = tokio::time::timeout(Duration::from_millis(limits.wall_ms_max), call).await;
+            let call = tokio::time::timeout(Duration::from_millis(limits.wall_ms_max), call);
+            let ended = tokio::select! { ended = call => Some(ended), () = unload => None };
             let result = match ended {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(error)) => Err(classify(&error, store.data().memory_denied, &limits)),
-                Err(_) => Err(GuestError::WallDeadline(limits.wall_ms_max)),
+                Some(Ok(Ok(()))) => Ok(()),
+                Some(Ok(Err(error))) => Err(classify(&error, store.data().memory_denied, &limits)),
+                Some(Err(_)) => Err(GuestError::WallDeadline(limits.wall_ms_max)),
+                None => Err(GuestError::Unloaded),
             };
             tracing::trace!(cpu = ?store.data().cpu_used(), "guest ended");
             let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };

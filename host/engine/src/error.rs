@@ -26,6 +26,9 @@ pub enum GuestError {
     /// What the app wrote could not be committed.
     #[error("what the app wrote to its database could not be committed: {0}")]
     Commit(String),
+    /// The app was replaced or taken away, and the time its requests had to end has passed.
+    #[error("the app was replaced by another revision while it worked on this request")]
+    Unloaded,
     /// All instance slots of the host are taken.
     #[error("this host runs as many instances as it may; try again in a moment")]
     Full,
@@ -40,7 +43,7 @@ impl GuestError {
             }
             Self::CpuDeadline(_) | Self::WallDeadline(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::NoResponse(_) => StatusCode::BAD_GATEWAY,
-            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::Unloaded => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -53,6 +56,7 @@ impl GuestError {
             Self::Commit(_) => "OS-BERT-50004",
             Self::NoResponse(_) => "OS-BERT-50201",
             Self::Full => "OS-BERT-50301",
+            Self::Unloaded => "OS-BERT-50303",
             Self::WallDeadline(_) => "OS-BERT-50401",
             Self::CpuDeadline(_) => "OS-BERT-50402",
         }

@@ -23,6 +23,7 @@ use odeon_protocol::{
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::Host;
@@ -35,6 +36,10 @@ const LOADS_AT_ONCE: usize = 4;
 const FETCH_TRIES_MAX: u32 = 5;
 /// Wait between two tries, in milliseconds.
 const FETCH_PAUSE_MS: u64 = 300;
+/// Wait before a failed load is tried again, in seconds; doubles each time, up to [`RETRY_S_MAX`].
+const RETRY_S: u64 = 1;
+/// See [`RETRY_S`].
+const RETRY_S_MAX: u64 = 60;
 /// Routers need this long to learn that an app leaves, in milliseconds.
 const LEAVE_MS: u64 = 2_000;
 /// Time between two comparisons of our statuses with the bucket, in seconds.
@@ -132,29 +137,40 @@ impl Agent {
         match state {
             DesiredState::Serving(serving) if serving.placements.contains(&self.host.settings.host) => {
                 self.tell(&app, generation, ReplicaState::Loading);
-                let Ok(_turn) = self.loads.acquire().await else { return };
-                let outcome = self.load(&app, generation, &serving).await;
-                if !self.is_newest(&app, generation) {
-                    return; // newer news came meanwhile, and has a task of its own
-                }
-                match outcome {
-                    Ok(served) => {
-                        info!(%app, name = served.name, revision = %served.revision, %generation, "serving");
-                        self.host.pools.forget(app.as_str()).await;
-                        self.host.apps.replace(served);
-                        self.tell(&app, generation, ReplicaState::Ready);
-                    }
-                    Err(error) => {
-                        warn!(%app, %generation, "cannot serve: {error:#}");
-                        let failed = ReplicaState::Failed {
-                            code: "OS-BERT-50010".into(),
-                            message: format!("{error:#}"),
-                        };
-                        self.tell(&app, generation, failed);
-                    }
-                }
+                self.serve(&app, generation, &serving).await;
             }
             DesiredState::Serving(_) | DesiredState::Removed => self.leave(&app, generation).await,
+        }
+    }
+
+    /// Loads an app and serves it. What fails is told, and tried again for as long as it is wanted: what
+    /// was missing (NATS, the migrator, room on the disk) may come back, and nobody else would ask.
+    async fn serve(&self, app: &AppId, generation: Generation, serving: &Serving) {
+        let mut pause = Duration::from_secs(RETRY_S);
+        loop {
+            let Ok(turn) = self.loads.acquire().await else { return };
+            let outcome = self.load(app, generation, serving).await;
+            drop(turn);
+            if !self.is_newest(app, generation) {
+                return; // newer news came meanwhile, and has a task of its own
+            }
+            match outcome {
+                Ok(served) => {
+                    info!(%app, name = served.name, revision = %served.revision, %generation, "serving");
+                    self.host.apps.replace(served);
+                    return self.tell(app, generation, ReplicaState::Ready);
+                }
+                Err(error) => {
+                    warn!(%app, %generation, "cannot serve: {error:#}");
+                    let (code, message) = ("OS-BERT-50010".into(), format!("{error:#}"));
+                    self.tell(app, generation, ReplicaState::Failed { code, message });
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(RETRY_S_MAX));
+            if !self.is_newest(app, generation) {
+                return;
+            }
         }
     }
 
@@ -177,6 +193,9 @@ impl Agent {
         let here = &self.host.settings;
         ensure!(claim.app == *app && claim.organization == here.organization, "the claim is another app's");
         let component = self.component(&claim).await?;
+        if serving.database {
+            self.login(app).await?;
+        }
         let linked =
             App::link(&self.host.linker, &component).map_err(to_anyhow).context("link the component")?;
         let instances = serving.limits.instances_max as usize;
@@ -191,7 +210,21 @@ impl Agent {
             database: serving.database,
             instances: Arc::new(Semaphore::new(instances)),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
+            unload: CancellationToken::new(),
         })
+    }
+
+    /// Whoever is told that this host is ready may send a request at once: the login must be here by then.
+    async fn login(&self, app: &AppId) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.host.pools.prepare(app.as_str()).await {
+                Ok(()) => return Ok(()),
+                Err(error) if tries == FETCH_TRIES_MAX => anyhow::bail!("get the app's login: {error}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(FETCH_PAUSE_MS)).await,
+            }
+        }
     }
 
     /// Native code as the claim names it, or made here from the component that the claim names.

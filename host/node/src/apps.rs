@@ -1,16 +1,22 @@
 //! The apps this host serves, by the first segment of their URLs.
 //!
 //! A new revision replaces the old one in one step: whoever came before keeps the old one until its request
-//! has ended, whoever comes after gets the new one.
+//! has ended, whoever comes after gets the new one. What was replaced or taken out is unloaded after
+//! [`DRAIN_S_MAX`]: requests that have not ended by then are ended.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use odeon_capabilities::Granted;
 use odeon_capabilities::egress::Egress;
 use odeon_engine::App;
 use odeon_protocol::{AppId, Generation, Limits, Revision};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// How long the requests of a replaced revision may go on, in seconds.
+const DRAIN_S_MAX: u64 = 30;
 
 /// One revision of an app, ready to serve.
 pub(crate) struct Served {
@@ -26,6 +32,18 @@ pub(crate) struct Served {
     pub(crate) instances: Arc<Semaphore>,
     /// Requests that may wait for one.
     pub(crate) queue: Arc<Semaphore>,
+    /// Ends the requests that still run.
+    pub(crate) unload: CancellationToken,
+}
+
+impl Served {
+    fn retire(&self) {
+        let unload = self.unload.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(DRAIN_S_MAX)).await;
+            unload.cancel();
+        });
+    }
 }
 
 /// The table of apps.
@@ -39,13 +57,17 @@ impl Apps {
     /// Puts a revision in the place of the one before.
     pub(crate) fn replace(&self, served: Served) {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        table.retain(|_, before| before.id != served.id); // an app may have been renamed
+        for (_, before) in table.extract_if(|_, before| before.id == served.id) {
+            before.retire(); // its name may have been another
+        }
         table.insert(served.name.clone(), Arc::new(served));
     }
     /// Takes an app out, if it is still of that generation or older.
     pub(crate) fn remove(&self, id: &AppId, up_to: Generation) {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        table.retain(|_, served| served.id != *id || served.generation > up_to);
+        for (_, served) in table.extract_if(|_, served| served.id == *id && served.generation <= up_to) {
+            served.retire();
+        }
     }
     pub(crate) fn serving(&self, id: &AppId) -> Option<Revision> {
         let table = self.0.read().unwrap_or_else(PoisonError::into_inner);

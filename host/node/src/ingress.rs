@@ -20,6 +20,7 @@ use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{Body, GuestError, RequestLimits};
+use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -28,7 +29,7 @@ use crate::Host;
 use crate::apps::Served;
 use crate::logs::AppLog;
 use crate::metrics::{Request as RequestLabels, class};
-use crate::problem::{REQUEST_ID, problem};
+use crate::problem::problem;
 
 /// How long the head of a request may take, in seconds.
 const HEAD_S_MAX: u64 = 10;
@@ -40,8 +41,6 @@ const QUEUE_S_MAX: u64 = 5;
 const STREAMS_MAX: u32 = 256;
 /// Bytes of headers of one request.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
-/// Longest request id that is taken over, in bytes.
-const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// A request that no guest saw, or that a guest failed.
 enum Refusal {
@@ -144,8 +143,10 @@ async fn run(
         cpu_ms_max: limits.request_cpu_ms_max,
     };
     let request = prepare(request, id, body_max);
-    let response = served.app.handle(request, request_limits, Granted::wasi(&log), granted, instance).await;
-    let response = response.map_err(Refusal::Guest)?;
+    let (wasi, unload) = (Granted::wasi(&log), served.unload.clone().cancelled_owned());
+    let response = served.app.handle(request, request_limits, wasi, granted, instance, unload).await;
+    let mut response = response.map_err(Refusal::Guest)?;
+    response.headers_mut().remove(NOT_SERVED); // ours to say
     // What the guest wrote before it answered must be there for whoever reads the answer.
     sql.commit().await.map_err(|error| Refusal::Guest(GuestError::Commit(format!("{error:?}"))))?;
     Ok(response)
@@ -169,7 +170,8 @@ fn prepare(request: Request<Incoming>, id: &str, body_max: u64) -> Request<Body>
 fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id: &str) -> Response<Body> {
     let (status, code, detail) = match refusal {
         Refusal::UnknownApp(name) => {
-            (StatusCode::NOT_FOUND, "OS-BERT-40401", format!("no app `{name}` is served by this host"))
+            let detail = format!("no app `{name}` is served by this host");
+            (StatusCode::MISDIRECTED_REQUEST, "OS-BERT-42101", detail)
         }
         Refusal::TooLarge(most) => {
             (StatusCode::PAYLOAD_TOO_LARGE, "OS-BERT-41301", format!("a request body may have {most} bytes"))
@@ -184,7 +186,11 @@ fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id: &str) -> 
         let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
         RequestLog::new(Arc::new(sink), id).host_line(code, detail.clone());
     }
-    problem(status, code, &detail, id)
+    let mut response = problem(status, code, &detail, id);
+    if matches!(refusal, Refusal::UnknownApp(_)) {
+        response.headers_mut().insert(NOT_SERVED, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 fn request_id(request: &Request<Incoming>) -> String {

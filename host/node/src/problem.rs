@@ -6,9 +6,6 @@ use http_body_util::{BodyExt as _, Full};
 use odeon_engine::Body;
 use serde_json::json;
 
-/// Header that carries a request's id.
-pub(crate) const REQUEST_ID: &str = "x-request-id";
-
 /// A response that says why there is no other.
 pub(crate) fn problem(status: StatusCode, code: &str, detail: &str, request_id: &str) -> Response<Body> {
     let body = json!({

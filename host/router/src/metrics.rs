@@ -28,11 +28,7 @@ impl Metrics {
         let (requests, retries, in_flight) = (Family::default(), Counter::default(), Gauge::default());
         registry.register("requests", "Requests by app and class of status", requests.clone());
         registry.register("retries", "Requests sent to a second replica", retries.clone());
-        registry.register(
-            "requests_in_flight",
-            "Requests whose head was not passed on yet",
-            in_flight.clone(),
-        );
+        registry.register("requests_in_flight", "Requests whose response has not ended", in_flight.clone());
         Self { requests, retries, in_flight, registry }
     }
 

@@ -2,32 +2,32 @@
 //! when nothing can have happened yet.
 //!
 //! A request is sent a second time only if the first try cannot have had an effect: the connection failed
-//! before a byte of the request was sent, or it is a GET or HEAD without a body and no byte of a response came.
-//! Bodies are passed on as streams, never held.
+//! before a byte of the request was sent, the host says that it does not serve the app, or it is a GET or HEAD
+//! without a body and no byte of a response came. Bodies are passed on as streams, never held.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX};
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::metrics::{Metrics, Request as RequestLabels, class};
 
-/// Header that carries a request's id.
-const REQUEST_ID: &str = "x-request-id";
-/// Longest request id that is taken over, in bytes.
-const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Tries of one request, the first included.
 const TRIES_MAX: usize = 3;
 /// How long the head of a response may take, in seconds: longer than an app's own deadline.
@@ -116,6 +116,10 @@ impl Default for Proxy {
 impl Proxy {
     /// Replaces all routes.
     pub fn install(&self, routes: HashMap<String, Vec<Backend>>) {
+        let addresses: HashSet<_> = routes.values().flatten().map(|backend| &backend.address).collect();
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|address, _| addresses.contains(address));
+        drop(hosts);
         let routes = routes.into_iter().map(|(name, replicas)| (name, Arc::new(replicas))).collect();
         *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
     }
@@ -124,9 +128,7 @@ impl Proxy {
     pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<PassedBody> {
         let id = request_id(request.headers());
         let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
-        self.metrics.in_flight.inc();
         let outcome = self.forward(request, &name, &id, peer).await;
-        self.metrics.in_flight.dec();
         let known = !matches!(outcome, Err(Refusal::UnknownApp(_)));
         let mut response = outcome.unwrap_or_else(|refusal| refuse(&refusal, &id));
         if let Ok(id) = HeaderValue::from_str(&id) {
@@ -146,52 +148,41 @@ impl Proxy {
     ) -> Result<Response<PassedBody>, Refusal> {
         let replicas = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let replicas = replicas.ok_or_else(|| Refusal::UnknownApp(name.to_owned()))?;
-        let _place = self.places.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
         let (mut parts, body) = request.into_parts();
         prepare(&mut parts.headers, &parts.uri, id, peer);
-        let repeatable = matches!(parts.method, Method::GET | Method::HEAD) && body.is_end_stream();
-        let mut body = Some(body);
+        let mut message = Message::new(parts, body);
         let mut tried: Vec<Arc<str>> = Vec::new();
-        loop {
-            let Some((backend, load)) = self.choose(&replicas, &tried) else {
-                return Err(if tried.is_empty() {
-                    Refusal::NoReplica(name.to_owned())
-                } else {
-                    Refusal::Upstream
-                });
-            };
+        let mut refusal = Refusal::NoReplica(name.to_owned());
+        while tried.len() < TRIES_MAX {
+            let Some((backend, load)) = self.choose(&replicas, &tried) else { break };
+            let Some(request) = message.next_try(&backend) else { break };
+            if !tried.is_empty() {
+                self.metrics.retries.inc();
+            }
             tried.push(backend.address.clone());
-            let passed = match body.take() {
-                Some(body) if !repeatable => body.boxed(),
-                Some(_) | None => Empty::new().map_err(|never| match never {}).boxed(),
-            };
-            let mut request = Request::new(passed);
-            *request.method_mut() = parts.method.clone();
-            *request.headers_mut() = parts.headers.clone();
-            *request.uri_mut() = target(&backend, &parts.uri).ok_or(Refusal::Upstream)?;
-            let guard = InFlight::begin(&load);
-            let sent =
-                tokio::time::timeout(Duration::from_secs(HEAD_S_MAX), self.client.request(request)).await;
-            drop(guard);
-            match sent {
+            let busy = Busy::begin(&load, &self.metrics);
+            let sent = self.client.request(request);
+            match tokio::time::timeout(Duration::from_secs(HEAD_S_MAX), sent).await {
+                Ok(Ok(response)) if response.headers().contains_key(NOT_SERVED) => {
+                    refusal = Refusal::NoReplica(name.to_owned());
+                }
                 Ok(Ok(response)) => {
                     load.note(None);
-                    let (mut parts, body) = response.into_parts();
-                    HOP_BY_HOP.iter().for_each(|name| while parts.headers.remove(name).is_some() {});
-                    return Ok(Response::from_parts(parts, body.boxed()));
+                    return Ok(pass_back(response, (busy, place)));
                 }
                 Ok(Err(error)) => {
                     load.note(Some(Instant::now()));
                     tracing::debug!(host = %backend.address, "{error:?}");
-                    // A body that went into a failed connect is gone: only a request without one can be repeated.
-                    if !repeatable || tried.len() >= TRIES_MAX {
-                        return Err(Refusal::Upstream);
+                    refusal = Refusal::Upstream;
+                    if !error.is_connect() && !message.is_repeatable {
+                        break;
                     }
-                    self.metrics.retries.inc();
                 }
                 Err(_) => return Err(Refusal::Late),
             }
         }
+        Err(refusal)
     }
 
     /// The less loaded of two random replicas, those that just failed last.
@@ -213,18 +204,111 @@ impl Proxy {
     }
 }
 
-struct InFlight<'a>(&'a HostLoad);
+/// What is sent, and may have to be sent again.
+struct Message {
+    parts: http::request::Parts,
+    body: Option<Incoming>,
+    /// Where a body comes back that a try did not touch.
+    back: Option<oneshot::Receiver<Incoming>>,
+    /// Sending it twice does what sending it once does.
+    is_repeatable: bool,
+}
 
-impl<'a> InFlight<'a> {
-    fn begin(load: &'a HostLoad) -> Self {
-        load.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(load)
+impl Message {
+    fn new(parts: http::request::Parts, body: Incoming) -> Self {
+        let is_empty = body.is_end_stream();
+        let is_repeatable = matches!(parts.method, Method::GET | Method::HEAD) && is_empty;
+        Self { parts, body: (!is_empty).then_some(body), back: None, is_repeatable }
+    }
+
+    /// The request for the next host. `None` when the body, or a part of it, went out already.
+    fn next_try(&mut self, backend: &Backend) -> Option<Request<PassedBody>> {
+        if let Some(mut back) = self.back.take() {
+            self.body = Some(back.try_recv().ok()?);
+        }
+        let passed = match self.body.take() {
+            Some(body) => {
+                let (back, receiver) = oneshot::channel();
+                self.back = Some(receiver);
+                Lent { body: Some(body), back: Some(back) }.boxed()
+            }
+            None => Empty::new().map_err(|never| match never {}).boxed(),
+        };
+        let mut request = Request::new(passed);
+        *request.method_mut() = self.parts.method.clone();
+        *request.headers_mut() = self.parts.headers.clone();
+        *request.uri_mut() = target(backend, &self.parts.uri)?;
+        Some(request)
     }
 }
 
-impl Drop for InFlight<'_> {
+/// A body that goes back to where it came from when nobody asked it for a byte.
+struct Lent {
+    body: Option<Incoming>,
+    back: Option<oneshot::Sender<Incoming>>,
+}
+
+impl hyper::body::Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.back = None;
+        match &mut self.body {
+            Some(body) => Pin::new(body).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+    }
+}
+
+impl Drop for Lent {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let (Some(back), Some(body)) = (self.back.take(), self.body.take()) {
+            let _ = back.send(body); // nobody waits for it when the request was answered
+        }
+    }
+}
+
+/// The response for the user; `held` is let go when its body has ended.
+fn pass_back<H: Send + Sync + 'static>(response: Response<Incoming>, held: H) -> Response<PassedBody> {
+    let (mut parts, body) = response.into_parts();
+    HOP_BY_HOP.iter().for_each(|name| while parts.headers.remove(name).is_some() {});
+    let body = body.map_frame(move |frame| {
+        let _ = &held;
+        frame
+    });
+    Response::from_parts(parts, body.boxed())
+}
+
+/// Counts a request at its host and in the metrics, until its response has ended.
+struct Busy {
+    load: Arc<HostLoad>,
+    gauge: Gauge,
+}
+
+impl Busy {
+    fn begin(load: &Arc<HostLoad>, metrics: &Metrics) -> Self {
+        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        metrics.in_flight.inc();
+        Self { load: load.clone(), gauge: metrics.in_flight.clone() }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.dec();
     }
 }
 

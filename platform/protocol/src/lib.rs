@@ -9,9 +9,10 @@
 //!
 //! Map: [`ids`] names things, [`signing`] seals them, [`desired`] is what the Platform wants,
 //! [`observed`] is what runs, [`subjects`] says where each message travels, [`requests`] is what is
-//! asked and answered inside a stage.
+//! asked and answered inside a stage, [`headers`] is what HTTP requests carry between us.
 
 pub mod desired;
+pub mod headers;
 pub mod ids;
 pub mod observed;
 pub mod requests;

@@ -1,21 +1,27 @@
 //! Connections: opened on demand, closed when idle, and never more than the host's budget.
 //!
-//! The budget is hard: a permit is taken before a connection is opened and given back when it is closed. One
-//! app may hold at most a quarter of it, so that no app can take what four need; an idle connection
-//! of another app is closed before anyone waits. Waiting is bounded and ends with `unavailable`.
+//! Two semaphores, both first come, first served. An app's *share* counts the connections its requests use
+//! now: a quarter of the budget, so that no app can take what four need. The *budget* counts the
+//! connections that exist: a permit is taken before one is opened and given back when its socket is closed.
+//!
+//! What must stay true: while anyone waits for the budget, no connection lies idle. A waiter first counts itself
+//! and then looks for an idle connection to close; a request that is done first puts its connection
+//! down and then looks whether anyone waits. Whichever comes second sees the other.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moka::future::Cache;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client, Config, NoTls, Statement};
 
 use super::Error;
 use super::wire::{Watch, Watched};
 
-/// Pools of apps that asked for nothing this long are closed, in seconds.
+/// Connections and pools that nobody used for this long are closed, in seconds.
 const IDLE_S_MAX: u64 = 60;
 /// Pools at once; the least used are closed.
 const POOLS_MAX: u64 = 10_000;
@@ -23,7 +29,7 @@ const POOLS_MAX: u64 = 10_000;
 const WAIT_S_MAX: u64 = 5;
 /// How long opening a connection may take, in seconds.
 const CONNECT_S_MAX: u64 = 5;
-/// The part of the budget one app may hold: a quarter.
+/// The part of the budget one app may use at once: a quarter.
 const SHARE: usize = 4;
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 128;
@@ -52,16 +58,38 @@ pub trait Logins: Send + Sync + 'static {
 /// The pools of a host.
 pub struct Pools<L> {
     pools: Cache<String, Arc<Pool>>,
-    budget: Arc<Semaphore>,
+    budget: Arc<Budget>,
     share: usize,
     logins: L,
+}
+
+/// The connections that may exist, and who waits to open one.
+struct Budget {
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
 }
 
 /// The connections of one app.
 pub(crate) struct Pool {
     login: Login,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
     share: Arc<Semaphore>,
+    budget: Arc<Budget>,
+}
+
+impl Pool {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(Connection, Instant)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        loop {
+            let (connection, _) = self.idle().pop()?;
+            if connection.is_usable() {
+                return Some(connection);
+            } // else the server closed it meanwhile
+        }
+    }
 }
 
 impl<L: Logins> Pools<L> {
@@ -69,17 +97,22 @@ impl<L: Logins> Pools<L> {
     pub fn new(logins: L, connections_max: usize) -> Self {
         let pools =
             Cache::builder().max_capacity(POOLS_MAX).time_to_idle(Duration::from_secs(IDLE_S_MAX)).build();
-        Self {
-            pools,
-            budget: Arc::new(Semaphore::new(connections_max)),
-            share: (connections_max / SHARE).max(1),
-            logins,
-        }
+        let permits = Arc::new(Semaphore::new(connections_max));
+        let budget = Arc::new(Budget { permits, waiting: AtomicUsize::new(0) });
+        Self { pools, budget, share: (connections_max / SHARE).max(1), logins }
     }
 
     /// Closes what has been idle for too long; to be called now and then.
     pub async fn tidy(&self) {
         self.pools.run_pending_tasks().await;
+        for (_, pool) in &self.pools {
+            pool.idle().retain(|(_, since)| since.elapsed() < Duration::from_secs(IDLE_S_MAX));
+        }
+    }
+
+    /// Makes sure that an app's login is known, before a request needs it.
+    pub async fn prepare(&self, app: &str) -> Result<(), String> {
+        self.pool(app).await.map(drop)
     }
 
     /// Forgets an app: its login changed, or it left.
@@ -87,52 +120,77 @@ impl<L: Logins> Pools<L> {
         self.pools.invalidate(app).await;
     }
 
+    async fn pool(&self, app: &str) -> Result<Arc<Pool>, String> {
+        let make = async {
+            let login = self.logins.login(app).await?;
+            let share = Arc::new(Semaphore::new(self.share));
+            Ok::<_, String>(Arc::new(Pool {
+                login,
+                idle: Mutex::default(),
+                share,
+                budget: self.budget.clone(),
+            }))
+        };
+        self.pools.try_get_with(app.to_owned(), make).await.map_err(|error: Arc<String>| error.to_string())
+    }
+
     /// A connection for one request of an app.
     pub(crate) async fn take(&self, app: &str) -> Result<Taken, Error> {
-        let unavailable = |error: Arc<String>| Error::Unavailable(error.as_str().to_owned());
-        let pool = self
-            .pools
-            .try_get_with(app.to_owned(), async {
-                let login = self.logins.login(app).await?;
-                Ok::<_, String>(Arc::new(Pool {
-                    login,
-                    idle: Mutex::default(),
-                    share: Arc::new(Semaphore::new(self.share)),
-                }))
-            })
-            .await
-            .map_err(unavailable)?;
-        loop {
-            let idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            match idle {
-                Some(connection) if connection.is_usable() => {
-                    return Ok(Taken { connection: Some(connection), pool });
+        let pool = self.pool(app).await.map_err(Error::Unavailable)?;
+        let late =
+            || Error::Unavailable(format!("limit: no database connection was free within {WAIT_S_MAX} s"));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(WAIT_S_MAX);
+        let share = tokio::time::timeout_at(deadline, pool.share.clone().acquire_owned()).await;
+        let share = share.ok().and_then(Result::ok).ok_or_else(late)?;
+        if let Some(connection) = pool.take_idle() {
+            return Ok(Taken { connection: Some(connection), pool, _share: share });
+        }
+        let permit = tokio::time::timeout_at(deadline, self.permit()).await;
+        let permit = permit.ok().flatten().ok_or_else(late)?;
+        match Connection::open(&pool.login, permit).await {
+            Ok(connection) => Ok(Taken { connection: Some(connection), pool, _share: share }),
+            Err(refused) => {
+                if refused.login {
+                    self.pools.invalidate(app).await; // the next request asks for the login anew
                 }
-                Some(_) => {} // the server closed it meanwhile
-                None => break,
+                Err(Error::Unavailable(refused.why))
             }
         }
-        let wait = async {
-            let share = pool.share.clone().acquire_owned().await;
-            if self.budget.available_permits() == 0 {
-                self.close_one_idle();
-            }
-            Some((share.ok()?, self.budget.clone().acquire_owned().await.ok()?))
-        };
-        let permits = tokio::time::timeout(Duration::from_secs(WAIT_S_MAX), wait).await.ok().flatten();
-        let permits = permits.ok_or_else(|| {
-            Error::Unavailable(format!("limit: no database connection was free within {WAIT_S_MAX} s"))
-        })?;
-        let connection = Connection::open(&pool.login, permits).await?;
-        Ok(Taken { connection: Some(connection), pool })
+    }
+
+    /// A permit to open a connection. Idle connections, whoever has them, make room.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        let permits = self.budget.permits.clone();
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        let _waiting = Waiting::begin(&self.budget.waiting);
+        self.close_one_idle();
+        permits.acquire_owned().await.ok()
     }
 
     fn close_one_idle(&self) {
         for (_, pool) in &self.pools {
-            if pool.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().is_some() {
+            if pool.idle().pop().is_some() {
                 return;
             }
         }
+    }
+}
+
+/// Counts a waiter, for as long as it waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -154,22 +212,23 @@ pub(crate) struct Connection {
     pub(crate) watch: Arc<Watch>,
     statements: Vec<(String, Statement)>,
     cancel: CancelToken,
-    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+/// Why there is no connection.
+struct Refused {
+    why: String,
+    /// The server did not take the login.
+    login: bool,
 }
 
 impl Connection {
-    async fn open(
-        login: &Login,
-        permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-    ) -> Result<Self, Error> {
-        let unavailable = |error: &dyn std::fmt::Display| {
-            Error::Unavailable(format!("the database cannot be reached: {error}"))
-        };
+    async fn open(login: &Login, permit: OwnedSemaphorePermit) -> Result<Self, Refused> {
+        let refused =
+            |why: String| Refused { why: format!("the database cannot be reached: {why}"), login: false };
         let open = async {
-            let stream = TcpStream::connect((login.host.as_str(), login.port))
-                .await
-                .map_err(|error| unavailable(&error))?;
-            stream.set_nodelay(true).map_err(|error| unavailable(&error))?;
+            let stream = TcpStream::connect((login.host.as_str(), login.port)).await;
+            let stream = stream.map_err(|error| refused(error.to_string()))?;
+            stream.set_nodelay(true).map_err(|error| refused(error.to_string()))?;
             let watch = Arc::new(Watch::default());
             let mut config = Config::new();
             config
@@ -177,22 +236,28 @@ impl Connection {
                 .password(&login.password)
                 .dbname(&login.database)
                 .application_name("odeon-app");
-            let (client, connection) = config
-                .connect_raw(Watched::new(stream, watch.clone()), NoTls)
-                .await
-                .map_err(|error| unavailable(&error))?;
+            let connected = config.connect_raw(Watched::new(stream, watch.clone()), NoTls).await;
+            let (client, connection) = connected.map_err(|error| {
+                let login = error.code().is_some_and(|code| {
+                    [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(code)
+                });
+                let why =
+                    error.as_db_error().map_or_else(|| error.to_string(), |told| told.message().to_owned());
+                Refused { login, ..refused(why) }
+            })?;
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!("a database connection ended: {error}");
                 }
+                drop(permit); // only now is the socket closed
             });
             Ok((client, watch))
         };
         let opened = tokio::time::timeout(Duration::from_secs(CONNECT_S_MAX), open).await;
         let (client, watch) =
-            opened.map_err(|_| unavailable(&format!("no answer within {CONNECT_S_MAX} s")))??;
+            opened.map_err(|_| refused(format!("no answer within {CONNECT_S_MAX} s")))??;
         let cancel = client.cancel_token();
-        Ok(Self { client, watch, statements: Vec::new(), cancel, _permits: permits })
+        Ok(Self { client, watch, statements: Vec::new(), cancel })
     }
 
     /// Prepares a statement, or finds it prepared.
@@ -217,6 +282,7 @@ impl Connection {
 pub(crate) struct Taken {
     connection: Option<Connection>,
     pool: Arc<Pool>,
+    _share: OwnedSemaphorePermit,
 }
 
 impl Taken {
@@ -224,10 +290,13 @@ impl Taken {
     pub(crate) fn get(&mut self) -> Option<&mut Connection> {
         self.connection.as_mut()
     }
+
     /// Gives it back, if it is as it was.
     pub(crate) fn release(mut self) {
-        if let Some(connection) = self.connection.take().filter(Connection::is_usable) {
-            self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        let Some(connection) = self.connection.take().filter(Connection::is_usable) else { return };
+        self.pool.idle().push((connection, Instant::now()));
+        if self.pool.budget.waiting.load(Ordering::SeqCst) > 0 {
+            self.pool.idle().pop();
         }
     }
 }
