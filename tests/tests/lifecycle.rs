@@ -8,124 +8,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use reqwest::{Client, Method, StatusCode};
-use rustix::process::{Pid, Signal, kill_process};
+use odeon_tests::{Installation, eventually, hello};
+use reqwest::{Method, StatusCode};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-
-/// How long anything may take before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(90);
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// A running installation in a folder of its own.
-struct Installation {
-    folder: PathBuf,
-    up: Child,
-    client: Client,
-}
-
-impl Installation {
-    async fn start() -> Self {
-        let folder = PathBuf::from(format!("/var/tmp/odeon-test-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).unwrap();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        let log = fs::File::create(folder.join("up.log")).unwrap();
-        let port_base = 20_000 + u16::try_from(std::process::id() % 2_000).unwrap() * 10;
-        let up = odeon(&folder.join("data"))
-            .args(["up", "--port-base", &port_base.to_string()])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut this = Self { folder, up, client: Client::builder().no_proxy().build().unwrap() };
-        let deadline = Instant::now() + PATIENCE;
-        while !this.data().join("ready").exists() {
-            let ended = this.up.try_wait().unwrap();
-            let log = fs::read_to_string(this.folder.join("up.log")).unwrap_or_default();
-            assert!(ended.is_none() && Instant::now() < deadline, "`odeon up` does not answer:\n{log}");
-            tokio::time::sleep(PAUSE).await;
-        }
-        this
-    }
-    fn data(&self) -> PathBuf {
-        self.folder.join("data")
-    }
-    fn run(&self, arguments: &[&str]) -> Output {
-        odeon(&self.data()).args(arguments).output().unwrap()
-    }
-    #[track_caller]
-    fn succeed(&self, arguments: &[&str]) -> String {
-        let done = self.run(arguments);
-        assert!(done.status.success(), "odeon {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8(done.stdout).unwrap()
-    }
-    #[track_caller]
-    fn fail(&self, arguments: &[&str]) -> String {
-        let done = self.run(arguments);
-        assert_eq!(done.status.code(), Some(1), "odeon {arguments:?} should fail");
-        String::from_utf8(done.stderr).unwrap()
-    }
-    fn status(&self) -> Value {
-        serde_json::from_str(&self.succeed(&["status", "--json"])).unwrap()
-    }
-    fn pid(&self, process: &str) -> u64 {
-        let status = self.status();
-        let found = status["processes"].as_array().unwrap().iter().find(|found| found["name"] == process);
-        found.unwrap_or_else(|| panic!("{process} in {status}"))["pid"].as_u64().unwrap()
-    }
-    fn key_of(&self, app: &str) -> String {
-        let apps: Value = serde_json::from_str(&self.succeed(&["apps", "--json"])).unwrap();
-        let found = apps.as_array().unwrap().iter().find(|found| found["name"] == app);
-        found.unwrap_or_else(|| panic!("{app} in {apps}"))["key"].as_str().unwrap().to_owned()
-    }
-
-    fn kill(&self, process: &str, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid(process)).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-    fn url(&self, stage: &str, path: &str) -> String {
-        format!("{}{path}", self.status()["stages"][stage].as_str().unwrap())
-    }
-    async fn send(&self, method: Method, url: &str, body: Option<Value>) -> (StatusCode, Value) {
-        let request = self.client.request(method, url);
-        let request = match body {
-            Some(body) => request.json(&body),
-            None => request,
-        };
-        let response = request.send().await.unwrap();
-        let status = response.status();
-        let text = response.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-    }
-    async fn get(&self, url: &str) -> (StatusCode, Value) {
-        self.send(Method::GET, url, None).await
-    }
-}
-
-impl Drop for Installation {
-    fn drop(&mut self) {
-        if let Some(pid) = Pid::from_raw(i32::try_from(self.up.id()).unwrap_or_default()) {
-            let _ = kill_process(pid, Signal::INT);
-        }
-        let _ = self.up.wait();
-        if !std::thread::panicking() {
-            let _ = fs::remove_dir_all(&self.folder);
-        }
-    }
-}
-
-fn odeon(data: &Path) -> Command {
-    let test = std::env::current_exe().unwrap();
-    let mut command = Command::new(test.parent().unwrap().parent().unwrap().join("odeon"));
-    command.arg("--data").arg(data);
-    command.env_remove("ODEON_URL").env_remove("ODEON_TOKEN");
-    command
-}
 
 #[tokio::test]
 async fn an_app_lives() {
@@ -204,9 +93,7 @@ async fn a_file_that_is_no_component_is_refused(site: &Installation) {
 }
 
 async fn a_guest_that_misbehaves_harms_itself_only(site: &Installation) {
-    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
-    let hello = target.join("guests/wasm32-wasip2/release/hello_rust.wasm");
-    assert!(hello.exists(), "{} is missing; `make guests` builds it", hello.display());
+    let hello = hello();
     site.succeed(&["publish", hello.to_str().unwrap(), "--name", "Hello"]);
     for stage in ["test", "production"] {
         site.succeed(&["deploy", "Hello", "--revision", "1", "--to", stage]);
@@ -227,11 +114,10 @@ async fn a_guest_that_misbehaves_harms_itself_only(site: &Installation) {
         let (found, problem) = site.get(&site.url("development", path)).await;
         assert_eq!((found, &problem["errorCode"]), (status, &json!(code)), "{path}: {problem}");
         let id = problem["traceId"].as_str().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while !site.succeed(&["logs", "Hello", "--request", id]).contains(code) {
-            assert!(Instant::now() < deadline, "the log of {path} does not tell of request {id}");
-            tokio::time::sleep(PAUSE).await;
-        }
+        eventually(&format!("the log of {path} tells of request {id}"), async || {
+            site.succeed(&["logs", "Hello", "--request", id]).contains(code).then_some(())
+        })
+        .await;
         assert_eq!(site.get(&site.url("development", "/Hello/")).await.0, StatusCode::OK);
     }
     let endless = endless.await.unwrap().unwrap();
@@ -286,9 +172,7 @@ async fn an_app_reaches_its_own_database_only(site: &Installation) {
 }
 
 async fn a_host_hears_its_own_stage_only(site: &Installation) {
-    let status = site.status();
-    let processes = status["processes"].as_array().unwrap();
-    let nats = processes.iter().find(|process| process["name"] == "nats-server").unwrap();
+    let nats = site.process("nats-server");
     let credentials = site.data().join("run/stages/test/test-1.creds");
     let options = async_nats::ConnectOptions::with_credentials_file(&credentials).await.unwrap();
     let client = options
@@ -356,22 +240,26 @@ async fn a_lost_host_costs_production_no_request(site: &Installation) {
 async fn a_lost_host_comes_back_in_development(site: &Installation) {
     let url = site.url("development", "/Travel/rest/Expenses/List");
     site.kill("host-development-1", Signal::KILL);
-    let deadline = Instant::now() + PATIENCE;
-    while site.get(&url).await.0 != StatusCode::OK {
-        assert!(Instant::now() < deadline, "the host does not come back");
-        tokio::time::sleep(PAUSE).await;
-    }
+    eventually("the host comes back", async || (site.get(&url).await.0 == StatusCode::OK).then_some(()))
+        .await;
 }
 
 async fn apps_serve_without_nats(site: &Installation) {
     let url = site.url("test", "/Travel/rest/Expenses/List");
     assert_eq!(site.get(&url).await.0, StatusCode::OK);
-    site.kill("nats-server", Signal::STOP);
-    for at in 0..50 {
-        let (status, answer) = site.get(&url).await;
-        assert_eq!(status, StatusCode::OK, "request {at}: {answer}");
+    for signal in [Signal::STOP, Signal::KILL] {
+        site.kill("nats-server", signal); // still held by the kernel, then gone
+        for at in 0..50 {
+            let (status, answer) = site.get(&url).await;
+            assert_eq!(status, StatusCode::OK, "request {at} after {signal:?}: {answer}");
+        }
     }
-    site.kill("nats-server", Signal::CONT);
+    site.came_back("nats-server", 0).await;
+    eventually("the Platform deploys again", async || {
+        let done = site.run(&["deploy", "Travel", "--revision", "1", "--to", "test"]);
+        done.status.success().then_some(())
+    })
+    .await;
 }
 
 async fn stopping_leaves_no_process(site: Installation) {

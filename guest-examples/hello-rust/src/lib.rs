@@ -4,9 +4,13 @@
 //! ours answers 1 to every request, which the tests and benchmarks check.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+
+/// How long `/slow` takes: longer than a deployment.
+const SLOW: Duration = Duration::from_secs(3);
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
 
@@ -31,6 +35,9 @@ impl Guest for Hello {
         }
         if path.ends_with("/stack") {
             println!("{}", deeper(1));
+        }
+        if path.ends_with("/slow") {
+            std::thread::sleep(SLOW);
         }
         println!("hello at {path}");
         let count = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;

@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::Client;
-use async_nats::jetstream::kv::Operation;
 use async_nats::jetstream::{self, kv};
-use futures_util::StreamExt as _;
 use odeon_capabilities::egress::Egress;
 use odeon_engine::artefact::{self, Verified};
 use odeon_engine::wasmtime::component::Component;
 use odeon_engine::{App, Fits};
+use odeon_protocol::bucket::{self, News};
 use odeon_protocol::{
     AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
     Serving, Signed, TrustedKeys, subjects,
@@ -82,30 +81,17 @@ impl Agent {
 
     /// Follows desired state for ever.
     pub(crate) async fn follow(self: Arc<Self>, client: Client) {
-        let jetstream = jetstream::new(client);
-        loop {
-            if let Err(error) = self.watch(&jetstream).await {
-                warn!("desired state cannot be watched: {error:#}");
-            }
-            tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
-        }
-    }
-
-    async fn watch(self: &Arc<Self>, jetstream: &jetstream::Context) -> Result<()> {
-        let bucket = jetstream.get_key_value(subjects::DESIRED_BUCKET).await.context("open the bucket")?;
-        let mut entries = bucket.watch_with_history(">").await.context("watch the bucket")?;
-        self.host.mark_ready();
-        while let Some(entry) = entries.next().await {
-            let entry = entry.context("read an entry")?;
-            if entry.operation != Operation::Put {
-                continue; // absence means nothing
-            }
-            match serde_json::from_slice::<Signed<DesiredApp>>(&entry.value) {
+        let jetstream = jetstream::new(client.clone());
+        let open = || jetstream.get_key_value(subjects::DESIRED_BUCKET);
+        bucket::follow(client, open, |news| match news {
+            News::Opened => self.host.mark_ready(),
+            News::Put { key, value } => match serde_json::from_slice::<Signed<DesiredApp>>(value) {
                 Ok(sealed) => self.hear(&sealed),
-                Err(error) => warn!(key = entry.key, "not sealed desired state: {error}"),
-            }
-        }
-        Ok(())
+                Err(error) => warn!(key, "not sealed desired state: {error}"),
+            },
+            News::Deleted { .. } | News::CaughtUp => {} // absence means nothing
+        })
+        .await;
     }
 
     /// Checks a piece of desired state and acts on it if it is news.

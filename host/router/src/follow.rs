@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use async_nats::Client;
-use async_nats::jetstream::kv::{Entry, Operation};
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
+use odeon_protocol::bucket::{self, News};
 use odeon_protocol::{
     AppId, DesiredApp, HostHeartbeat, ReplicaStatus, RouterHeartbeat, RouterStatus, Signed, TrustedKeys,
     subjects,
@@ -85,37 +85,23 @@ impl Follower {
         tokio::spawn(self.clone().apply(client.clone()));
     }
 
-    async fn follow(self: Arc<Self>, client: Client, bucket: &'static str) {
-        let jetstream = jetstream::new(client);
-        loop {
-            if let Err(error) = self.watch(&jetstream, bucket).await {
-                warn!(bucket, "cannot be watched: {error:#}");
-            }
-            tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
-        }
-    }
-
-    async fn watch(&self, jetstream: &jetstream::Context, bucket: &'static str) -> Result<()> {
-        let store = jetstream.get_key_value(bucket).await.context("open the bucket")?;
-        let mut entries = store.watch_with_history(">").await.context("watch the bucket")?;
-        if bucket == subjects::DESIRED_BUCKET {
-            self.router.mark_ready();
-        }
-        while let Some(entry) = entries.next().await {
-            let entry = entry.context("read an entry")?;
-            if bucket == subjects::DESIRED_BUCKET {
-                if entry.operation == Operation::Put {
-                    match serde_json::from_slice(&entry.value) {
-                        Ok(sealed) => self.hear_desired(sealed),
-                        Err(error) => warn!(key = entry.key, "not sealed desired state: {error}"),
-                    }
-                }
-            } else {
-                self.hear_replica(&entry);
+    async fn follow(self: Arc<Self>, client: Client, name: &'static str) {
+        let jetstream = jetstream::new(client.clone());
+        let open = || jetstream.get_key_value(name);
+        bucket::follow(client, open, |news| {
+            match (name, news) {
+                (subjects::DESIRED_BUCKET, News::Opened) => self.router.mark_ready(),
+                (subjects::DESIRED_BUCKET, News::Put { key, value }) => match serde_json::from_slice(value) {
+                    Ok(sealed) => self.hear_desired(sealed),
+                    Err(error) => warn!(key, "not sealed desired state: {error}"),
+                },
+                (subjects::OBSERVED_BUCKET, News::Put { key, value }) => self.hear_replica(key, Some(value)),
+                (subjects::OBSERVED_BUCKET, News::Deleted { key }) => self.hear_replica(key, None),
+                _ => {}
             }
             self.changed.notify_one();
-        }
-        Ok(())
+        })
+        .await;
     }
 
     fn hear_desired(&self, sealed: Signed<DesiredApp>) {
@@ -135,13 +121,13 @@ impl Follower {
         }
     }
 
-    fn hear_replica(&self, entry: &Entry) {
-        let Some((host, app)) = entry.key.strip_prefix("host.").and_then(|key| key.split_once('.')) else {
+    fn hear_replica(&self, key: &str, value: Option<&[u8]>) {
+        let Some((host, app)) = key.strip_prefix("host.").and_then(|key| key.split_once('.')) else {
             return;
         };
         let mut known = self.lock();
-        if entry.operation == Operation::Put {
-            if let Ok(status) = serde_json::from_slice::<ReplicaStatus>(&entry.value) {
+        if let Some(value) = value {
+            if let Ok(status) = serde_json::from_slice::<ReplicaStatus>(value) {
                 known.table.hear_replica(status);
             }
         } else if let (Ok(host), Ok(app)) = (host.parse(), app.parse()) {

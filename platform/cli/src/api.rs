@@ -109,6 +109,11 @@ struct Problem {
     trace_id: String,
 }
 
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+}
+
 impl Api {
     /// The Platform of `ODEON_URL` and `ODEON_TOKEN`, or the local one.
     pub(crate) fn connect(layout: &Layout) -> Result<Self> {
@@ -178,9 +183,32 @@ impl Api {
         asset: &Asset,
         revision: Option<u32>,
         stage: &str,
+        egress_allow: Option<&[String]>,
     ) -> Result<Operation> {
-        let body = json!({ "operation": operation, "assetKey": asset.key, "revision": revision, "environment": stage });
+        let body = json!({
+            "operation": operation, "assetKey": asset.key, "revision": revision, "environment": stage,
+            "egressAllow": egress_allow,
+        });
         self.operate("/api/deployments/v1/deployment-operations", &body).await
+    }
+
+    /// Adds an organization and gives its first token.
+    pub(crate) async fn add_organization(&self, name: &str) -> Result<String> {
+        let request = self.request(Method::POST, "/api/identity/v1/organizations");
+        Ok(read::<Token>(request.json(&json!({ "name": name }))).await?.token)
+    }
+    /// Makes a token.
+    pub(crate) async fn create_token(&self, name: &str, scopes: &[String], days: u32) -> Result<String> {
+        let body = json!({ "name": name, "scopes": scopes, "days": days });
+        let request = self.request(Method::POST, "/api/identity/v1/tokens").json(&body);
+        Ok(read::<Token>(request).await?.token)
+    }
+    /// Revokes the tokens of a name.
+    pub(crate) async fn revoke_token(&self, name: &str) -> Result<()> {
+        let mut url = reqwest::Url::parse(&self.url).context("understand the Platform's URL")?;
+        let segments = ["api", "identity", "v1", "tokens", name];
+        url.path_segments_mut().ok().context("the Platform's URL takes no path")?.extend(segments);
+        checked(self.request(Method::DELETE, url.path())).await.map(drop)
     }
 
     /// Log lines as they come.

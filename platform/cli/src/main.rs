@@ -55,16 +55,7 @@ enum Command {
         folder: PathBuf,
     },
     /// Deploy a stored revision to a stage: the same bits, no compilation.
-    Deploy {
-        /// Name of the app.
-        app: String,
-        /// Which revision.
-        #[arg(long)]
-        revision: u32,
-        /// Name of the stage.
-        #[arg(long)]
-        to: String,
-    },
+    Deploy(commands::deploy::DeployArguments),
     /// Go back to the revision that served before.
     Rollback {
         /// Name of the app.
@@ -104,6 +95,25 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write databases, blobs and keys of the running local installation to one file.
+    Backup {
+        /// File to write.
+        file: PathBuf,
+    },
+    /// Make a local installation from a backup, in an empty folder (`--data`).
+    Restore {
+        /// File that `odeon backup` wrote.
+        file: PathBuf,
+        /// First port to try.
+        #[arg(long, default_value_t = up::ports::BASE)]
+        port_base: u16,
+    },
+    /// Add an organization.
+    #[command(subcommand)]
+    Organization(commands::organization::OrganizationCommand),
+    /// Make and revoke tokens of your organization.
+    #[command(subcommand)]
+    Token(commands::organization::TokenCommand),
     /// Show URLs, ports and processes of the local installation.
     Status {
         /// Print JSON.
@@ -133,13 +143,17 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Check { path, json } => commands::check::check(&path, json),
         Command::Publish(arguments) => commands::publish::publish(&layout, arguments).await,
         Command::Dev { folder } => commands::dev::dev(&layout, &folder).await,
-        Command::Deploy { app, revision, to } => commands::deploy::deploy(&layout, &app, revision, &to).await,
+        Command::Deploy(arguments) => commands::deploy::deploy(&layout, arguments).await,
         Command::Rollback { app, stage } => commands::deploy::rollback(&layout, &app, &stage).await,
         Command::Undeploy { app, stage } => commands::deploy::undeploy(&layout, &app, &stage).await,
         Command::Apps { json } => commands::apps::apps(&layout, json).await,
         Command::Logs { app, stage, follow, request, json } => {
             commands::logs::logs(&layout, commands::logs::Which { app, stage, follow, request, json }).await
         }
+        Command::Backup { file } => commands::backup::backup(&layout, &file),
+        Command::Restore { file, port_base } => commands::backup::restore(&layout, &file, port_base).await,
+        Command::Organization(command) => commands::organization::organization(&layout, command).await,
+        Command::Token(command) => commands::organization::token(&layout, command).await,
         Command::Status { json } => commands::status::status(&layout, json),
     }
 }

@@ -9,8 +9,11 @@
 //!
 //! Map: [`ids`] names things, [`signing`] seals them, [`desired`] is what the Platform wants,
 //! [`observed`] is what runs, [`subjects`] says where each message travels, [`requests`] is what is
-//! asked and answered inside a stage, [`headers`] is what HTTP requests carry between us.
+//! asked and answered inside a stage, [`headers`] is what HTTP requests carry between us,
+//! `bucket` (feature `nats`) follows what lies in a KV bucket.
 
+#[cfg(feature = "nats")]
+pub mod bucket;
 pub mod desired;
 pub mod headers;
 pub mod ids;

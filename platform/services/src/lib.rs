@@ -39,6 +39,7 @@ use crate::identity::Scope;
 use crate::keys::Keys;
 use crate::nats::auth::{self, Permissions};
 use crate::nats::stage::Stage;
+use crate::nats::stages::Stages;
 use crate::settings::Settings;
 
 /// Operations that run or wait at once; past that, 429.
@@ -49,8 +50,10 @@ pub(crate) const LOG_READERS_MAX: usize = 64;
 const DATABASE_CONNECTIONS_MAX: u32 = 16;
 /// How long a request waits for one of them, in seconds.
 const DATABASE_WAIT_S_MAX: u64 = 10;
+/// Name of the first token of an organization.
+pub(crate) const FIRST_TOKEN: &str = "owner";
 /// Life of the first token, in days.
-const FIRST_TOKEN_DAYS: i64 = 366;
+pub(crate) const FIRST_TOKEN_DAYS: i64 = 366;
 
 /// What all services share.
 pub(crate) struct Platform {
@@ -58,7 +61,10 @@ pub(crate) struct Platform {
     pub(crate) database: PgPool,
     pub(crate) blobs: Blobs,
     pub(crate) signer: Signer,
-    pub(crate) stages: Vec<Arc<Stage>>,
+    pub(crate) keys: Keys,
+    pub(crate) stages: Stages,
+    /// Held while an organization is added: two of one name must not meet.
+    pub(crate) adding_organization: tokio::sync::Mutex<()>,
     pub(crate) builds: Semaphore,
     pub(crate) operations: Arc<Semaphore>,
     pub(crate) log_readers: Arc<Semaphore>,
@@ -68,11 +74,22 @@ pub(crate) struct Platform {
 impl Platform {
     /// A stage of an organization.
     pub(crate) fn stage(&self, organization: &OrganizationId, name: &StageName) -> Option<Arc<Stage>> {
-        self.stages.iter().find(|stage| stage.organization == *organization && stage.name == *name).cloned()
+        self.stages.of(organization).into_iter().find(|stage| stage.name == *name)
     }
+    /// Opens a stage and keeps it as it was asked for, from now on.
+    pub(crate) async fn open_stage(
+        self: &Arc<Self>,
+        organization: &OrganizationId,
+        name: &StageName,
+    ) -> Result<()> {
+        let stage = self.stages.open(organization, name).await?;
+        tokio::spawn(deployments::reconcile::run(self.clone(), stage));
+        Ok(())
+    }
+
     /// The stage that publishing goes to.
     pub(crate) fn first_stage(&self, organization: &OrganizationId) -> Option<StageName> {
-        self.stages.iter().find(|stage| stage.organization == *organization).map(|stage| stage.name.clone())
+        self.stages.of(organization).first().map(|stage| stage.name.clone())
     }
     /// Marks an app and stage as being deployed: until the guard drops, the reconciler leaves them alone.
     pub(crate) fn busy(&self, app: &AppId, stage: &StageName) -> BusyGuard {
@@ -158,27 +175,25 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     ensure_token(&database, &settings, &organization).await?;
     deployments::store::end_interrupted(&database).await?;
 
-    let system = nats::connect_system(&settings.nats_url, &keys).await?;
-    let mut stages = Vec::new();
-    for (organization, name) in deployments::store::all_stages(&database).await? {
-        nats::push_account(&system, &keys, &organization, &name).await?;
-        let client = nats::connect_stage(&settings.nats_url, &keys, &organization, &name).await?;
-        stages.push(Stage::open(client, organization, name, trusted.clone()).await?);
-    }
+    let stages = Stages::connect(keys.clone(), trusted, &settings.nats_url).await?;
     let platform = Arc::new(Platform {
         blobs: Blobs::open(&settings.blobs)?,
         database,
         signer,
+        keys,
         stages,
+        adding_organization: tokio::sync::Mutex::default(),
         builds: Semaphore::new(builds::BUILDS_AT_ONCE),
         operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
         log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
         busy: Arc::default(),
         settings,
     });
-    for stage in &platform.stages {
-        tokio::spawn(deployments::reconcile::run(platform.clone(), stage.clone()));
+    for (organization, name) in deployments::store::all_stages(&platform.database).await? {
+        platform.open_stage(&organization, &name).await?;
     }
+    let kept = platform.clone();
+    tokio::spawn(async move { kept.stages.keep_accounts().await });
     let listener = TcpListener::bind(&platform.settings.listen)
         .await
         .with_context(|| format!("listen on {}; is the port in use?", platform.settings.listen))?;
@@ -207,7 +222,8 @@ async fn ensure_token(database: &PgPool, settings: &Settings, organization: &Org
     }
     let expires_at = Utc::now() + chrono::Duration::days(FIRST_TOKEN_DAYS);
     let token =
-        identity::store::create_token(database, organization, "owner", &Scope::ALL, expires_at).await?;
-    identity::store::audit(database, organization, "platform", "token.create", "owner", json!({})).await?;
+        identity::store::create_token(database, organization, FIRST_TOKEN, &Scope::ALL, expires_at).await?;
+    identity::store::audit(database, organization, "platform", "token.create", FIRST_TOKEN, json!({}))
+        .await?;
     keys::write_private(&settings.token_file, token.as_bytes())
 }

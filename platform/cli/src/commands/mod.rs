@@ -1,10 +1,12 @@
 //! One command per module.
 
 pub(crate) mod apps;
+pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod deploy;
 pub(crate) mod dev;
 pub(crate) mod logs;
 pub(crate) mod new;
+pub(crate) mod organization;
 pub(crate) mod publish;
 pub(crate) mod status;

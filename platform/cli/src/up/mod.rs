@@ -5,12 +5,12 @@
 //! need, and each step waits until the one before answers: PostgreSQL, nats-server, Platform, migrators,
 //! hosts, routers.
 
-mod children;
+pub(crate) mod children;
 mod nats;
-mod ports;
-mod postgres;
-mod stages;
-mod user;
+pub(crate) mod ports;
+pub(crate) mod postgres;
+pub(crate) mod stages;
+pub(crate) mod user;
 
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};
@@ -159,9 +159,7 @@ fn prepare(layout: &Layout, port_base: u16) -> Result<Site<'_>> {
     for folder in ["run", "run/secrets", "run/logs", "run/stages", "run/keys", "run/blobs"] {
         run_as.own_folder(&layout.path(folder))?;
     }
-    let mut names = vec!["Platform".to_owned(), "nats-server".to_owned(), "PostgreSQL".to_owned()];
-    names.extend(stages::STAGES.iter().map(|stage| format!("router of {}", stage.name)));
-    let ports = Ports::choose(&layout.path("ports.json"), &names, port_base)?;
+    let ports = Ports::choose(&layout.path("ports.json"), &port_names(), port_base)?;
     let site = Site { layout, run_as, binaries: layout.path("bin"), ports };
     std::fs::create_dir_all(&site.binaries).with_context(|| format!("create {}", site.binaries.display()))?;
     for name in ["odeon-platform", "odeon-host", "odeon-router", "odeon-migrator"] {
@@ -170,6 +168,13 @@ fn prepare(layout: &Layout, port_base: u16) -> Result<Site<'_>> {
         site.install(&program)?;
     }
     Ok(site)
+}
+
+/// What has a port of its own.
+pub(crate) fn port_names() -> Vec<String> {
+    let mut names = vec!["Platform".to_owned(), "nats-server".to_owned(), "PostgreSQL".to_owned()];
+    names.extend(stages::STAGES.iter().map(|stage| format!("router of {}", stage.name)));
+    names
 }
 
 impl Site<'_> {
@@ -316,7 +321,7 @@ fn write_status(site: &Site<'_>, status: &Status) -> Result<()> {
 }
 
 /// Two at once in one folder would destroy each other's data.
-fn lock(layout: &Layout) -> Result<File> {
+pub(crate) fn lock(layout: &Layout) -> Result<File> {
     std::fs::create_dir_all(&layout.root).with_context(|| format!("create {}", layout.root.display()))?;
     let path = layout.path("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;

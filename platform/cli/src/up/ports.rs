@@ -19,6 +19,12 @@ const TRIES_MAX: u16 = 500;
 pub(crate) struct Ports(BTreeMap<String, u16>);
 
 impl Ports {
+    /// The ports in `file`, whoever uses them now.
+    pub(crate) fn known(file: &Path) -> Result<Self> {
+        let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
+        Ok(Self(serde_json::from_slice(&bytes).with_context(|| format!("understand {}", file.display()))?))
+    }
+
     /// The ports in `file`, all free now; or free ones from `base` on, which `file` then keeps.
     pub(crate) fn choose(file: &Path, names: &[String], base: u16) -> Result<Self> {
         let mut ports: BTreeMap<String, u16> = match std::fs::read(file) {

@@ -28,7 +28,7 @@ const POLL_MS: u64 = 30;
 /// Connections of the whole server: those of all hosts, migrators and the Platform, with room to spare.
 const CONNECTIONS_MAX: u32 = 400;
 /// Superuser of the private server.
-const SUPERUSER: &str = "odeon_super";
+pub(crate) const SUPERUSER: &str = "odeon_super";
 
 /// The private server.
 pub(crate) struct Postgres {
@@ -72,6 +72,21 @@ impl Postgres {
             std::fs::rename(&unfinished, &folder).context("put the PostgreSQL data folder in place")?;
         }
         Ok(Self { binaries, folder, port, password })
+    }
+
+    /// The server of an installation that was made before.
+    pub(crate) fn existing(layout: &Layout, port: u16) -> Result<Self> {
+        let path = layout.path("run/secrets/superuser");
+        let password = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(Self { binaries: find_binaries()?, folder: layout.path("run/postgresql"), port, password })
+    }
+
+    /// One of PostgreSQL's own client programs, as superuser of `database`.
+    pub(crate) fn client(&self, program: &str, database: &str) -> Command {
+        let mut command = Command::new(self.binaries.join(program));
+        command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string());
+        command.env("PGUSER", SUPERUSER).env("PGPASSWORD", &self.password).env("PGDATABASE", database);
+        command
     }
 
     /// How to start it. SIGINT is its fast shutdown: sessions end, nothing is lost.

@@ -24,6 +24,11 @@ pub(crate) const STAGES: [StagePlan; 3] = [
     StagePlan { name: "production", zones: &["a", "b", "c"] },
 ];
 
+/// Name of a stage's database.
+pub(crate) fn database(stage: &StagePlan) -> String {
+    format!("stage_{}", stage.name)
+}
+
 /// Database connections one host may hold: three hosts and their migrator fit into the server's.
 const DATABASE_CONNECTIONS_MAX: u32 = 50;
 
@@ -50,7 +55,7 @@ pub(crate) async fn recipes(
     let name = stage.name;
     let password = secret(site.layout, &site.run_as, &format!("migrator-{name}"))?;
     let database =
-        Database { name: format!("stage_{name}"), owner: format!("odeon_migrator_{name}"), password };
+        Database { name: self::database(stage), owner: format!("odeon_migrator_{name}"), password };
     postgres.ensure(client, &database, "createrole").await?;
     harden(site, postgres, &database)?;
 

@@ -26,6 +26,10 @@ use crate::identity::{Caller, Scope};
 
 /// Longest message of a revision, in characters.
 const MESSAGE_CHARS_MAX: usize = 2_000;
+/// Hosts that one app may call.
+const EGRESS_MAX: usize = 64;
+/// Longest name of such a host with its port, in bytes.
+const AUTHORITY_BYTES_MAX: usize = 260;
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
     OpenApiRouter::new()
@@ -60,6 +64,8 @@ struct NewDeployment {
     revision: Option<u32>,
     /// Name of the stage.
     environment: String,
+    /// Where the app may call from this stage on, as `host` or `host:port`; without it, as before. For `Deploy` only.
+    egress_allow: Option<Vec<String>>,
 }
 
 /// An operation.
@@ -149,7 +155,8 @@ async fn deploy(
                 let what = format!("revision {revision} of `{}`", asset.name);
                 return Err(ApiError::not_found("OS-APPS-40402", what));
             }
-            (Task::Deploy { app: asset.key.clone(), revision }, Some(revision))
+            let egress_allow = new.egress_allow.map(check_egress).transpose()?;
+            (Task::Deploy { app: asset.key.clone(), revision, egress_allow }, Some(revision))
         }
         Kind::Rollback => {
             let previous = current
@@ -160,7 +167,7 @@ async fn deploy(
                 let detail = format!("`{}` has no earlier revision in {stage} to go back to", asset.name);
                 ApiError::conflict("OS-DPL-40902", detail)
             })?;
-            (Task::Deploy { app: asset.key.clone(), revision }, Some(revision))
+            (Task::Deploy { app: asset.key.clone(), revision, egress_allow: None }, Some(revision))
         }
         Kind::Undeploy => {
             if !current.is_some_and(|current| current.serving) {
@@ -171,6 +178,24 @@ async fn deploy(
         }
     };
     accept(platform, caller, new.operation, stage, revision, task).await
+}
+
+/// Authorities as the host compares them; the first that is none is named.
+fn check_egress(authorities: Vec<String>) -> Result<Vec<String>, ApiError> {
+    if authorities.len() > EGRESS_MAX {
+        let detail = format!("an app may call {EGRESS_MAX} hosts, not {}", authorities.len());
+        return Err(ApiError::bad_request("OS-DPL-40005", detail));
+    }
+    let is_authority = |text: &String| {
+        let authority = text.parse::<axum::http::uri::Authority>();
+        text.len() <= AUTHORITY_BYTES_MAX
+            && authority.is_ok_and(|authority| !authority.host().is_empty() && !text.contains('@'))
+    };
+    if let Some(wrong) = authorities.iter().find(|text| !is_authority(text)) {
+        let detail = format!("`{wrong}` is not a host; write `api.example.com` or `api.example.com:8443`");
+        return Err(ApiError::bad_request("OS-DPL-40005", detail));
+    }
+    Ok(authorities.into_iter().map(|text| text.to_ascii_lowercase()).collect())
 }
 
 async fn accept(
@@ -370,7 +395,7 @@ async fn environments(
     caller: Caller,
 ) -> Result<Json<Vec<Environment>>, ApiError> {
     caller.require(Scope::Read)?;
-    let of_caller = platform.stages.iter().filter(|stage| stage.organization == caller.organization);
+    let of_caller = platform.stages.of(&caller.organization);
     let environment = |stage: &Arc<crate::nats::stage::Stage>| {
         let seen = stage.seen();
         let urls: Vec<String> =
@@ -387,5 +412,5 @@ async fn environments(
         let status = if ready { "Ready" } else { "Pending" };
         Environment { name: stage.name.to_string(), status: status.into(), urls, hosts }
     };
-    Ok(Json(of_caller.map(environment).collect()))
+    Ok(Json(of_caller.iter().map(environment).collect()))
 }

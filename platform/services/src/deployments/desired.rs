@@ -3,12 +3,15 @@
 //! Order matters: the database first, the stage second. A Platform that stops between the two writes the
 //! same generation again when it reconciles; the other way round, a generation could be given twice.
 
-use anyhow::{Context as _, Result, ensure};
-use odeon_protocol::{DesiredApp, DesiredState, Generation, Limits, Serving};
+use anyhow::{Context as _, Result, bail, ensure};
+use odeon_protocol::{
+    AppId, AppName, DesiredApp, DesiredState, Generation, Limits, MigrateCommand, MigrateReply, Serving,
+};
 
 use super::store::{self, Deployment};
 use crate::Platform;
 use crate::assets;
+use crate::assets::store::StoredRevision;
 use crate::nats::stage::Stage;
 
 /// The generation of the next change: newer than the database's and than anything the stage has seen.
@@ -42,14 +45,62 @@ pub(crate) async fn write(platform: &Platform, stage: &Stage, wanted: &Deploymen
     stage.write_desired(&wanted.app, &platform.signer.seal(&desired)).await
 }
 
+/// Puts a revision's component and native code into the stage, unless they are there.
+pub(crate) async fn push_revision(
+    platform: &Platform,
+    stage: &Stage,
+    revision: &StoredRevision,
+) -> Result<()> {
+    for digest in [Some(&revision.wasm_digest), revision.native_digest.as_ref()].into_iter().flatten() {
+        let bytes = platform.blobs.get(digest).await?;
+        stage.push_object(digest, &bytes).await?;
+    }
+    Ok(())
+}
+
+/// Asks the stage for the tables that a revision needs. Doing it twice changes nothing.
+pub(crate) async fn migrate(
+    platform: &Platform,
+    stage: &Stage,
+    (app, name): (&AppId, &AppName),
+    generation: Generation,
+    revision: &StoredRevision,
+) -> Result<MigrateReply> {
+    let command = MigrateCommand {
+        organization: stage.organization.clone(),
+        stage: stage.name.clone(),
+        app: app.clone(),
+        name: name.clone(),
+        revision: revision.revision,
+        generation,
+        schema: revision.schema.clone(),
+    };
+    stage.migrate(&platform.signer.seal(&command)).await
+}
+
+/// Writes again what a stage has lost: bits, tables, and then desired state. The generation stays: it is no change.
+pub(crate) async fn write_again(platform: &Platform, stage: &Stage, wanted: &Deployment) -> Result<()> {
+    if wanted.serving {
+        let revision = stored(platform, wanted).await?;
+        push_revision(platform, stage, &revision).await?;
+        match migrate(platform, stage, (&wanted.app, &wanted.name), wanted.generation, &revision).await? {
+            MigrateReply::Done { .. } => {}
+            MigrateReply::Refused(refusal) => bail!("the migrator refused: {refusal}"),
+        }
+    }
+    write(platform, stage, wanted).await
+}
+
+async fn stored(platform: &Platform, wanted: &Deployment) -> Result<StoredRevision> {
+    assets::store::find_revision(&platform.database, &wanted.organization, &wanted.app, wanted.revision)
+        .await?
+        .with_context(|| format!("revision {} of `{}` is not stored", wanted.revision, wanted.name))
+}
+
 async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredState> {
-    let revision =
-        assets::store::find_revision(&platform.database, &wanted.organization, &wanted.app, wanted.revision)
-            .await?
-            .with_context(|| format!("revision {} of `{}` is not stored", wanted.revision, wanted.name))?;
     Ok(DesiredState::Serving(Box::new(Serving {
         name: wanted.name.clone(),
-        claim: revision.claim,
+        claim: stored(platform, wanted).await?.claim,
         revision: wanted.revision,
         placements: wanted.placements.clone(),
         limits: Limits::default(),

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use odeon_control::{Spread, place};
 use odeon_protocol::{
-    AppId, Generation, HostId, MigrateCommand, MigrateReply, OrganizationId, ReplicaState, Revision,
-    StageName,
+    AppId, Generation, HostId, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
 };
 use serde_json::json;
 use tracing::{error, info};
@@ -21,7 +20,6 @@ use super::progress::{Message, Progress};
 use super::store::{self, Deployment, Kind};
 use super::{desired, reconcile};
 use crate::Platform;
-use crate::assets::store::StoredRevision;
 use crate::assets::uploads::Upload;
 use crate::builds::{self, BuildRequest, Built};
 use crate::identity;
@@ -35,7 +33,7 @@ const REMOVAL_S_MAX: u64 = 15;
 /// What an operation does, once it is accepted.
 pub(crate) enum Task {
     Publish { upload: Upload, name: Option<odeon_protocol::AppName>, message: String },
-    Deploy { app: AppId, revision: Revision },
+    Deploy { app: AppId, revision: Revision, egress_allow: Option<Vec<String>> },
     Undeploy { app: AppId },
 }
 
@@ -74,7 +72,7 @@ pub(crate) async fn run(platform: Arc<Platform>, operation: Operation) {
 async fn execute(platform: &Arc<Platform>, operation: &Operation, progress: &mut Progress) -> Outcome {
     match &operation.task {
         Task::Publish { .. } => publish(platform, operation, progress).await,
-        Task::Deploy { app, revision } => deploy(platform, operation, app, *revision, progress).await,
+        Task::Deploy { app, revision, .. } => deploy(platform, operation, app, *revision, progress).await,
         Task::Undeploy { app } => undeploy(platform, operation, app, progress).await,
     }
 }
@@ -130,21 +128,12 @@ async fn deploy(
     let before = store::find(&platform.database, app, &operation.stage).await?;
 
     let started = Instant::now();
-    push_bits(platform, &stage, &stored).await?;
+    desired::push_revision(platform, &stage, &stored).await?;
     progress.step("push", started);
 
     let generation = desired::next_generation(&stage, before.as_ref(), app);
     let started = Instant::now();
-    let command = MigrateCommand {
-        organization: operation.organization.clone(),
-        stage: operation.stage.clone(),
-        app: app.clone(),
-        name: asset.name.clone(),
-        revision,
-        generation,
-        schema: stored.schema.clone(),
-    };
-    match stage.migrate(&platform.signer.seal(&command)).await? {
+    match desired::migrate(platform, &stage, (app, &asset.name), generation, &stored).await? {
         MigrateReply::Done { steps } => steps.into_iter().for_each(|step| progress.inform(step)),
         MigrateReply::Refused(refusal) => {
             progress.messages.push(Message::error(&refusal.code, refusal.message));
@@ -164,6 +153,11 @@ async fn deploy(
         return Ok(Err(Failed));
     }
     let serving_before = before.as_ref().filter(|before| before.serving);
+    let egress_before = before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default();
+    let asked = match &operation.task {
+        Task::Deploy { egress_allow, .. } => egress_allow.clone(),
+        Task::Publish { .. } | Task::Undeploy { .. } => None,
+    };
     let wanted = Deployment {
         organization: operation.organization.clone(),
         app: app.clone(),
@@ -174,7 +168,7 @@ async fn deploy(
         serving: true,
         generation,
         placements,
-        egress_allow: before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default(),
+        egress_allow: asked.unwrap_or_else(|| egress_before.clone()),
         updated_at: chrono::Utc::now(),
     };
     desired::apply(platform, &stage, &wanted).await?;
@@ -199,6 +193,7 @@ async fn deploy(
                 serving: serving_before.is_some(),
                 revision: serving_before.map_or(revision, |before| before.revision),
                 previous_revision: serving_before.and_then(|before| before.previous_revision),
+                egress_allow: egress_before,
                 ..wanted
             };
             desired::apply(platform, &stage, &back).await?;
@@ -248,14 +243,6 @@ async fn undeploy(
     )
     .await?;
     Ok(Ok(()))
-}
-
-async fn push_bits(platform: &Platform, stage: &Stage, stored: &StoredRevision) -> Result<()> {
-    for digest in [Some(&stored.wasm_digest), stored.native_digest.as_ref()].into_iter().flatten() {
-        let bytes = platform.blobs.get(digest).await?;
-        stage.push_object(digest, &bytes).await?;
-    }
-    Ok(())
 }
 
 /// Every placed host ready at this generation, and every live router sending requests to all of them.

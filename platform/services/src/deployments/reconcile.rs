@@ -57,16 +57,26 @@ async fn once(platform: &Platform, stage: &Stage) -> Result<()> {
         }
     }
     for deployment in &deployments {
-        let theirs = seen.desired.get(&deployment.app).map(|desired| desired.generation);
-        if theirs.is_none_or(|theirs| theirs < deployment.generation) {
-            info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
-            desired::write(platform, stage, deployment).await?;
-        } else if theirs == Some(deployment.generation) && deployment.serving && !platform.is_busy(deployment)
-        {
-            replace_lost(platform, stage, &seen, deployment).await?;
+        if let Err(error) = one(platform, stage, &seen, deployment).await {
+            warn!(stage = %stage.name, app = %deployment.name, "reconcile: {error:#}"); // the others go on
         }
     }
     Ok(())
+}
+
+async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store::Deployment) -> Result<()> {
+    if platform.is_busy(deployment) {
+        return Ok(());
+    }
+    let theirs = seen.desired.get(&deployment.app).map(|desired| desired.generation);
+    if theirs.is_none_or(|theirs| theirs < deployment.generation) {
+        info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
+        desired::write_again(platform, stage, deployment).await
+    } else if theirs == Some(deployment.generation) && deployment.serving {
+        replace_lost(platform, stage, seen, deployment).await
+    } else {
+        Ok(())
+    }
 }
 
 /// Takes over what the stage knows and a restored database has forgotten.

@@ -33,13 +33,24 @@ pub(crate) async fn ensure_stages(
     stages: &[StageName],
 ) -> Result<()> {
     for (position, stage) in stages.iter().enumerate() {
-        sqlx::query("insert into deployments.stages (organization_id, name, position) values ($1, $2, $3) on conflict do nothing")
-            .bind(organization.as_str())
-            .bind(stage.as_str())
-            .bind(i32::try_from(position)?)
-            .execute(database)
-            .await?;
+        add_stage(database, organization, position, stage).await?;
     }
+    Ok(())
+}
+
+/// Adds a stage, unless it is there.
+pub(crate) async fn add_stage(
+    database: impl PgExecutor<'_>,
+    organization: &OrganizationId,
+    position: usize,
+    stage: &StageName,
+) -> Result<()> {
+    sqlx::query("insert into deployments.stages (organization_id, name, position) values ($1, $2, $3) on conflict do nothing")
+        .bind(organization.as_str())
+        .bind(stage.as_str())
+        .bind(i32::try_from(position)?)
+        .execute(database)
+        .await?;
     Ok(())
 }
 

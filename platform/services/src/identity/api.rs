@@ -17,17 +17,82 @@ use super::{Caller, Scope, store};
 use crate::Platform;
 use crate::api::ApiError;
 use crate::api::paging::{Page, Paging};
+use crate::deployments;
 
 /// Longest life of a token, in days.
 const TOKEN_DAYS_MAX: i64 = 366;
 /// Longest name of a token, in bytes.
 const TOKEN_NAME_BYTES_MAX: usize = 80;
+/// Longest name of an organization, in bytes.
+const ORGANIZATION_NAME_BYTES_MAX: usize = 40;
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
     OpenApiRouter::new()
+        .routes(routes!(create_organization))
         .routes(routes!(create_token))
         .routes(routes!(revoke_token))
         .routes(routes!(audit_events))
+}
+
+/// An organization to be added.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct NewOrganization {
+    /// Lower-case letters, digits and `-`, beginning with a letter.
+    name: String,
+}
+
+/// An organization that was added.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct CreatedOrganization {
+    id: String,
+    /// Its first token, shown this once.
+    token: String,
+    expires_at: DateTime<Utc>,
+}
+
+/// Adds an organization with stages of its own to the running Platform.
+#[utoipa::path(post, path = "/api/identity/v1/organizations", request_body = NewOrganization, responses((status = 201, body = CreatedOrganization)))]
+async fn create_organization(
+    State(platform): State<Arc<Platform>>,
+    caller: Caller,
+    Json(new): Json<NewOrganization>,
+) -> Result<(StatusCode, Json<CreatedOrganization>), ApiError> {
+    caller.require(Scope::Operator)?;
+    let begins_well = new.name.starts_with(|first: char| first.is_ascii_lowercase());
+    let rest_is_well =
+        new.name.chars().all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || char == '-');
+    if !begins_well || !rest_is_well || new.name.len() > ORGANIZATION_NAME_BYTES_MAX {
+        let detail = format!(
+            "`{}` is no name of an organization; use up to {ORGANIZATION_NAME_BYTES_MAX} lower-case letters, digits and `-`, beginning with a letter",
+            new.name
+        );
+        return Err(ApiError::bad_request("OS-IDCO-40003", detail));
+    }
+    let _turn = platform.adding_organization.lock().await;
+    if store::organization_exists(&platform.database, &new.name).await? {
+        let detail = format!("an organization named `{}` exists; choose another name", new.name);
+        return Err(ApiError::conflict("OS-IDCO-40901", detail));
+    }
+    let id = platform.keys.organization(&new.name)?;
+    let expires_at = Utc::now() + Duration::days(crate::FIRST_TOKEN_DAYS);
+    let mut tx = platform.database.begin().await?;
+    store::add_organization(&mut *tx, &id, &new.name).await?;
+    for (position, stage) in platform.settings.stages.iter().enumerate() {
+        deployments::store::add_stage(&mut *tx, &id, position, stage).await?;
+    }
+    let scopes = Scope::OF_ORGANIZATION;
+    let token = store::create_token(&mut *tx, &id, crate::FIRST_TOKEN, &scopes, expires_at).await?;
+    for organization in [&id, &caller.organization] {
+        let detail = json!({ "id": id });
+        store::audit(&mut *tx, organization, &caller.actor, "organization.create", &new.name, detail).await?;
+    }
+    tx.commit().await?;
+    for stage in &platform.settings.stages {
+        platform.open_stage(&id, stage).await?;
+    }
+    Ok((StatusCode::CREATED, Json(CreatedOrganization { id: id.to_string(), token, expires_at })))
 }
 
 /// A token to be made.
@@ -36,7 +101,7 @@ pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
 struct NewToken {
     /// For people; shown in the audit trail.
     name: String,
-    /// `read`, `deploy`, `admin`.
+    /// `read`, `deploy`, `admin`, `operator`; those that the caller has.
     scopes: Vec<String>,
     /// Days until it expires, 1 to 366.
     days: i64,
@@ -72,9 +137,12 @@ async fn create_token(
         scopes.push(scope.ok_or_else(|| {
             ApiError::bad_request(
                 "OS-IDCO-40002",
-                format!("`{text}` is not a scope; use read, deploy or admin"),
+                format!("`{text}` is not a scope; use read, deploy, admin or operator"),
             )
         })?);
+    }
+    for scope in &scopes {
+        caller.require(*scope)?; // nobody gives what they do not have
     }
     let expires_at = Utc::now() + Duration::days(new.days);
     let mut tx = platform.database.begin().await?;

@@ -23,6 +23,8 @@ pub(crate) enum Scope {
     Deploy,
     /// Create and revoke tokens, see the audit trail.
     Admin,
+    /// Add organizations. Only the first token of an installation has it, and those made with that one.
+    Operator,
 }
 
 impl Scope {
@@ -32,10 +34,13 @@ impl Scope {
             Self::Read => "read",
             Self::Deploy => "deploy",
             Self::Admin => "admin",
+            Self::Operator => "operator",
         }
     }
     /// All scopes there are.
-    pub(crate) const ALL: [Self; 3] = [Self::Read, Self::Deploy, Self::Admin];
+    pub(crate) const ALL: [Self; 4] = [Self::Read, Self::Deploy, Self::Admin, Self::Operator];
+    /// What an organization may do by itself.
+    pub(crate) const OF_ORGANIZATION: [Self; 3] = [Self::Read, Self::Deploy, Self::Admin];
 }
 
 /// Proof that a request carries a valid token of an organization.

@@ -27,6 +27,20 @@ pub(crate) async fn ensure_organization(
     id: &OrganizationId,
     name: &str,
 ) -> Result<OrganizationId> {
+    add_organization(database, id, name).await?;
+    let row = sqlx::query("select id from identity.organizations where name = $1")
+        .bind(name)
+        .fetch_one(database)
+        .await?;
+    row.get::<String, _>(0).parse().context("the stored organization id")
+}
+
+/// Adds an organization, unless one of that name exists.
+pub(crate) async fn add_organization(
+    database: impl PgExecutor<'_>,
+    id: &OrganizationId,
+    name: &str,
+) -> Result<()> {
     sqlx::query(
         "insert into identity.organizations (id, name) values ($1, $2) on conflict (name) do nothing",
     )
@@ -34,11 +48,13 @@ pub(crate) async fn ensure_organization(
     .bind(name)
     .execute(database)
     .await?;
-    let row = sqlx::query("select id from identity.organizations where name = $1")
-        .bind(name)
-        .fetch_one(database)
-        .await?;
-    row.get::<String, _>(0).parse().context("the stored organization id")
+    Ok(())
+}
+
+/// Whether an organization has that name.
+pub(crate) async fn organization_exists(database: &PgPool, name: &str) -> Result<bool> {
+    let row = sqlx::query("select 1 from identity.organizations where name = $1").bind(name);
+    Ok(row.fetch_optional(database).await?.is_some())
 }
 
 /// Makes a token and returns it; it is never shown again.

@@ -2,6 +2,7 @@
 
 pub(crate) mod auth;
 pub(crate) mod stage;
+pub(crate) mod stages;
 
 use std::time::Duration;
 

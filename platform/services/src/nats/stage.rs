@@ -3,16 +3,16 @@
 //! Everything observed is kept in memory and rebuilt from the stage's KV buckets and heartbeats after a
 //! start: the Platform's database holds only what people decided. Nothing here decides anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use async_nats::Client;
-use async_nats::jetstream::kv::Operation;
 use async_nats::jetstream::object_store::ObjectStore;
 use async_nats::jetstream::{self, kv, stream};
 use futures_util::StreamExt as _;
+use odeon_protocol::bucket::{self, News};
 use odeon_protocol::{
     AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId,
     ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
@@ -83,30 +83,8 @@ impl Stage {
         trusted: TrustedKeys,
     ) -> Result<Arc<Self>> {
         let jetstream = jetstream::new(client.clone());
-        let bucket =
-            |bucket: &str| kv::Config { bucket: bucket.to_owned(), history: 1, ..Default::default() };
-        let desired = ensure_kv(&jetstream, bucket(subjects::DESIRED_BUCKET)).await?;
-        let observed = ensure_kv(&jetstream, bucket(subjects::OBSERVED_BUCKET)).await?;
-        let components = match jetstream.get_object_store(subjects::COMPONENTS_BUCKET).await {
-            Ok(store) => store,
-            Err(_) => jetstream
-                .create_object_store(jetstream::object_store::Config {
-                    bucket: subjects::COMPONENTS_BUCKET.to_owned(),
-                    ..Default::default()
-                })
-                .await
-                .with_context(|| format!("create the components bucket of stage {name}"))?,
-        };
-        jetstream
-            .get_or_create_stream(stream::Config {
-                name: subjects::LOGS_STREAM.to_owned(),
-                subjects: vec![subjects::LOGS.to_owned()],
-                max_bytes: LOGS_BYTES_MAX,
-                max_age: LOGS_AGE_MAX,
-                ..Default::default()
-            })
-            .await
-            .with_context(|| format!("create the log stream of stage {name}"))?;
+        let Stores { desired, components } =
+            ensure_stores(&jetstream).await.with_context(|| format!("open stage {name}"))?;
         let stage = Arc::new(Self {
             organization,
             name,
@@ -118,7 +96,7 @@ impl Stage {
             changed: watch::Sender::new(0),
         });
         tokio::spawn(stage.clone().follow_desired(trusted));
-        tokio::spawn(stage.clone().follow_observed(observed));
+        tokio::spawn(stage.clone().follow_observed());
         tokio::spawn(stage.clone().follow_heartbeats());
         Ok(stage)
     }
@@ -178,86 +156,77 @@ impl Stage {
     }
 
     async fn follow_desired(self: Arc<Self>, trusted: TrustedKeys) {
-        loop {
-            match self.desired.watch_with_history(">").await {
-                Ok(mut entries) => {
-                    if self.desired.status().await.is_ok_and(|status| status.values() == 0) {
-                        self.update(|seen| seen.desired_read = true);
-                    }
-                    while let Some(entry) = entries.next().await {
-                        let Ok(entry) = entry else { break };
-                        let caught_up = entry.delta == 0;
-                        if entry.operation == Operation::Put {
-                            match open_desired(&entry.value, &trusted) {
-                                Ok(app) => self.update(|seen| {
-                                    seen.desired.insert(app.app.clone(), app);
-                                }),
-                                Err(error) => {
-                                    warn!(stage = %self.name, key = entry.key, "desired state ignored: {error:#}")
-                                }
-                            }
-                        } else if let Some(Ok(app)) = entry.key.strip_prefix("app.").map(str::parse::<AppId>)
-                        {
-                            self.update(|seen| {
-                                seen.desired.remove(&app);
-                            });
-                        }
-                        if caught_up {
-                            self.update(|seen| seen.desired_read = true);
-                        }
-                    }
+        let open = || async {
+            let stores = ensure_stores(&self.jetstream).await?;
+            Ok::<_, anyhow::Error>(stores.desired)
+        };
+        let mut reading = BTreeSet::new();
+        bucket::follow(self.client.clone(), open, |news| match news {
+            News::Opened => reading.clear(),
+            News::Put { key, value } => match open_desired(value, &trusted) {
+                Ok(app) => {
+                    reading.insert(app.app.clone());
+                    self.update(|seen| {
+                        seen.desired.insert(app.app.clone(), app);
+                    });
                 }
-                Err(error) => warn!(stage = %self.name, "cannot watch desired state: {error}"),
+                Err(error) => warn!(stage = %self.name, key, "desired state ignored: {error:#}"),
+            },
+            News::Deleted { key } => {
+                if let Some(Ok(app)) = key.strip_prefix("app.").map(str::parse::<AppId>) {
+                    self.update(|seen| {
+                        seen.desired.remove(&app);
+                    });
+                }
             }
-            tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
-        }
+            News::CaughtUp => self.update(|seen| {
+                seen.desired.retain(|app, _| reading.contains(app)); // an emptied bucket tells of nothing
+                seen.desired_read = true;
+            }),
+        })
+        .await;
     }
 
-    async fn follow_observed(self: Arc<Self>, observed: kv::Store) {
-        loop {
-            match observed.watch_with_history(">").await {
-                Ok(mut entries) => {
-                    while let Some(Ok(entry)) = entries.next().await {
-                        self.hear_status(&entry);
-                    }
-                }
-                Err(error) => warn!(stage = %self.name, "cannot watch statuses: {error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
-        }
+    async fn follow_observed(self: Arc<Self>) {
+        let open = || self.jetstream.get_key_value(subjects::OBSERVED_BUCKET);
+        bucket::follow(self.client.clone(), open, |news| match news {
+            News::Put { key, value } => self.hear_status(key, Some(value)),
+            News::Deleted { key } => self.hear_status(key, None),
+            News::Opened | News::CaughtUp => {}
+        })
+        .await;
     }
 
-    fn hear_status(&self, entry: &kv::Entry) {
-        let mut parts = entry.key.splitn(3, '.');
+    fn hear_status(&self, key: &str, value: Option<&[u8]>) {
+        let mut parts = key.splitn(3, '.');
         let (Some(kind), Some(who), Some(Ok(app))) =
             (parts.next(), parts.next(), parts.next().map(str::parse::<AppId>))
         else {
             return;
         };
-        let put = entry.operation == Operation::Put;
-        match (kind, put) {
-            ("host", true) => {
-                if let Some(status) = read::<ReplicaStatus>(&entry.value) {
+        match (kind, value) {
+            ("host", Some(value)) => {
+                if let Some(status) = read::<ReplicaStatus>(value) {
                     self.update(|seen| {
                         seen.replicas.insert((app, status.host.clone()), status);
                     });
                 }
             }
-            ("host", false) => {
+            ("host", None) => {
                 if let Ok(host) = who.parse() {
                     self.update(|seen| {
                         seen.replicas.remove(&(app, host));
                     });
                 }
             }
-            ("router", true) => {
-                if let Some(status) = read::<RouterStatus>(&entry.value) {
+            ("router", Some(value)) => {
+                if let Some(status) = read::<RouterStatus>(value) {
                     self.update(|seen| {
                         seen.routes.insert((app, status.router.clone()), status);
                     });
                 }
             }
-            ("router", false) => {
+            ("router", None) => {
                 if let Ok(router) = who.parse() {
                     self.update(|seen| {
                         seen.routes.remove(&(app, router));
@@ -304,6 +273,36 @@ impl Stage {
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a stage keeps on NATS.
+struct Stores {
+    desired: kv::Store,
+    components: ObjectStore,
+}
+
+/// Opens the stage's buckets and streams, and makes those that are missing.
+async fn ensure_stores(jetstream: &jetstream::Context) -> Result<Stores> {
+    let bucket = |bucket: &str| kv::Config { bucket: bucket.to_owned(), history: 1, ..Default::default() };
+    let desired = ensure_kv(jetstream, bucket(subjects::DESIRED_BUCKET)).await?;
+    ensure_kv(jetstream, bucket(subjects::OBSERVED_BUCKET)).await?;
+    let components = match jetstream.get_object_store(subjects::COMPONENTS_BUCKET).await {
+        Ok(store) => store,
+        Err(_) => {
+            let bucket = subjects::COMPONENTS_BUCKET.to_owned();
+            let config = jetstream::object_store::Config { bucket, ..Default::default() };
+            jetstream.create_object_store(config).await.context("create the components bucket")?
+        }
+    };
+    let logs = stream::Config {
+        name: subjects::LOGS_STREAM.to_owned(),
+        subjects: vec![subjects::LOGS.to_owned()],
+        max_bytes: LOGS_BYTES_MAX,
+        max_age: LOGS_AGE_MAX,
+        ..Default::default()
+    };
+    jetstream.get_or_create_stream(logs).await.context("create the log stream")?;
+    Ok(Stores { desired, components })
 }
 
 async fn ensure_kv(jetstream: &jetstream::Context, config: kv::Config) -> Result<kv::Store> {
