@@ -64,7 +64,12 @@ async fn a_replayed_bucket_changes_nothing(site: &Installation) {
     site.kill("nats-server", Signal::STOP);
     fs::remove_dir_all(&store).unwrap();
     copy_folder(&copy, &store);
+    let before = written_again(site);
     serves_while_restarting(site, "nats-server", &latest).await;
+    eventually("the Platform writes the newer state again", async || {
+        (written_again(site) > before).then_some(())
+    })
+    .await;
     // What was undeployed since stays away, whatever the old bucket says.
     let gone = site.url("development", "/Orders/rest/Expenses/List");
     assert_eq!(site.get(&gone).await.0, StatusCode::NOT_FOUND);
@@ -171,6 +176,13 @@ fn latest_revision(site: &Installation) -> String {
 fn orders(site: &Installation) -> Value {
     let apps: Value = serde_json::from_str(&site.succeed(&["apps", "--json"])).unwrap();
     apps.as_array().unwrap().iter().find(|app| app["name"] == "Orders").unwrap().clone()
+}
+
+/// How often the Platform told that it wrote desired state of production again.
+fn written_again(site: &Installation) -> usize {
+    let log = fs::read_to_string(site.data().join("run/logs/platform.log")).unwrap();
+    let told = |line: &&str| line.contains("writing desired state again") && line.contains("production");
+    log.lines().filter(told).count()
 }
 
 fn copy_folder(from: &Path, to: &Path) {

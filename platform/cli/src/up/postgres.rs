@@ -191,7 +191,8 @@ fn find_binaries() -> Result<PathBuf> {
         .chain(on_path())
         .filter(|(_, folder)| folder.join("initdb").exists() && folder.join("postgres").exists())
         .collect();
-    found.sort();
+    // Of one version, the folder that has what a backup needs, too.
+    found.sort_by_key(|(version, folder)| (*version, folder.join("pg_dump").exists()));
     match found.pop() {
         Some((version, folder)) if version >= VERSION_MIN => Ok(folder),
         Some((version, folder)) => {

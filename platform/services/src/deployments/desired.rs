@@ -21,8 +21,11 @@ pub(crate) fn next_generation(
     app: &odeon_protocol::AppId,
 ) -> Generation {
     let ours = current.map_or(Generation::default(), |deployment| deployment.generation);
-    let theirs = stage.seen().desired.get(app).map_or(Generation::default(), |desired| desired.generation);
-    ours.after_restore(theirs)
+    let seen = stage.seen();
+    let wanted = seen.desired.get(app).map(|desired| desired.generation);
+    // Hosts refuse what is older than what they run, even when database and bucket have both forgotten it.
+    let run = seen.replicas.values().filter(|replica| replica.app == *app).map(|replica| replica.generation);
+    ours.after_restore(run.chain(wanted).max().unwrap_or_default())
 }
 
 /// Saves `wanted` and puts it into the stage.

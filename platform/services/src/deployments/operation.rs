@@ -27,6 +27,8 @@ use crate::nats::stage::{Seen, Stage};
 
 /// How long all replicas of a new generation may take to serve, in seconds.
 const ROLLOUT_S_MAX: u64 = 60;
+/// How long a deployment waits for the heartbeats of hosts, in seconds: longer than a stage takes to settle.
+const HEAR_S_MAX: u64 = 5;
 /// How long an undeployment waits for the routers to forget the app, in seconds.
 const REMOVAL_S_MAX: u64 = 15;
 
@@ -143,6 +145,7 @@ async fn deploy(
     progress.step("migrate", started);
 
     let started = Instant::now();
+    hear_hosts(&stage).await;
     let seen = stage.seen();
     let current = before.as_ref().map_or(&[][..], |before| &before.placements);
     let placements =
@@ -243,6 +246,17 @@ async fn undeploy(
     )
     .await?;
     Ok(Ok(()))
+}
+
+/// Waits, just after a start of the Platform, until the hosts that serve have been heard: what has not been
+/// heard yet must not be taken for dead, and be replaced.
+async fn hear_hosts(stage: &Stage) {
+    let heard = |seen: &Seen| {
+        let live: Vec<&HostId> = seen.live_hosts().map(|beat| &beat.host).collect();
+        let all = !live.is_empty() && seen.serving_hosts().all(|host| live.contains(&host));
+        (all || stage.has_settled()).then_some(())
+    };
+    wait_for(stage, HEAR_S_MAX, heard).await;
 }
 
 /// Every placed host ready at this generation, and every live router sending requests to all of them.

@@ -72,7 +72,7 @@ async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store
     if theirs.is_none_or(|theirs| theirs < deployment.generation) {
         info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
         desired::write_again(platform, stage, deployment).await
-    } else if theirs == Some(deployment.generation) && deployment.serving {
+    } else if theirs == Some(deployment.generation) && deployment.serving && stage.has_settled() {
         replace_lost(platform, stage, seen, deployment).await
     } else {
         Ok(())

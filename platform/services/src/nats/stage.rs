@@ -39,6 +39,7 @@ pub(crate) struct Stage {
     desired: kv::Store,
     components: ObjectStore,
     seen: Mutex<Seen>,
+    opened: Instant,
     changed: watch::Sender<u64>,
 }
 
@@ -63,6 +64,10 @@ impl Seen {
     /// Hosts heard of within three heartbeats.
     pub(crate) fn live_hosts(&self) -> impl Iterator<Item = &HostHeartbeat> {
         self.hosts.values().filter(|(_, at)| is_recent(*at)).map(|(beat, _)| beat)
+    }
+    /// Hosts that serve something, as the stage tells.
+    pub(crate) fn serving_hosts(&self) -> impl Iterator<Item = &HostId> {
+        self.replicas.keys().map(|(_, host)| host)
     }
     /// Routers heard of within three heartbeats.
     pub(crate) fn live_routers(&self) -> impl Iterator<Item = &RouterHeartbeat> {
@@ -93,6 +98,7 @@ impl Stage {
             desired,
             components,
             seen: Mutex::default(),
+            opened: Instant::now(),
             changed: watch::Sender::new(0),
         });
         tokio::spawn(stage.clone().follow_desired(trusted));
@@ -104,6 +110,11 @@ impl Stage {
     /// A copy of what has been heard so far.
     pub(crate) fn seen(&self) -> Seen {
         self.lock().clone()
+    }
+
+    /// Whether we have listened for long enough to know a silent host from one that we have not heard yet.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.opened.elapsed() > Duration::from_millis(subjects::HEARTBEAT_MISSED_MS)
     }
 
     /// Resolves whenever something new was heard.
