@@ -231,6 +231,17 @@ impl Installation {
         .await
     }
 
+    /// The metrics of a host.
+    pub async fn host_metrics(&self, host: &str) -> String {
+        let log = fs::read_to_string(self.process(&format!("host-{host}"))["log"].as_str().unwrap()).unwrap();
+        let told = log.lines().rev().find_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["fields"]["admin_address"].as_str().map(str::to_owned)
+        });
+        let url = format!("http://{}/metrics", told.expect("the host tells where its metrics are"));
+        self.client.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
     /// A connection to one of the databases, as superuser.
     pub async fn database(&self, name: &str) -> tokio_postgres::Client {
         let password = fs::read_to_string(self.data().join("run/secrets/superuser")).unwrap();

@@ -194,6 +194,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     }
     let kept = platform.clone();
     tokio::spawn(async move { kept.stages.keep_accounts().await });
+    let blobs = platform.blobs.clone();
+    tokio::spawn(async move { blobs.sweep_uploads().await });
     let listener = TcpListener::bind(&platform.settings.listen)
         .await
         .with_context(|| format!("listen on {}; is the port in use?", platform.settings.listen))?;
@@ -226,4 +228,17 @@ async fn ensure_token(database: &PgPool, settings: &Settings, organization: &Org
     identity::store::audit(database, organization, "platform", "token.create", FIRST_TOKEN, json!({}))
         .await?;
     keys::write_private(&settings.token_file, token.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_openapi_document_is_current() {
+        let checked_in = include_str!("../../../docs/openapi.json");
+        let current = format!("{}\n", super::openapi().unwrap());
+        assert!(
+            checked_in == current,
+            "docs/openapi.json is old: cargo run --bin odeon-platform openapi > docs/openapi.json"
+        );
+    }
 }

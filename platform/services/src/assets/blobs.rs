@@ -6,10 +6,16 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use object_store::path::Path as BlobPath;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use odeon_protocol::Digest;
 use uuid::Uuid;
+
+/// How long an upload waits to be built.
+const UPLOAD_AGE_MAX: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+/// Time between two looks for older ones.
+const SWEEP_PAUSE: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// Models, components and native artefacts.
 #[derive(Clone)]
@@ -67,6 +73,28 @@ impl Blobs {
         };
         self.0.delete(&path).await.context("remove the upload")?;
         Ok(Some(bytes))
+    }
+}
+
+impl Blobs {
+    /// Removes uploads that nobody built, for ever.
+    pub(crate) async fn sweep_uploads(&self) {
+        loop {
+            if let Err(error) = self.sweep_once().await {
+                tracing::warn!("old uploads were not removed: {error:#}");
+            }
+            tokio::time::sleep(SWEEP_PAUSE).await;
+        }
+    }
+
+    async fn sweep_once(&self) -> Result<()> {
+        let mut uploads = self.0.list(Some(&BlobPath::from("uploads")));
+        while let Some(upload) = uploads.try_next().await.context("list uploads")? {
+            if chrono::Utc::now() - upload.last_modified > UPLOAD_AGE_MAX {
+                self.0.delete(&upload.location).await.context("remove an upload")?;
+            }
+        }
+        Ok(())
     }
 }
 

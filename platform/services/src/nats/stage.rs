@@ -21,9 +21,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-/// How long a migration may take before the Platform gives up waiting, in seconds. The migrator has
-/// shorter limits of its own, so that its answer comes before this.
-const MIGRATE_S_MAX: u64 = 60;
+/// How long the Platform waits for a migrator's answer before it asks again, in seconds. Asking twice is safe:
+/// the migrator does one generation once, under a lock.
+const MIGRATE_TRY_S_MAX: u64 = 15;
+/// How often it asks: longer, in all, than the migrator's own limits.
+const MIGRATE_TRIES_MAX: u32 = 4;
+/// Wait before it asks again when no migrator listens, in milliseconds: one that ended is started anew.
+const MIGRATE_PAUSE_MS: u64 = 1_000;
 /// Log lines of a stage are kept for 28 days and within this many bytes, oldest out first.
 const LOGS_BYTES_MAX: i64 = 1 << 30;
 const LOGS_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
@@ -155,14 +159,28 @@ impl Stage {
         Ok(())
     }
 
-    /// Asks the stage's migrator and waits for its answer.
+    /// Asks the stage's migrator and waits for its answer; asks again when the migrator ended meanwhile.
     pub(crate) async fn migrate(&self, command: &Signed<MigrateCommand>) -> Result<MigrateReply> {
-        let request = async_nats::Request::new()
-            .payload(serde_json::to_vec(command).context("encode a migration")?.into())
-            .timeout(Some(Duration::from_secs(MIGRATE_S_MAX)));
-        let reply = self.client.send_request(subjects::MIGRATE, request).await.with_context(|| {
-            format!("ask the migrator of stage {}; is odeon-migrator running there?", self.name)
-        })?;
+        let payload = bytes::Bytes::from(serde_json::to_vec(command).context("encode a migration")?);
+        let mut tries = 0;
+        let reply = loop {
+            tries += 1;
+            let request = async_nats::Request::new()
+                .payload(payload.clone())
+                .timeout(Some(Duration::from_secs(MIGRATE_TRY_S_MAX)));
+            match self.client.send_request(subjects::MIGRATE, request).await {
+                Ok(reply) => break reply,
+                Err(error) if tries == MIGRATE_TRIES_MAX => {
+                    return Err(error).with_context(|| {
+                        format!("ask the migrator of stage {}; is odeon-migrator running there?", self.name)
+                    });
+                }
+                Err(error) => {
+                    warn!(stage = %self.name, "the migrator did not answer and is asked again: {error}");
+                    tokio::time::sleep(Duration::from_millis(MIGRATE_PAUSE_MS)).await;
+                }
+            }
+        };
         serde_json::from_slice(&reply.payload).context("read the migrator's answer")
     }
 

@@ -1,0 +1,252 @@
+//! Deployments: nobody notices one that works, and one that does not work changes nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use odeon_tests::{Installation, eventually, hello, odeon};
+use reqwest::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+/// Largest component, in bytes.
+const COMPONENT_BYTES_MAX: u64 = 64 << 20;
+
+#[tokio::test]
+async fn a_deployment_works_or_changes_nothing() {
+    let site = Installation::start().await;
+    what_cannot_be_a_component_is_refused(&site).await;
+    a_deployment_under_load_fails_no_request(&site).await;
+    a_replaced_revision_ends_its_requests(&site).await;
+    an_incompatible_model_leaves_the_old_revision(&site).await;
+    a_killed_migration_is_done_again(&site).await;
+    a_failed_request_leads_to_its_node(&site).await;
+    a_save_is_published(&site).await;
+    an_app_calls_only_whom_its_settings_allow(&site).await;
+}
+
+async fn what_cannot_be_a_component_is_refused(site: &Installation) {
+    let file = site.folder.join("big.wasm");
+    fs::File::create(&file).unwrap().set_len(COMPONENT_BYTES_MAX + 1).unwrap();
+    let said = site.fail(&["publish", file.to_str().unwrap(), "--name", "Big"]);
+    assert!(said.contains("a component may have 67108864 (64 MiB)"), "{said}");
+    let uploads = site.platform("/api/asset-repository/v1/uploads");
+    let request = site.client.post(&uploads).bearer_auth(site.token().trim());
+    let length = usize::try_from(COMPONENT_BYTES_MAX).unwrap() + 1;
+    let refused = request.body(vec![0; length]).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+
+    // An upload that ends early leaves nothing behind.
+    let kept = || fs::read_dir(site.data().join("run/blobs/uploads")).map_or(0, Iterator::count);
+    let before = kept();
+    let address = site.process("platform")["address"].as_str().unwrap().to_owned();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!(
+        "POST /api/asset-repository/v1/uploads HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 1000\r\n\r\n",
+        site.token().trim()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(b"\0asm\x0d\0\x01\0").unwrap();
+    drop(stream);
+
+    let file = site.folder.join("needy.wasm");
+    fs::write(&file, component_that_imports("acme:printer/paper@1.0.0")).unwrap();
+    let said = site.fail(&["publish", file.to_str().unwrap(), "--name", "Needy"]);
+    assert!(said.contains("acme:printer/paper@1.0.0"), "the missing import is named: {said}");
+    assert!(!site.succeed(&["apps"]).contains("Needy"));
+    assert_eq!(kept(), before, "a truncated upload is not kept");
+}
+
+/// A component that needs an interface which no host gives.
+fn component_that_imports(name: &str) -> Vec<u8> {
+    use wasm_encoder::{
+        Component, ComponentImportSection, ComponentTypeRef, ComponentTypeSection, InstanceType,
+        PrimitiveValType,
+    };
+    let mut interface = InstanceType::new();
+    interface.ty().function().params([("x", PrimitiveValType::U32)]).result(None);
+    interface.export("feed", ComponentTypeRef::Func(0));
+    let mut types = ComponentTypeSection::new();
+    types.instance(&interface);
+    let mut imports = ComponentImportSection::new();
+    imports.import(name, ComponentTypeRef::Instance(0));
+    let mut component = Component::new();
+    component.section(&types).section(&imports);
+    component.finish()
+}
+
+async fn a_deployment_under_load_fails_no_request(site: &Installation) {
+    let project = site.project("Shop", &[]);
+    site.succeed(&["publish", &project]);
+    site.succeed(&["deploy", "Shop", "--revision", "1", "--to", "production"]);
+    let (list, create) = (
+        site.url("production", "/Shop/rest/Expenses/List"),
+        site.url("production", "/Shop/rest/Expenses/Create"),
+    );
+    let (ended, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let users: Vec<_> = (0..4)
+        .map(|user| {
+            let (client, ended, done) = (site.client.clone(), ended.clone(), done.clone());
+            let (list, create) = (list.clone(), create.clone());
+            tokio::spawn(async move {
+                while !ended.load(Ordering::Relaxed) {
+                    let request = if user % 2 == 0 {
+                        client.get(&list)
+                    } else {
+                        client
+                            .post(&create)
+                            .json(&json!({ "Description": "Pen", "Amount": 1, "CategoryId": 3 }))
+                    };
+                    let response = request.send().await.map_err(|error| error.to_string())?;
+                    let status = response.status();
+                    let text = response.text().await.map_err(|error| error.to_string())?;
+                    if status != StatusCode::OK {
+                        return Err(format!("{status}: {text}"));
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    let deploying = async {
+        for revision in 2..=4_u32 {
+            let number = revision.to_string();
+            site.spawn(&["publish", &project, "--message", &number]).await.unwrap();
+            let before = done.load(Ordering::Relaxed);
+            let deployed = site.spawn(&["deploy", "Shop", "--revision", &number, "--to", "production"]);
+            let deployed = deployed.await.unwrap();
+            assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
+            eventually("users go on", async || (done.load(Ordering::Relaxed) > before + 20).then_some(()))
+                .await;
+        }
+    };
+    deploying.await;
+    ended.store(true, Ordering::Relaxed);
+    for user in users {
+        assert_eq!(user.await.unwrap(), Ok(()));
+    }
+}
+
+async fn a_replaced_revision_ends_its_requests(site: &Installation) {
+    let hello = hello();
+    site.succeed(&["publish", hello.to_str().unwrap(), "--name", "Hello"]);
+    let slow = tokio::spawn(site.client.get(site.url("development", "/Hello/slow")).send());
+    eventually("the slow request runs", async || {
+        let metrics = site.host_metrics("development-1").await;
+        metrics.lines().any(|line| line == "odeon_host_requests_in_flight 1").then_some(())
+    })
+    .await;
+    site.succeed(&["publish", hello.to_str().unwrap(), "--name", "Hello", "--message", "again"]);
+    let answer = slow.await.unwrap().unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.text().await.unwrap(), "Hello from Odeon\n");
+}
+
+async fn an_incompatible_model_leaves_the_old_revision(site: &Installation) {
+    let url = site.url("development", "/Shop/rest/Expenses/List");
+    let before = site.get(&url).await;
+    let apps = site.succeed(&["apps"]);
+    let project = site.project("Shop", &[("SpentOn: Date\n      Status", "SpentOn: Boolean\n      Status")]);
+    let project_uses = [
+        ("SpentOn: Date\n      CategoryId: { type", "SpentOn: Boolean\n      CategoryId: { type"),
+        ("If(Expense.SpentOn = NullDate(), CurrDate(), Expense.SpentOn)", "Expense.SpentOn"),
+    ];
+    assert_eq!(site.project("Shop", &project_uses), project);
+    let said = site.fail(&["publish", &project]);
+    assert!(said.contains("OS-DPL-409") && said.contains("SpentOn"), "{said}");
+    assert_eq!(site.get(&url).await, before, "the old revision serves");
+    let line = |text: &str| text.lines().find(|line| line.starts_with("Shop")).unwrap().to_owned();
+    let (was, is) = (line(&apps), line(&site.succeed(&["apps"])));
+    assert_eq!(was.split("development").nth(1), is.split("development").nth(1), "nothing was deployed");
+    fs::remove_dir_all(&project).unwrap();
+}
+
+async fn a_killed_migration_is_done_again(site: &Installation) {
+    let project = site.project(
+        "Shop",
+        &[("SpentOn: Date\n      Status", "Place: Text\n      SpentOn: Date\n      Status")],
+    );
+    let mut database = site.database("stage_development").await;
+    let schema = "select schema_name from odeon.apps where name = 'Shop'";
+    let schema: String = database.query_one(schema, &[]).await.unwrap().get(0);
+    // A reader holds the table, so that the migration waits; then the migrator dies.
+    let reader = database.transaction().await.unwrap();
+    reader.execute(&format!("select count(*) from {schema}.\"Expense\""), &[]).await.unwrap();
+    let publishing = site.spawn(&["publish", &project]);
+    let waits =
+        "select 1 from pg_stat_activity where wait_event_type = 'Lock' and usename like 'odeon_migrator%'";
+    let watcher = site.database("stage_development").await;
+    eventually("the migration waits for the table", async || watcher.query_opt(waits, &[]).await.unwrap())
+        .await;
+    site.kill("development-migrator", Signal::KILL);
+    reader.rollback().await.unwrap();
+    let url = site.url("development", "/Shop/rest/Expenses/List");
+    assert_eq!(site.get(&url).await.0, StatusCode::OK, "the old revision serves");
+    let done = publishing.await.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let (status, made) = {
+        let create = site.url("development", "/Shop/rest/Expenses/Create");
+        let pen = json!({ "Description": "Pen", "Amount": 1, "CategoryId": 3 });
+        site.send(Method::POST, &create, Some(pen)).await
+    };
+    assert_eq!(status, StatusCode::OK, "{made}");
+    let (_, list) = site.get(&url).await;
+    assert_eq!(list[0]["Place"], "", "the new column is there: {list}");
+}
+
+async fn a_failed_request_leads_to_its_node(site: &Installation) {
+    let create = site.url("development", "/Expenses/rest/Expenses/Create");
+    let dear = json!({ "Description": "Server", "Amount": 5000, "CategoryId": 3 });
+    let (_, made) = site.send(Method::POST, &create, Some(dear)).await;
+    let approve = site.url("development", &format!("/Expenses/rest/Expenses/Approve/{}", made["Id"]));
+    let response = site.client.post(&approve).send().await.unwrap();
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
+    let body = response.text().await.unwrap();
+    assert!(body.contains(&id), "the body carries the request id {id}: {body}");
+    let line = eventually("the log tells of the request", async || {
+        let lines = site.succeed(&["logs", "Expenses", "--request", &id]);
+        lines.lines().find(|line| line.contains("over the limit")).map(str::to_owned)
+    })
+    .await;
+    assert!(line.contains("ApproveExpense") && line.contains("RefuseAmount"), "{line}");
+}
+
+async fn a_save_is_published(site: &Installation) {
+    let project = site.project("Live", &[]);
+    let log = fs::File::create(site.folder.join("dev.log")).unwrap();
+    let mut dev = odeon(site.data());
+    dev.args(["dev", &project]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut dev = dev.spawn().unwrap();
+    let url = site.url("development", "/Live/rest/Expenses/Get/77");
+    let says = async |text: &str| {
+        eventually(&format!("`odeon dev` publishes {text}"), async || {
+            site.get(&url).await.1.to_string().contains(text).then_some(())
+        })
+        .await;
+    };
+    says("There is no expense 77").await;
+    site.project("Live", &[("There is no expense ", "Nobody spent ")]);
+    says("Nobody spent 77").await;
+    site.project("Live", &[("app: Live", "app: Live\nnonsense: 1")]); // a bad save is told, and the next one works
+    eventually("the bad save is told", async || {
+        fs::read_to_string(site.folder.join("dev.log")).unwrap().contains("nonsense").then_some(())
+    })
+    .await;
+    site.project("Live", &[("\nnonsense: 1", ""), ("Nobody spent ", "Nothing at ")]);
+    says("Nothing at 77").await;
+    kill_process(Pid::from_raw(i32::try_from(dev.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    dev.wait().unwrap();
+}
+
+async fn an_app_calls_only_whom_its_settings_allow(site: &Installation) {
+    let said = site.fail(&["deploy", "Hello", "--revision", "1", "--to", "test", "--allow", "http://x/"]);
+    assert!(said.contains("`http://x/` is not a host; write `api.example.com`"), "{said}");
+    site.succeed(&["deploy", "Hello", "--revision", "1", "--to", "test", "--allow", "api.example.com"]);
+}

@@ -1,0 +1,185 @@
+//! Who may see and do what: organizations, tokens, the audit trail, and secrets that stay secret.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::fs;
+use std::path::Path;
+
+use odeon_tests::{Installation, odeon};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const ASSETS: &str = "/api/asset-repository/v1/assets";
+const TOKENS: &str = "/api/identity/v1/tokens";
+
+#[tokio::test]
+async fn an_organization_keeps_to_itself() {
+    let site = Installation::start().await;
+    a_second_organization_sees_nothing_of_the_first(&site).await;
+    a_token_allows_what_its_scopes_say_until_it_ends(&site).await;
+    every_change_is_written_down(&site).await;
+    no_secret_is_told(&site).await;
+}
+
+async fn a_second_organization_sees_nothing_of_the_first(site: &Installation) {
+    let said = site.fail(&["organization", "add", "Not A Name"]);
+    assert!(said.contains("`Not A Name` is no name of an organization"), "{said}");
+    let token = site.succeed(&["organization", "add", "acme"]).trim().to_owned();
+    let said = site.fail(&["organization", "add", "acme"]);
+    assert!(said.contains("an organization named `acme` exists"), "{said}");
+
+    let (status, assets) = site.call(&token, Method::GET, ASSETS, None).await;
+    assert_eq!((status, &assets["total"]), (StatusCode::OK, &json!(0)), "{assets}");
+    let (_, stages) = site.call(&token, Method::GET, "/api/portfolios/v2/environments", None).await;
+    assert_eq!(stages.as_array().map(Vec::len), Some(3), "it has stages of its own: {stages}");
+
+    // Whatever belongs to the first organization does not exist for the second.
+    let owner = site.token();
+    let key = site.key_of("Expenses");
+    let publishes = "/api/deployments/v1/publish-operations";
+    let (_, operations) = site.call(&owner, Method::GET, publishes, None).await;
+    let operation = operations["results"][0]["key"].as_str().unwrap();
+    let build = operations["results"][0]["buildKey"].as_str().unwrap();
+    for path in [
+        format!("{ASSETS}/{key}"),
+        format!("{ASSETS}/{key}/revisions"),
+        format!("{ASSETS}/{key}/revisions/1"),
+        format!("/api/builds/v1/build-operations/{build}"),
+        format!("{publishes}/{operation}"),
+        format!("/api/monitoring/v1/logs?assetKey={key}&environment=development"),
+    ] {
+        assert_eq!(site.call(&owner, Method::GET, &path, None).await.0, StatusCode::OK, "{path}");
+        let (status, problem) = site.call(&token, Method::GET, &path, None).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}: {problem}");
+        assert!(problem["traceId"].is_string() && problem["errorCode"].is_string(), "{problem}");
+    }
+    let deploy = json!({ "operation": "Undeploy", "assetKey": key, "environment": "development" });
+    let path = "/api/deployments/v1/deployment-operations";
+    let (status, problem) = site.call(&token, Method::POST, path, Some(deploy)).await;
+    assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
+    let new = json!({ "name": "other" });
+    let (status, problem) =
+        site.call(&token, Method::POST, "/api/identity/v1/organizations", Some(new)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+    let (status, _) = site.get(&site.platform(ASSETS)).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+}
+
+async fn a_token_allows_what_its_scopes_say_until_it_ends(site: &Installation) {
+    let reader = site.succeed(&["token", "create", "reader", "--scope", "read", "--days", "1"]);
+    let reader = reader.trim();
+    assert_eq!(site.call(reader, Method::GET, ASSETS, None).await.0, StatusCode::OK);
+    let more = json!({ "name": "more", "scopes": ["admin"], "days": 1 });
+    for (method, path, body) in [
+        (Method::POST, "/api/asset-repository/v1/uploads", json!({ "files": {} })),
+        (Method::POST, TOKENS, more),
+        (Method::GET, "/api/identity/v1/audit-events", Value::Null),
+    ] {
+        let (status, problem) = site.call(reader, method, path, Some(body)).await;
+        assert_eq!(
+            (status, &problem["errorCode"]),
+            (StatusCode::FORBIDDEN, &json!("OS-IDCO-40301")),
+            "{path}"
+        );
+    }
+    // Nobody gives what they do not have.
+    let admin = site.succeed(&["token", "create", "admin", "--scope", "admin"]);
+    let operator = json!({ "name": "grab", "scopes": ["operator"], "days": 1 });
+    let (status, problem) = site.call(admin.trim(), Method::POST, TOKENS, Some(operator)).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+    let said = site.fail(&["token", "create", "wrong", "--scope", "everything"]);
+    assert!(said.contains("`everything` is not a scope; use read, deploy, admin or operator"), "{said}");
+    let said = site.fail(&["token", "create", "long", "--scope", "read", "--days", "1000"]);
+    assert!(said.contains("days 1 to 366"), "{said}");
+
+    site.succeed(&["token", "revoke", "reader"]);
+    assert_eq!(site.call(reader, Method::GET, ASSETS, None).await.0, StatusCode::UNAUTHORIZED);
+    assert!(site.fail(&["token", "revoke", "reader"]).contains("a valid token named `reader`"));
+    // Time passes in the database: a test cannot wait for a day.
+    let database = site.database("platform").await;
+    let expire = "update identity.tokens set expires_at = now() - interval '1 second' where name = 'admin'";
+    assert_eq!(database.execute(expire, &[]).await.unwrap(), 1);
+    let audit = "/api/identity/v1/audit-events";
+    assert_eq!(site.call(admin.trim(), Method::GET, audit, None).await.0, StatusCode::UNAUTHORIZED);
+    // Only hashes are stored.
+    let owner = site.token();
+    let rows = database.query("select t::text from identity.tokens t", &[]).await.unwrap();
+    assert!(rows.iter().all(|row| !row.get::<_, String>(0).contains(owner.trim())));
+}
+
+async fn every_change_is_written_down(site: &Installation) {
+    site.succeed(&["deploy", "Expenses", "--revision", "1", "--to", "test"]);
+    site.succeed(&["undeploy", "Expenses", "--stage", "test"]);
+    let path = "/api/identity/v1/audit-events?limit=100";
+    let (_, audit) = site.call(&site.token(), Method::GET, path, None).await;
+    let events = audit["results"].as_array().unwrap();
+    for (action, subject) in [
+        ("revision.create", "Expenses"),
+        ("deployment.publish", "Expenses"),
+        ("deployment.deploy", "Expenses"),
+        ("deployment.undeploy", "Expenses"),
+        ("token.create", "reader"),
+        ("token.revoke", "reader"),
+        ("organization.create", "acme"),
+    ] {
+        let event = events.iter().find(|event| event["action"] == action && event["subject"] == subject);
+        let event = event.unwrap_or_else(|| panic!("{action} of {subject} in {audit}"));
+        assert!(event["at"].is_string(), "{event}");
+        assert_eq!(event["actor"], "token:owner", "{event}");
+    }
+    let database = site.database("platform").await;
+    for change in
+        ["update audit.events set actor = 'nobody'", "delete from audit.events", "truncate audit.events"]
+    {
+        let error = database.batch_execute(change).await.expect_err(change);
+        assert!(error.as_db_error().unwrap().message().contains("append-only"), "{change}: {error}");
+    }
+}
+
+/// Every secret of the installation is a canary: none may be found where people and programs look.
+async fn no_secret_is_told(site: &Installation) {
+    let mut secrets = vec![("the owner's token".to_owned(), site.token().trim().to_owned())];
+    for folder in ["run/secrets", "run/keys"] {
+        for file in files_below(&site.data().join(folder)) {
+            let is_public = ["trusted.json", "organizations.json"].iter().any(|name| file.ends_with(name));
+            let text = fs::read_to_string(&file).unwrap().trim().to_owned();
+            if !is_public && !text.is_empty() {
+                secrets.push((file.display().to_string(), text));
+            }
+        }
+    }
+    for host in files_below(&site.data().join("run/stages")) {
+        let is_login = host.parent().is_some_and(|folder| folder.ends_with("logins"));
+        if is_login {
+            let login: Value = serde_json::from_slice(&fs::read(&host).unwrap()).unwrap();
+            secrets.push((host.display().to_string(), login["password"].as_str().unwrap().to_owned()));
+        }
+    }
+    assert!(secrets.len() > 8, "{} secrets found", secrets.len());
+
+    let canary = "odn_canary-in-a-header";
+    let (_, refused) = site.call(canary, Method::GET, ASSETS, None).await;
+    let broken = odeon(site.data()).env("ODEON_TOKEN", canary).arg("apps").output().unwrap();
+    secrets.push(("a token that is not valid".into(), canary.into()));
+    let said = [
+        ("status", site.succeed(&["status", "--json"])),
+        ("apps", site.succeed(&["apps", "--json"])),
+        ("logs", site.succeed(&["logs", "Expenses", "--json"])),
+        ("a refusal", refused.to_string()),
+        ("the error of a command", String::from_utf8(broken.stderr).unwrap()),
+        ("the output of `odeon up`", fs::read_to_string(site.folder.join("up.log")).unwrap()),
+    ];
+    let logs = files_below(&site.data().join("run/logs"));
+    assert!(logs.len() > 10, "{} logs", logs.len());
+    let logs = logs.iter().map(|file| (file.to_str().unwrap(), fs::read_to_string(file).unwrap()));
+    for (place, text) in said.into_iter().chain(logs) {
+        for (what, secret) in &secrets {
+            assert!(!text.contains(secret.as_str()), "{place} tells {what}");
+        }
+    }
+}
+
+fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
