@@ -3,7 +3,7 @@
 NATS := .odeon/venv/bin/nats-server
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 
-.PHONY: up down build guests test setup fmt lint
+.PHONY: up down build guests test bench-smoke setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -22,6 +22,11 @@ test: setup guests
 	cargo xtask tidy
 	cargo build --workspace --bins
 	cargo test --workspace --no-fail-fast
+
+# Figures of this machine, into docs/benchmarks/. Fails when a limit is missed.
+bench-smoke: build guests
+	@tools/setup bench
+	env -u RUST_BACKTRACE target/release/odeon-bench smoke --wasmtime .odeon/bench/bin/wasmtime --page docs/benchmarks/smoke.md
 
 lint:
 	cargo fmt --all --check

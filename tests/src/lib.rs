@@ -59,7 +59,7 @@ pub async fn eventually<T>(what: &str, mut answer: impl AsyncFnMut() -> Option<T
 
 /// The `odeon` beside this test, for an installation.
 pub fn odeon(data: &Path) -> Command {
-    let mut command = Command::new(target().join("debug/odeon"));
+    let mut command = Command::new(built().join("odeon"));
     command.arg("--data").arg(data);
     command.env_remove("ODEON_URL").env_remove("ODEON_TOKEN");
     command
@@ -67,28 +67,41 @@ pub fn odeon(data: &Path) -> Command {
 
 /// The component of `guest-examples/hello-rust`.
 pub fn hello() -> PathBuf {
-    let file = target().join("guests/wasm32-wasip2/release/hello_rust.wasm");
+    let target = built().parent().unwrap().to_owned();
+    let file = target.join("guests/wasm32-wasip2/release/hello_rust.wasm");
     assert!(file.exists(), "{} is missing; `make guests` builds it", file.display());
     file
 }
 
-fn target() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned()
+/// The folder of the binaries that belong to this one: a test lies in `deps` below it, a benchmark in it.
+fn built() -> PathBuf {
+    let folder = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    if folder.ends_with("deps") { folder.parent().unwrap().to_owned() } else { folder }
 }
 
 impl Installation {
     /// Starts one, with the sample app published.
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with more arguments for `odeon up`.
+    pub async fn start_with(arguments: &[&str]) -> Self {
         let (folder, port_base) = fresh_folder();
         let data = folder.join("data");
-        Self::start_in(folder, data, port_base).await
+        Self::begin(folder, data, port_base, arguments).await
     }
 
     /// Starts what is in `data`.
     pub async fn start_in(folder: PathBuf, data: PathBuf, port_base: u16) -> Self {
+        Self::begin(folder, data, port_base, &[]).await
+    }
+
+    async fn begin(folder: PathBuf, data: PathBuf, port_base: u16, arguments: &[&str]) -> Self {
         let log = fs::File::options().create(true).append(true).open(folder.join("up.log")).unwrap();
         let up = odeon(&data)
             .args(["up", "--port-base", &port_base.to_string()])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -233,13 +246,23 @@ impl Installation {
 
     /// The metrics of a host.
     pub async fn host_metrics(&self, host: &str) -> String {
+        let url = format!("http://{}/metrics", self.host_told(host, "admin_address"));
+        self.client.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Where a host takes requests from its router.
+    pub fn host_address(&self, host: &str) -> String {
+        self.host_told(host, "address")
+    }
+
+    /// What a host told of itself when it started.
+    fn host_told(&self, host: &str, field: &str) -> String {
         let log = fs::read_to_string(self.process(&format!("host-{host}"))["log"].as_str().unwrap()).unwrap();
         let told = log.lines().rev().find_map(|line| {
             let line: Value = serde_json::from_str(line).ok()?;
-            line["fields"]["admin_address"].as_str().map(str::to_owned)
+            line["fields"][field].as_str().map(str::to_owned)
         });
-        let url = format!("http://{}/metrics", told.expect("the host tells where its metrics are"));
-        self.client.get(url).send().await.unwrap().text().await.unwrap()
+        told.expect("a host tells its addresses when it starts")
     }
 
     /// A connection to one of the databases, as superuser.

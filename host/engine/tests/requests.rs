@@ -1,0 +1,145 @@
+//! One request in one instance: what a guest may do, and how it is ended when it does more.
+//!
+//! The guest is `guest-examples/hello-rust`, which `make guests` builds and which misbehaves when asked to.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use odeon_engine::wasmtime::component::{Component, Linker};
+use odeon_engine::{
+    App, Body, Capabilities, Engine, EngineSettings, Finish, GuestError, RequestLimits, State,
+};
+use tokio::sync::Notify;
+use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_http::WasiHttpHooks;
+
+const LIMITS: RequestLimits =
+    RequestLimits { memory_bytes_max: 32 << 20, wall_ms_max: 60_000, cpu_ms_max: 60_000 };
+
+/// Counts how guests ended, and gives nothing.
+#[derive(Clone, Default)]
+struct Counting {
+    returned: Arc<AtomicUsize>,
+    failed: Arc<AtomicUsize>,
+    hooks: NoHooks,
+}
+
+#[derive(Clone, Default)]
+struct NoHooks;
+
+impl WasiHttpHooks for NoHooks {}
+
+impl Capabilities for Counting {
+    async fn finish(&mut self, how: Finish) {
+        match how {
+            Finish::Returned => &self.returned,
+            Finish::Failed => &self.failed,
+        }
+        .fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
+        &mut self.hooks
+    }
+}
+
+struct Guest {
+    app: App<Counting>,
+    ends: Counting,
+}
+
+impl Guest {
+    fn load() -> Self {
+        let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+        let file = target.join("guests/wasm32-wasip2/release/hello_rust.wasm");
+        let bytes =
+            std::fs::read(&file).unwrap_or_else(|_| panic!("`make guests` builds {}", file.display()));
+        let engine = Engine::new(EngineSettings { instances_max: 20, ..EngineSettings::default() }).unwrap();
+        let mut linker: Linker<State<Counting>> = Linker::new(engine.wasmtime());
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
+        let component = Component::new(engine.wasmtime(), bytes).unwrap();
+        Self { app: App::link(&linker, &component).unwrap(), ends: Counting::default() }
+    }
+
+    async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, GuestError> {
+        self.ask_until(path, limits, std::future::pending()).await
+    }
+
+    async fn ask_until(
+        &self,
+        path: &str,
+        limits: RequestLimits,
+        unload: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Response<Body>, GuestError> {
+        let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+        let request = Request::get(format!("http://localhost{path}")).body(body).unwrap();
+        self.app.handle(request, limits, WasiCtx::builder().build(), self.ends.clone(), (), unload).await
+    }
+
+    async fn fails(&self, path: &str, limits: RequestLimits) -> (StatusCode, &'static str, String) {
+        let error = self.ask(path, limits).await.expect_err(path);
+        (error.status(), error.code(), error.to_string())
+    }
+
+    /// Whoever comes after a guest that failed notices nothing.
+    async fn answers(&self) {
+        let answer = self.ask("/", LIMITS).await.unwrap();
+        assert_eq!(answer.headers()["x-instance-requests"], "1", "each request has an instance of its own");
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "Hello from Odeon\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_fails_harms_itself_only() {
+    let guest = Guest::load();
+    guest.answers().await;
+    let (status, code, detail) = guest.fails("/panic", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"), "{detail}");
+    let (status, code, detail) = guest.fails("/memory", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002"));
+    assert_eq!(detail, "the app needed more than 33554432 bytes of memory and failed");
+    let (status, code, _) = guest.fails("/stack", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50003"));
+    guest.answers().await;
+    assert_eq!(guest.ends.failed.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_never_yields_is_ended_at_its_deadlines() {
+    let guest = Guest::load();
+    let (status, code, detail) = guest.fails("/loop", RequestLimits { cpu_ms_max: 50, ..LIMITS }).await;
+    assert_eq!((status, code), (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50402"));
+    assert_eq!(detail, "the app used more than 50 ms of CPU time for one request");
+    let (status, code, _) = guest.fails("/loop", RequestLimits { wall_ms_max: 50, ..LIMITS }).await;
+    assert_eq!((status, code), (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50401"));
+    let (status, code, _) = guest.fails("/slow", RequestLimits { wall_ms_max: 50, ..LIMITS }).await;
+    assert_eq!((status, code), (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50401"), "waiting counts, too");
+    guest.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_of_an_unloaded_app_is_ended() {
+    let guest = Guest::load();
+    let unload = Arc::new(Notify::new());
+    unload.notify_one();
+    let error = guest.ask_until("/loop", LIMITS, async move { unload.notified().await }).await.err().unwrap();
+    assert_eq!((error.status(), error.code()), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50303"));
+    guest.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_goes_away_ends_the_guest() {
+    let guest = Guest::load();
+    let asked = tokio::time::timeout(std::time::Duration::from_millis(50), guest.ask("/loop", LIMITS)).await;
+    assert!(asked.is_err());
+    // Its slot is free again: more requests than there are slots find one each.
+    for _ in 0..40 {
+        guest.answers().await;
+    }
+}

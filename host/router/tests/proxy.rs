@@ -1,0 +1,202 @@
+//! The router between a real client and hosts that fail as a test needs it.
+//!
+//! [`FakeHost`] is a fake: real hosts cannot be told to die after the third byte.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use odeon_router::proxy::{Backend, Proxy};
+use odeon_router::serve::{Stop, users};
+use reqwest::{Client, StatusCode};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// How a fake host treats a connection.
+#[derive(Clone, Copy)]
+enum Behaviour {
+    /// Answers every request with what it read of it.
+    Echo,
+    /// Reads the head of a request and closes.
+    DieAfterHead,
+    /// Says that it does not serve the app.
+    NotServed,
+}
+
+/// A host that counts its requests.
+struct FakeHost {
+    address: String,
+    requests: Arc<AtomicUsize>,
+}
+
+impl FakeHost {
+    async fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = requests.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, behaviour, count.clone()));
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(mut stream: TcpStream, behaviour: Behaviour, requests: Arc<AtomicUsize>) {
+    let mut text = String::new();
+    while !text.contains("\r\n\r\n") {
+        let mut byte = [0; 1024];
+        match stream.read(&mut byte).await {
+            Ok(0) | Err(_) => return, // a connection that was never used
+            Ok(read) => text.push_str(&String::from_utf8_lossy(&byte[..read])),
+        }
+    }
+    requests.fetch_add(1, Ordering::SeqCst);
+    let answer = match behaviour {
+        Behaviour::Echo => {
+            let length = text.len();
+            format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}")
+        }
+        Behaviour::DieAfterHead => return,
+        Behaviour::NotServed => {
+            "HTTP/1.1 421 Misdirected Request\r\nx-odeon-not-served: 1\r\ncontent-length: 0\r\n\r\n"
+                .to_owned()
+        }
+    };
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
+
+/// An address that refuses connections.
+async fn dead_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+struct Router {
+    url: String,
+    client: Client,
+}
+
+impl Router {
+    /// A router that sends requests for `Shop` to these hosts.
+    async fn to(addresses: &[&str]) -> Self {
+        let proxy = Arc::new(Proxy::default());
+        let backends = addresses.iter().map(|address| Backend { address: (*address).into() }).collect();
+        proxy.install(HashMap::from([("Shop".to_owned(), backends)]));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(users(proxy, listener, Stop::default()));
+        Self { url, client: Client::builder().no_proxy().build().unwrap() }
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    async fn post(&self, path: &str) -> (StatusCode, String) {
+        let answer = self.client.post(format!("{}{path}", self.url)).body("a body").send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+}
+
+#[track_caller]
+fn check_problem((status, body): (StatusCode, String), expect: (u16, &str)) {
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status.as_u16(), problem["errorCode"].as_str()), (expect.0, Some(expect.1)), "{body}");
+    assert!(problem["traceId"].is_string(), "{body}");
+}
+
+#[tokio::test]
+async fn a_host_that_refuses_connections_costs_nobody_a_request() {
+    let (dead, host) = (dead_address().await, FakeHost::start(Behaviour::Echo).await);
+    let router = Router::to(&[&dead, &host.address]).await;
+    for _ in 0..20 {
+        assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);
+        let (status, text) = router.post("/Shop/").await;
+        assert_eq!(status, StatusCode::OK, "no byte went out, so the body is whole: {text}");
+    }
+    assert_eq!(host.requests(), 40);
+}
+
+#[tokio::test]
+async fn only_a_request_without_effect_is_sent_twice() {
+    let (dying, host) =
+        (FakeHost::start(Behaviour::DieAfterHead).await, FakeHost::start(Behaviour::Echo).await);
+    let router = Router::to(&[&dying.address, &host.address]).await;
+    for _ in 0..20 {
+        assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);
+    }
+    let alone = Router::to(&[&dying.address]).await;
+    let before = dying.requests();
+    check_problem(alone.post("/Shop/").await, (502, "OS-RTR-50201"));
+    assert_eq!(dying.requests(), before + 1, "it may have had an effect: never again");
+    check_problem(alone.get("/Shop/").await, (502, "OS-RTR-50201"));
+}
+
+#[tokio::test]
+async fn a_host_that_does_not_serve_the_app_is_passed_over() {
+    let (other, host) = (FakeHost::start(Behaviour::NotServed).await, FakeHost::start(Behaviour::Echo).await);
+    let router = Router::to(&[&other.address, &host.address]).await;
+    for _ in 0..20 {
+        assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);
+    }
+    let alone = Router::to(&[&other.address]).await;
+    check_problem(alone.get("/Shop/").await, (503, "OS-RTR-50301"));
+    check_problem(alone.post("/Shop/").await, (503, "OS-RTR-50301"));
+    check_problem(alone.get("/Nothing/").await, (404, "OS-RTR-40401"));
+    check_problem(Router::to(&[]).await.get("/Shop/").await, (503, "OS-RTR-50301"));
+}
+
+#[tokio::test]
+async fn a_request_carries_its_id_and_no_header_of_this_hop() {
+    let host = FakeHost::start(Behaviour::Echo).await;
+    let router = Router::to(&[&host.address]).await;
+    let send = |id: String| {
+        let request = router.client.get(format!("{}/Shop/x?y=z", router.url)).header("x-request-id", id);
+        request.header("connection", "x-secret").header("x-secret", "hop").header("te", "trailers").send()
+    };
+    let answer = send("my-id".into()).await.unwrap();
+    assert_eq!(answer.headers()["x-request-id"], "my-id");
+    let seen = answer.text().await.unwrap().to_lowercase();
+    assert!(seen.starts_with("get /shop/x?y=z http/1.1\r\n"), "{seen}");
+    assert!(seen.contains("x-request-id: my-id") && seen.contains("traceparent: 00-"), "{seen}");
+    assert!(seen.contains("x-forwarded-for: 127.0.0.1"), "{seen}");
+    assert!(!seen.contains("x-secret") && !seen.contains("\r\nte:"), "{seen}");
+    let answer = send("x".repeat(65)).await.unwrap();
+    assert_ne!(answer.headers()["x-request-id"], "x".repeat(65).as_str(), "an id may have 64 bytes");
+}
+
+#[tokio::test]
+async fn a_body_is_passed_on_while_it_comes() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let router = Router::to(&[&listener.local_addr().unwrap().to_string()]).await;
+    let (pieces, body) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    let body = reqwest::Body::wrap_stream(futures_util::stream::unfold(body, |mut body| async {
+        body.recv().await.map(|piece| (piece, body))
+    }));
+    let sent = tokio::spawn(router.client.post(format!("{}/Shop/", router.url)).body(body).send());
+    pieces.send(Ok(Bytes::from_static(b"first"))).await.unwrap();
+    let (mut host, _) = listener.accept().await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains("first") {
+        let mut some = [0; 1024];
+        let read = host.read(&mut some).await.unwrap();
+        assert!(read > 0, "the host sees the first piece before there is a second: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&some[..read]));
+    }
+    drop(pieces);
+    host.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    assert_eq!(sent.await.unwrap().unwrap().text().await.unwrap(), "ok");
+}

@@ -1,0 +1,79 @@
+//! Load from `wrk`, and the CPU time of the processes that bear it.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Connections at once.
+pub(crate) const CONNECTIONS: u32 = 32;
+/// Length of a round, in seconds.
+pub(crate) const ROUND_S: u32 = 8;
+
+/// One round.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) requests_per_s: f64,
+    /// User and system time of the processes on the path, in microseconds.
+    pub(crate) cpu_us: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+}
+
+/// Loads `url` for one round; `pids` are the processes on the path.
+pub(crate) fn round(url: &str, pids: &[u32]) -> Result<Round> {
+    let before = cpu_s(pids)?;
+    let done = Command::new("wrk")
+        .args(["--threads", "1", "--latency", "--connections", &CONNECTIONS.to_string()])
+        .args(["--duration", &format!("{ROUND_S}s"), url])
+        .output()
+        .context("run wrk; `make bench-smoke` installs it")?;
+    let cpu = cpu_s(pids)? - before;
+    let told = String::from_utf8(done.stdout).context("read what wrk tells")?;
+    ensure!(done.status.success(), "wrk {url}: {told}");
+    ensure!(!told.contains("Non-2xx"), "not every answer was a good one:\n{told}");
+    let word_after = |name: &str| {
+        let line = told.lines().find_map(|line| line.trim().strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()).map(str::to_owned)
+    };
+    let missing = || format!("understand wrk:\n{told}");
+    let requests_per_s: f64 = word_after("Requests/sec:").with_context(missing)?.parse()?;
+    let requests: f64 = {
+        let line = told.lines().find(|line| line.contains(" requests in ")).with_context(missing)?;
+        line.split_whitespace().next().with_context(missing)?.parse()?
+    };
+    Ok(Round {
+        requests_per_s,
+        cpu_us: cpu * 1e6 / requests,
+        p50_us: micros(&word_after("50%").with_context(missing)?)?,
+        p99_us: micros(&word_after("99%").with_context(missing)?)?,
+    })
+}
+
+fn micros(text: &str) -> Result<f64> {
+    let split =
+        text.find(|char: char| char.is_ascii_alphabetic()).context("wrk gives a time with its unit")?;
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "us" => 1.0,
+        "ms" => 1e3,
+        "s" => 1e6,
+        other => anyhow::bail!("wrk has no unit `{other}`"),
+    };
+    Ok(number.parse::<f64>()? * factor)
+}
+
+/// User and system time of all threads of some processes, in seconds.
+fn cpu_s(pids: &[u32]) -> Result<f64> {
+    let mut ticks = 0.0;
+    for pid in pids {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).context("a measured process ended")?;
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        // proc(5): utime and stime are fields 14 and 15; the name is the second.
+        for field in [11, 12] {
+            ticks += fields.get(field).context("read /proc/<pid>/stat")?.parse::<f64>()?;
+        }
+    }
+    Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+}
