@@ -26,7 +26,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("odeon-platform", &["odeon-compiler", "odeon-control", "odeon-oml", "odeon-protocol"]),
     ("odeon-protocol", &[]),
     ("odeon-router", &["odeon-protocol"]),
-    ("odeon-tests", &[]),
+    ("odeon-tests", &["odeon-capabilities"]),
     ("xtask", &[]),
 ];
 

@@ -212,6 +212,7 @@ pub(crate) struct Connection {
     pub(crate) watch: Arc<Watch>,
     statements: Vec<(String, Statement)>,
     cancel: CancelToken,
+    server: (String, u16),
 }
 
 /// Why there is no connection.
@@ -257,7 +258,8 @@ impl Connection {
         let (client, watch) =
             opened.map_err(|_| refused(format!("no answer within {CONNECT_S_MAX} s")))??;
         let cancel = client.cancel_token();
-        Ok(Self { client, watch, statements: Vec::new(), cancel })
+        let server = (login.host.clone(), login.port);
+        Ok(Self { client, watch, statements: Vec::new(), cancel, server })
     }
 
     /// Prepares a statement, or finds it prepared.
@@ -309,7 +311,12 @@ impl Drop for Taken {
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(async move {
-                let cancel = connection.cancel.cancel_query(NoTls);
+                let cancel = async {
+                    // The token knows no address: the connection was made over a stream of ours.
+                    let (host, port) = (connection.server.0.as_str(), connection.server.1);
+                    let stream = TcpStream::connect((host, port)).await.ok()?;
+                    connection.cancel.cancel_query_raw(stream, NoTls).await.ok()
+                };
                 let _ = tokio::time::timeout(Duration::from_secs(CONNECT_S_MAX), cancel).await;
                 drop(connection);
             });

@@ -33,6 +33,9 @@ pub struct Session {
 struct Use {
     taken: Option<Taken>,
     in_transaction: bool,
+    /// A statement was sent and its answer has not been read to the end. Stays so when the guest was ended
+    /// meanwhile: nobody else may inherit the connection then.
+    unfinished: bool,
 }
 
 impl Session {
@@ -88,9 +91,9 @@ impl Session {
     /// Closes the connection, which undoes what was written, and cancels what still runs.
     pub async fn abandon(&self) {
         let mut state = self.state.lock().await;
-        if state.in_transaction {
+        if state.in_transaction || state.unfinished {
             drop(state.taken.take());
-            state.in_transaction = false;
+            (state.in_transaction, state.unfinished) = (false, false);
         }
     }
 
@@ -105,8 +108,8 @@ impl Session {
         if state.in_transaction {
             return Ok(());
         }
-        let connection = self.connection(state).await?;
-        connection.client.batch_execute("BEGIN").await.map_err(|error| explain(&error))?;
+        self.connection(state).await?;
+        command(state, "BEGIN").await?;
         state.in_transaction = true;
         Ok(())
     }
@@ -116,9 +119,22 @@ impl Session {
             return Err(Error::Limit(format!("a statement may have {PARAMETERS_MAX} parameters")));
         }
         let expected = if state.in_transaction { b'T' } else { b'I' };
-        let connection = self.connection(state).await?;
-        let statement = async { run_statement(connection, sql, params).await };
+        self.connection(state).await?;
+        state.unfinished = true;
+        let connection = opened(state)?;
+        let statement = async {
+            let outcome = run_statement(connection, sql, params).await;
+            if outcome.is_err() {
+                // The library returns before the server has told its transaction state: ask for it.
+                let _ = connection.client.batch_execute("").await;
+            }
+            outcome.map_err(|error| match connection.watch.refused() {
+                Some(why) => Error::Limit(why.to_owned()),
+                None => error,
+            })
+        };
         let outcome = tokio::time::timeout(Duration::from_secs(STATEMENT_S_MAX), statement).await;
+        state.unfinished = false;
         let outcome = match outcome {
             Ok(outcome) => outcome,
             Err(_) => {
@@ -137,18 +153,30 @@ impl Session {
         outcome
     }
 
-    async fn connection<'s>(&self, state: &'s mut Use) -> Result<&'s mut Connection, Error> {
+    async fn connection(&self, state: &mut Use) -> Result<(), Error> {
         if state.taken.is_none() {
             let none = || Error::Unavailable("this app has no database in this stage".into());
             let pools = self.pools.as_ref().ok_or_else(none)?;
             state.taken = Some(pools.take(&self.app).await?);
         }
-        state
-            .taken
-            .as_mut()
-            .and_then(Taken::get)
-            .ok_or_else(|| Error::Unavailable("the connection was closed".into()))
+        Ok(())
     }
+}
+
+fn opened(state: &mut Use) -> Result<&mut Connection, Error> {
+    let open = state.taken.as_mut().and_then(Taken::get);
+    open.ok_or_else(|| Error::Unavailable("the connection was closed".into()))
+}
+
+/// Begins or ends a transaction.
+async fn command(state: &mut Use, sql: &str) -> Result<(), Error> {
+    state.unfinished = true;
+    let done = opened(state)?.client.batch_execute(sql).await;
+    state.unfinished = false;
+    done.map_err(|error| {
+        state.taken = None; // unknown how far it came: nobody should go on with this connection
+        explain(&error)
+    })
 }
 
 async fn end(state: &mut Use, how: &str) -> Result<(), Error> {
@@ -156,11 +184,10 @@ async fn end(state: &mut Use, how: &str) -> Result<(), Error> {
         return Ok(());
     }
     state.in_transaction = false;
-    let Some(connection) = state.taken.as_mut().and_then(Taken::get) else { return Ok(()) };
-    connection.client.batch_execute(how).await.map_err(|error| {
-        state.taken = None; // unknown whether it was committed: nobody should go on with this connection
-        explain(&error)
-    })
+    if state.taken.is_none() {
+        return Ok(());
+    }
+    command(state, how).await
 }
 
 async fn run_statement(
@@ -209,10 +236,7 @@ async fn run_statement(
 fn explain(error: &tokio_postgres::Error) -> Error {
     let Some(told) = error.as_db_error() else {
         let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-        return match cause.strip_prefix("limit: ") {
-            Some(limit) => Error::Limit(limit.to_owned()),
-            None => Error::Unavailable(format!("the connection to the database was lost: {cause}")),
-        };
+        return Error::Unavailable(format!("the connection to the database was lost: {cause}"));
     };
     let text = told.message().to_owned();
     match told.code() {

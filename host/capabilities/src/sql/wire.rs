@@ -7,8 +7,8 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,6 +31,7 @@ pub struct Watch {
     transaction: AtomicU8,
     changed: AtomicBool,
     result_bytes: AtomicU64,
+    refused: OnceLock<String>,
 }
 
 impl Watch {
@@ -42,6 +43,11 @@ impl Watch {
     pub fn changed(&self) -> bool {
         self.changed.load(Ordering::Acquire)
     }
+    /// Why the connection was given up, if we refused what came. The library only says that it is closed.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.get().map(String::as_str)
+    }
+
     /// A new result begins.
     pub fn begin_result(&self) {
         self.result_bytes.store(0, Ordering::Release);
@@ -104,14 +110,14 @@ impl Parser {
         let body =
             length.checked_sub(4).ok_or_else(|| refuse("the server sent a malformed message".to_owned()))?;
         if length > MESSAGE_BYTES_MAX {
-            return Err(refuse(format!("limit: a row may have {MESSAGE_BYTES_MAX} bytes, not {length}")));
+            return Err(refuse(format!("a row may have {MESSAGE_BYTES_MAX} bytes, not {length}")));
         }
         match kind {
             b'D' => {
                 let total =
                     watch.result_bytes.fetch_add(u64::from(length), Ordering::AcqRel) + u64::from(length);
                 if total > RESULT_BYTES_MAX {
-                    return Err(refuse(format!("limit: a result may have {RESULT_BYTES_MAX} bytes")));
+                    return Err(refuse(format!("a result may have {RESULT_BYTES_MAX} bytes")));
                 }
             }
             b'G' | b'H' | b'W' => return Err(refuse("COPY is not given to apps".to_owned())),
@@ -148,7 +154,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if let Poll::Ready(Ok(())) = read {
             let this = &mut *self;
-            this.parser.feed(&buffer.filled()[before..], &this.watch)?;
+            if let Err(error) = this.parser.feed(&buffer.filled()[before..], &this.watch) {
+                let _ = this.watch.refused.set(error.to_string());
+                return Poll::Ready(Err(error));
+            }
         }
         read
     }
@@ -192,7 +201,7 @@ mod tests {
     fn a_huge_row_is_refused_by_its_header_alone() {
         let header = [&[b'D'][..], &(MESSAGE_BYTES_MAX + 1).to_be_bytes()].concat();
         let error = Parser::default().feed(&header, &Watch::default()).unwrap_err();
-        assert!(error.to_string().starts_with("limit: a row may have 16777216 bytes"), "{error}");
+        assert!(error.to_string().starts_with("a row may have 16777216 bytes"), "{error}");
     }
 
     #[test]

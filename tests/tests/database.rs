@@ -1,0 +1,191 @@
+//! `odeon:sql` against a real PostgreSQL, with the login of a real app: what a request may do with its database,
+//! and what it leaves behind for the next one.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::fs;
+use std::sync::Arc;
+
+use odeon_capabilities::sql::pool::{Login, Logins, Pools};
+use odeon_capabilities::sql::session::Session;
+use odeon_capabilities::sql::{Error, Value};
+use odeon_tests::{Installation, eventually};
+
+/// Every app gets the login of the sample app.
+#[derive(Clone)]
+struct SampleLogin(Login);
+
+impl Logins for SampleLogin {
+    async fn login(&self, _app: &str) -> Result<Login, String> {
+        Ok(self.0.clone())
+    }
+}
+
+struct Database {
+    site: Installation,
+    login: SampleLogin,
+}
+
+impl Database {
+    async fn start() -> Self {
+        let site = Installation::start().await;
+        let app = site.key_of("Expenses");
+        let file = site.data().join(format!("run/stages/development/development-1/logins/{app}.json"));
+        let login: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+        let text = |key: &str| login[key].as_str().unwrap().to_owned();
+        let (host, port) = (text("host"), u16::try_from(login["port"].as_u64().unwrap()).unwrap());
+        let login =
+            Login { host, port, database: text("database"), user: text("user"), password: text("password") };
+        Self { site, login: SampleLogin(login) }
+    }
+
+    fn pools(&self, connections_max: usize) -> Arc<Pools<SampleLogin>> {
+        Arc::new(Pools::new(self.login.clone(), connections_max))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_has_its_database_for_itself() {
+    let database = Database::start().await;
+    a_transaction_is_seen_when_it_is_committed(&database).await;
+    a_statement_that_failed_fails_the_transaction(&database).await;
+    a_session_that_was_changed_is_not_inherited(&database).await;
+    what_is_too_large_is_refused(&database).await;
+    whoever_waits_gets_the_next_connection(&database).await;
+    a_query_ends_with_its_request(&database).await;
+}
+
+const INSERT: &str =
+    "insert into \"Expense\" (\"Description\", \"Amount\", \"CategoryId\") values ($1, $2, 1)";
+const COUNT: &str = "select count(*) from \"Expense\" where \"Description\" = $1";
+
+fn text(value: &str) -> Value {
+    Value::Text(value.to_owned())
+}
+
+async fn count(session: &Session, description: &str) -> i64 {
+    match session.query(COUNT, vec![text(description)]).await.unwrap().values.as_slice() {
+        [Value::Int64(count)] => *count,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn backend(session: &Session) -> String {
+    let rows = session.query("select pg_backend_pid()::text", Vec::new()).await.unwrap();
+    format!("{:?}", rows.values)
+}
+
+async fn a_transaction_is_seen_when_it_is_committed(database: &Database) {
+    let pools = database.pools(8);
+    let (writer, reader) = (Session::new(pools.clone(), "app"), Session::new(pools, "app"));
+    let row = || vec![text("pen"), Value::Decimal("1.5".into())];
+    assert_eq!(writer.execute(INSERT, row()).await.unwrap(), 1);
+    assert_eq!((count(&writer, "pen").await, count(&reader, "pen").await), (1, 0));
+    writer.rollback().await.unwrap();
+    assert_eq!(count(&writer, "pen").await, 0);
+    writer.execute(INSERT, row()).await.unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!(count(&reader, "pen").await, 1);
+    writer.execute(INSERT, row()).await.unwrap();
+    writer.abandon().await; // its guest trapped
+    assert_eq!(count(&reader, "pen").await, 1);
+}
+
+async fn a_statement_that_failed_fails_the_transaction(database: &Database) {
+    let session = Session::new(database.pools(8), "app");
+    session.execute(INSERT, vec![text("ink"), Value::Decimal("1".into())]).await.unwrap();
+    let error = session.execute("insert into \"Expense\" (\"Amount\") values ('x'::text)", Vec::new()).await;
+    assert!(matches!(error, Err(Error::Invalid(_))), "{error:?}");
+    let error = session.commit().await;
+    assert!(matches!(&error, Err(Error::Conflict(text)) if text.contains("rolled back")), "{error:?}");
+    assert_eq!(count(&session, "ink").await, 0);
+    for (sql, params, expect) in [
+        ("select $1::text", Vec::new(), "the statement has 1 parameters, and 0 were given"),
+        ("selekt", Vec::new(), "syntax error"),
+    ] {
+        let error = session.query(sql, params).await;
+        assert!(matches!(&error, Err(Error::Invalid(text)) if text.contains(expect)), "{sql}: {error:?}");
+    }
+}
+
+async fn a_session_that_was_changed_is_not_inherited(database: &Database) {
+    let pools = database.pools(8);
+    let session = Session::new(pools.clone(), "app");
+    let before = backend(&session).await;
+    session.release().await;
+    assert_eq!(backend(&session).await, before, "an untouched connection is used again");
+    session.query("set statement_timeout = 1", Vec::new()).await.unwrap();
+    session.release().await;
+    let fresh = Session::new(pools, "app");
+    assert_ne!(backend(&fresh).await, before);
+    // Transactions are the host's.
+    let was = backend(&fresh).await;
+    let error = fresh.query("begin", Vec::new()).await;
+    assert!(
+        matches!(&error, Err(Error::Invalid(text)) if text.contains("transactions are the host's")),
+        "{error:?}"
+    );
+    assert_ne!(backend(&fresh).await, was);
+}
+
+async fn what_is_too_large_is_refused(database: &Database) {
+    let session = Session::new(database.pools(8), "app");
+    let error = session.query("select repeat('x', 17 * 1024 * 1024)", Vec::new()).await;
+    assert!(
+        matches!(&error, Err(Error::Limit(text)) if text.contains("a row may have 16777216 bytes")),
+        "{error:?}"
+    );
+    session.release().await;
+    let error = session.query("select generate_series(1, 100001)", Vec::new()).await;
+    assert!(matches!(&error, Err(Error::Limit(text)) if text.contains("100000 rows")), "{error:?}");
+    let rows = session.query("select 1", Vec::new()).await.unwrap();
+    assert!(matches!(rows.values.as_slice(), [Value::Int32(1)]), "the connection is still good");
+}
+
+async fn whoever_waits_gets_the_next_connection(database: &Database) {
+    // A share of one connection: the second request of the app waits for the first.
+    let pools = database.pools(4);
+    let (first, second) = (Session::new(pools.clone(), "app"), Session::new(pools.clone(), "app"));
+    let used = backend(&first).await;
+    let waiting = tokio::spawn(async move { backend(&second).await });
+    assert!(!waiting.is_finished());
+    first.release().await;
+    assert_eq!(waiting.await.unwrap(), used, "the connection went to whoever waited");
+
+    // A budget of one: what one app has idle is closed for another, and what it gives back, too.
+    let pools = database.pools(1);
+    for app in ["one", "other", "third"] {
+        let session = Session::new(pools.clone(), app);
+        backend(&session).await;
+        session.release().await;
+    }
+    let holder = Session::new(pools.clone(), "one");
+    backend(&holder).await;
+    let waiting = tokio::spawn(async move { backend(&Session::new(pools, "other")).await });
+    eventually("the other app waits, and gets its turn", async || {
+        holder.release().await;
+        waiting.is_finished().then_some(())
+    })
+    .await;
+    waiting.await.unwrap();
+}
+
+async fn a_query_ends_with_its_request(database: &Database) {
+    let pools = database.pools(4);
+    let session = Arc::new(Session::new(pools.clone(), "app"));
+    let endless = "select count(*) /* endless */ from generate_series(1, 100000000000)";
+    let asked = session.clone();
+    let running = tokio::spawn(async move { asked.query(endless, Vec::new()).await.map(|_| ()) });
+    let watcher = database.site.database("stage_development").await;
+    let seen = "select 1 from pg_stat_activity where query like '%endless%' and pid <> pg_backend_pid() and state = 'active'";
+    eventually("the query runs", async || watcher.query_opt(seen, &[]).await.unwrap()).await;
+    running.abort(); // as when a deadline drops the guest
+    let _ = running.await;
+    session.abandon().await;
+    session.release().await;
+    eventually("the query was cancelled", async || {
+        watcher.query_opt(seen, &[]).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert_eq!(count(&Session::new(pools, "app"), "nothing").await, 0);
+}
