@@ -274,6 +274,7 @@ impl Checker<'_, '_> {
             mandatory: false,
             default: None,
             source: None,
+            header: None,
         });
         self.variables.len() - 1
     }

@@ -92,10 +92,14 @@ pub struct Dependency {
 pub fn compile(sources: &Sources) -> Compiled {
     let (mut compiled, typed) = analyse(sources);
     if compiled.problems.iter().all(|p| p.severity != Severity::Error) {
-        let runtime = &*runtime::RUNTIME;
-        let plan = lower::lower(&typed, runtime);
-        let component = emit::emit(&plan, runtime);
-        compiled.component = Some(component.expect("a checked model gives a valid component"));
+        let component = runtime::RUNTIME.as_ref().map_err(Clone::clone).and_then(|runtime| {
+            let plan = lower::lower(&typed, runtime);
+            emit::emit(&plan, runtime)
+        });
+        match component {
+            Ok(component) => compiled.component = Some(component),
+            Err(reason) => compiled.problems.push(problem::internal(sources, &reason)),
+        }
     }
     compiled
 }

@@ -86,7 +86,8 @@ impl Shared<'_> {
                     words.extend([
                         self.data.text(&field.name),
                         self.descriptor(&field.ty),
-                        u32::from(field.mandatory),
+                        // The runtime's `Field`: bit 0 mandatory, the rest the most characters.
+                        u32::from(field.mandatory) | field.length.unwrap_or(0) << 1,
                     ]);
                 }
                 words[2] = self.data.words(&template);
@@ -150,7 +151,8 @@ fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
         };
         // A path parameter is there by definition.
         let mandatory = input.mandatory && *source != crate::ast::Source::Path;
-        let name = shared.data.text(&input.name);
+        // What the client reads about a header says the name that the client sends.
+        let name = shared.data.text(input.header.as_deref().unwrap_or(&input.name));
         inputs.extend([name, shared.descriptor(&input.ty), *source as u32, u32::from(mandatory), default]);
     }
     let mut outputs = Vec::new();
@@ -374,7 +376,21 @@ impl Generator<'_, '_> {
                 self.code.push(Instruction::LocalGet(held));
                 self.code.push(store(&target.ty, 0));
             }
-            _ => unreachable!("check lets only places stand on the left"),
+            // Check lets only places stand on the left.
+            TKind::Broken
+            | TKind::Constant(_)
+            | TKind::Null
+            | TKind::Attribute(..)
+            | TKind::Length(_)
+            | TKind::Negate(_)
+            | TKind::Not(_)
+            | TKind::Arithmetic(..)
+            | TKind::Concat(..)
+            | TKind::Compare(..)
+            | TKind::Logic(..)
+            | TKind::Convert(_)
+            | TKind::If(..)
+            | TKind::Builtin(..) => self.code.push(Instruction::Unreachable),
         }
     }
 

@@ -88,7 +88,7 @@ pub struct AttributeFull {
     pub type_name: String,
     /// What it stands for.
     pub description: Option<String>,
-    /// Most characters of a Text (entities only; 50 when absent).
+    /// Most characters of a Text; in an entity 50 when absent, in a structure no limit.
     pub length: Option<u32>,
     /// Must be given.
     #[serde(default)]
@@ -100,6 +100,8 @@ pub struct AttributeFull {
     /// Where a REST input comes from; by its place in the path, else query, else body for records.
     #[serde(rename = "in")]
     pub source: Option<ParameterSource>,
+    /// The HTTP name of a REST input that comes from a header; the input's own name when absent.
+    pub header: Option<String>,
 }
 
 /// Where a REST input comes from.

@@ -29,7 +29,8 @@ const IN_PATH: u32 = 0;
 const IN_QUERY: u32 = 1;
 const IN_HEADER: u32 = 2;
 const PARAM_MANDATORY: u32 = 1;
-const VERBS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
+/// What a refused client is told of the verbs: what answers GET answers HEAD.
+const ALLOWED: [&str; 4] = ["GET, HEAD", "POST", "PUT", "DELETE"];
 
 pub struct Handler;
 
@@ -42,7 +43,7 @@ struct Answer {
 impl Guest for Handler {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
         let answer = unsafe { serve(&request) };
-        respond(out, &answer);
+        respond(out, &answer, matches!(request.method(), Method::Head));
     }
 }
 
@@ -117,7 +118,7 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
         |r: &&Route| unsafe { (0..r.segments.0).filter(|i| rd32(r.segments.1 + i * 8) == 0).count() };
     let Some(&found) = fitting.iter().filter(|r| r.verb == verb).max_by_key(literals) else {
         let allowed: Vec<&str> =
-            (0..4u32).filter(|v| fitting.iter().any(|r| r.verb == *v)).map(|v| VERBS[v as usize]).collect();
+            (0..4u32).filter(|v| fitting.iter().any(|r| r.verb == *v)).map(|v| ALLOWED[v as usize]).collect();
         return Answer {
             allow: Some(allowed.join(", ")),
             ..refuse(405, &["The method does not take this verb".into()])
@@ -312,7 +313,8 @@ fn report(status: u32, message: &str) {
     logging::log(level, message, &Origin { action: action.into(), node: node.into() });
 }
 
-fn respond(out: ResponseOutparam, answer: &Answer) {
+/// Sends the answer. HEAD gets the head that GET would get, with the length of the body it does not get.
+fn respond(out: ResponseOutparam, answer: &Answer, is_head: bool) {
     let headers = Headers::new();
     let pairs = [
         ("content-type", (!answer.body.is_empty()).then(|| "application/json; charset=utf-8".to_string())),
@@ -326,7 +328,8 @@ fn respond(out: ResponseOutparam, answer: &Answer) {
     }
     let response = OutgoingResponse::new(headers);
     let _ = response.set_status_code(answer.status); // 100 to 599 by the compiler's check
-    let body = response.body();
+    // A body that was asked for must be as long as the header says, so HEAD does not ask for one.
+    let body = if is_head { Err(()) } else { response.body() };
     ResponseOutparam::set(out, Ok(response));
     let Ok(body) = body else { return };
     if let Ok(stream) = body.write() {

@@ -112,7 +112,13 @@ impl Reader<'_> {
                         self.path.push('.');
                     }
                     self.path.push_str(&name);
-                    self.value(record + index * 8, field(desc, index).desc, depth + 1)?;
+                    let (slot, field) = (record + index * 8, field(desc, index));
+                    self.value(slot, field.desc, depth + 1)?;
+                    if let Some(most) = field.characters_max()
+                        && text(rd32(slot)).chars().count() > most as usize
+                    {
+                        self.problem(&format!("expected {most} characters at most"));
+                    }
                     self.path.truncate(parent);
                 },
                 None => self.skip(depth + 1)?,
@@ -124,7 +130,7 @@ impl Reader<'_> {
         self.expect(b'}')?;
         for index in 0..count {
             let field = unsafe { field(desc, index) };
-            if field.flags & FIELD_MANDATORY != 0 && !seen[index as usize] {
+            if field.is_mandatory() && !seen[index as usize] {
                 let parent = self.path.len();
                 if parent > 0 {
                     self.path.push('.');

@@ -9,9 +9,12 @@ use alloc::vec::Vec;
 
 use crate::bindings::odeon::sql::session::{self, Error, Rows, Value};
 use crate::calendar::DATE_DEFAULT;
-use crate::memory::{bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, text, wr32, wr64};
+use crate::memory::{bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, text, wr32, wr64};
 use crate::ops::raise;
-use crate::values::{DATE, DATE_TIME, field, field_count, kind, rt_list_append, rt_new_list, rt_new_record};
+use crate::values::{
+    BINARY, DATE, DATE_TIME, EMAIL, IDENTIFIER, PHONE, TEXT, field, field_count, kind, rt_list_append, rt_new_list,
+    rt_new_record,
+};
 use crate::{calendar, decimal};
 
 static mut PARAMS: Vec<Value> = Vec::new();
@@ -81,6 +84,46 @@ unsafe extern "C" fn rt_query_one(sql: u32, desc: u32, absent: u32) -> u32 {
                 rt_new_record(desc)
             }
         }
+    }
+}
+
+/// Checks a record before it is written: what is mandatory is not empty, texts are within their lengths.
+/// The columns themselves are wide, so that a length can change without touching the table.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_check(record: u32, desc: u32, entity: u32) {
+    let mut problems = String::new();
+    // The Id in front is the database's.
+    for index in 1..unsafe { field_count(desc) } {
+        let (field, slot) = unsafe { (field(desc, index), record + index * 8) };
+        let problem = unsafe {
+            if field.is_mandatory() && is_empty(slot, kind(field.desc)) {
+                String::from("must not be empty")
+            } else if let Some(most) = field.characters_max()
+                && let count = text(rd32(slot)).chars().count()
+                && count > most as usize
+            {
+                alloc::format!("holds {most} characters at most, not {count}")
+            } else {
+                continue;
+            }
+        };
+        let between = if problems.is_empty() { "Database exception: " } else { "; " };
+        let (entity, attribute) = unsafe { (text(entity), text(field.name)) };
+        problems.push_str(&alloc::format!("{between}{entity}.{attribute} {problem}"));
+    }
+    if !problems.is_empty() {
+        raise(500, &problems);
+    }
+}
+
+/// Numbers, Booleans and times have no value that stands for "not given".
+unsafe fn is_empty(slot: u32, kind: u32) -> bool {
+    match kind {
+        TEXT | EMAIL | PHONE | BINARY => unsafe { rd32(slot) == 0 },
+        IDENTIFIER => unsafe { rd64(slot) == 0 },
+        DATE => unsafe { rd32(slot) as i32 == DATE_DEFAULT },
+        DATE_TIME => unsafe { rd64(slot) == i64::from(DATE_DEFAULT) * calendar::DAY_US },
+        _ => false,
     }
 }
 

@@ -24,7 +24,7 @@ pub const IDENTIFIER: u32 = 11;
 pub const EMAIL: u32 = 12;
 pub const PHONE: u32 = 13;
 
-/// The field must be there and not be null in JSON.
+/// The field must be there and not be null in JSON, and not be empty in a row that is written.
 pub const FIELD_MANDATORY: u32 = 1;
 
 /// One field of a record's descriptor.
@@ -32,6 +32,17 @@ pub struct Field {
     pub name: u32,
     pub desc: u32,
     pub flags: u32,
+}
+
+impl Field {
+    pub fn is_mandatory(&self) -> bool {
+        self.flags & FIELD_MANDATORY != 0
+    }
+
+    /// Most characters of a text, where there is a limit: all bits but the first.
+    pub fn characters_max(&self) -> Option<u32> {
+        Some(self.flags >> 1).filter(|most| *most > 0)
+    }
 }
 
 pub unsafe fn kind(desc: u32) -> u32 {

@@ -48,6 +48,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: String,
     pub(crate) allow: Option<String>,
+    pub(crate) length: Option<String>,
 }
 
 struct State {
@@ -126,8 +127,13 @@ impl App {
     }
 
     pub(crate) fn send(&self, verb: &str, path: &str, body: &str) -> Reply {
+        self.send_with(verb, path, &[], body)
+    }
+
+    pub(crate) fn send_with(&self, verb: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let builder = hyper::Request::builder().method(verb).uri(format!("http://app{path}"));
         let builder = builder.header("host", "app").header("x-request-id", "r-1");
+        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
         let body = Full::new(Bytes::from(body.to_owned())).map_err(|never| match never {});
         let request = builder.body(body).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -150,13 +156,11 @@ impl App {
         };
         let client = async {
             let response = receiver.await.expect("a response").expect("no error");
-            let (status, allow) = (response.status().as_u16(), response.headers().get("allow").cloned());
+            let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+            let (status, allow, length) =
+                (response.status().as_u16(), header("allow"), header("content-length"));
             let body = response.into_body().collect().await.unwrap().to_bytes();
-            Reply {
-                status,
-                body: String::from_utf8(body.to_vec()).unwrap(),
-                allow: allow.map(|v| v.to_str().unwrap().to_owned()),
-            }
+            Reply { status, body: String::from_utf8(body.to_vec()).unwrap(), allow, length }
         };
         tokio::join!(guest, client).1
     }
