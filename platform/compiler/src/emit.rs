@@ -28,6 +28,10 @@ pub(crate) fn emit(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, String> {
     Ok(component)
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "wasmparser's enums grow with the standard; what is not named is copied as it is"
+)]
 fn link(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, BinaryReaderError> {
     let mut types = TypeSection::new();
     let mut signatures: Vec<(&[ValType], &[ValType])> = Vec::new();
@@ -209,7 +213,7 @@ mod tests {
         let named = sources.iter().flat_map(|text| text.split('"').filter(|word| word.starts_with("rt_")));
         let missing: Vec<&str> = named
             .chain(crate::types::BUILTINS.iter().map(|b| b.runtime))
-            .filter(|name| !name.contains('{') && runtime.function(name) == u32::MAX)
+            .filter(|name| runtime.function(name) == u32::MAX)
             .collect();
         assert_eq!(missing, Vec::<&str>::new());
     }

@@ -9,38 +9,14 @@
 extern crate alloc; // the shared sources of the runtime name it
 
 mod ast;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod check;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "wasmparser's enums grow with the standard; what is not named is copied or skipped"
-)]
 mod emit;
 mod literal;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod lower;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod parse;
 mod plan;
 mod problem;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod resolve;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "wasmparser's enums grow with the standard; what is not named is copied or skipped"
-)]
 mod runtime;
 mod schema;
 mod sources;

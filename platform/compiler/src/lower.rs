@@ -273,20 +273,7 @@ struct Generator<'g, 'l> {
 
 impl Generator<'_, '_> {
     fn initialise(&mut self, variable: usize) {
-        let def = &self.variables[variable];
-        match &def.ty {
-            Type::Record(_) => {
-                let descriptor = self.shared.descriptor(&def.ty);
-                self.address(descriptor);
-                self.call("rt_new_record");
-            }
-            Type::List(_) => self.call("rt_new_list"),
-            ty => match def.default.clone().or_else(|| literal::default_of(ty)) {
-                // A local starts as zero, which is the default of most types.
-                None => return,
-                Some(constant) => self.constant(&constant),
-            },
-        }
+        self.default_value(&self.variables[variable]);
         self.code.push(Instruction::LocalSet(variable as u32));
     }
 
@@ -430,19 +417,18 @@ impl Generator<'_, '_> {
         self.code.push(Instruction::I32Store(slot_at(0)));
     }
 
-    /// The default of an input that a call leaves out.
-    fn default_value(&mut self, input: &LocalDef) {
-        match &input.ty {
-            Type::Record(_) => {
-                let descriptor = self.shared.descriptor(&input.ty);
-                self.address(descriptor);
-                self.call("rt_new_record");
-            }
-            Type::List(_) => self.call("rt_new_list"),
-            ty => match input.default.clone().or_else(|| literal::default_of(ty)) {
-                Some(constant) => self.constant(&constant),
-                None => self.code.push(Instruction::I32Const(0)),
-            },
+    /// The default of a variable, or of an input that a call leaves out.
+    fn default_value(&mut self, of: &LocalDef) {
+        if matches!(of.ty, Type::Record(_)) {
+            let descriptor = self.shared.descriptor(&of.ty);
+            self.address(descriptor);
+            self.call("rt_new_record");
+        } else if matches!(of.ty, Type::List(_)) {
+            self.call("rt_new_list");
+        } else if let Some(constant) = of.default.clone().or_else(|| literal::default_of(&of.ty)) {
+            self.constant(&constant);
+        } else {
+            self.code.push(Instruction::I32Const(0));
         }
     }
 

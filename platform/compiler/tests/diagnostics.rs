@@ -1,6 +1,6 @@
 //! What a person reads when a model is wrong: every code, its place, its hint; and that every code has a page.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use odeon_compiler::{CODES, Severity, Sources, check, render};
 

@@ -2,7 +2,7 @@
 //!
 //! Not tested here: what PostgreSQL makes of the SQL, and the host's limits.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod harness;
 

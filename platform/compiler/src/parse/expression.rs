@@ -25,10 +25,15 @@ pub(crate) fn read(scalar: &Scalar, span: Span, problems: &mut Problems<'_>) -> 
         }
     };
     let mut parser = Parser { tokens: &tokens, at: 0, depth: 0 };
-    match parser.expression(0).and_then(|expr| match parser.peek() {
-        Token::End => Ok(expr.expr),
-        other => Err((parser.span(), format!("unexpected {}", other.shown()))),
-    }) {
+    let whole = parser.expression(0).and_then(|tall| {
+        let rest = parser.peek();
+        if *rest == Token::End {
+            Ok(tall.expr)
+        } else {
+            Err((parser.span(), format!("unexpected {}", rest.shown())))
+        }
+    });
+    match whole {
         Ok(expr) => expr,
         Err((at, message)) => {
             problems.error("OML0201", at, message);
@@ -187,19 +192,24 @@ impl Parser<'_> {
     }
 
     fn operator(&self) -> Option<(Binary, u8)> {
-        Some(match self.peek() {
-            Token::Symbol("*") => (Binary::Multiply, 6),
-            Token::Symbol("/") => (Binary::Divide, 6),
-            Token::Symbol("+") => (Binary::Add, 5),
-            Token::Symbol("-") => (Binary::Subtract, 5),
-            Token::Symbol("<") => (Binary::Less, 4),
-            Token::Symbol("<=") => (Binary::LessEqual, 4),
-            Token::Symbol(">") => (Binary::Greater, 4),
-            Token::Symbol(">=") => (Binary::GreaterEqual, 4),
-            Token::Symbol("=") => (Binary::Equal, 3),
-            Token::Symbol("<>" | "!=") => (Binary::NotEqual, 3),
-            Token::Word(w) if w.eq_ignore_ascii_case("and") => (Binary::And, 2),
-            Token::Word(w) if w.eq_ignore_ascii_case("or") => (Binary::Or, 1),
+        let word = match self.peek() {
+            Token::Symbol(symbol) => (*symbol).to_owned(),
+            Token::Word(word) => word.to_ascii_lowercase(),
+            Token::Number(_) | Token::Text(_) | Token::Moment(_) | Token::End => return None,
+        };
+        Some(match word.as_str() {
+            "*" => (Binary::Multiply, 6),
+            "/" => (Binary::Divide, 6),
+            "+" => (Binary::Add, 5),
+            "-" => (Binary::Subtract, 5),
+            "<" => (Binary::Less, 4),
+            "<=" => (Binary::LessEqual, 4),
+            ">" => (Binary::Greater, 4),
+            ">=" => (Binary::GreaterEqual, 4),
+            "=" => (Binary::Equal, 3),
+            "<>" | "!=" => (Binary::NotEqual, 3),
+            "and" => (Binary::And, 2),
+            "or" => (Binary::Or, 1),
             _ => return None,
         })
     }
@@ -262,7 +272,12 @@ impl Parser<'_> {
                     let kind = ExprKind::Item(Box::new(expr.expr), Box::new(index.expr));
                     expr = Tall::above(inner, whole, kind)?;
                 }
-                _ => return Ok(expr),
+                Token::Symbol(_)
+                | Token::Number(_)
+                | Token::Text(_)
+                | Token::Moment(_)
+                | Token::Word(_)
+                | Token::End => return Ok(expr),
             }
         }
     }
@@ -303,10 +318,11 @@ impl Parser<'_> {
 
     fn expect(&mut self, symbol: &'static str) -> Result<Span, Refused> {
         let span = self.span();
-        match self.next() {
-            Token::Symbol(s) if s == symbol => Ok(span),
-            other => Err((span, format!("expected `{symbol}`, found {}", other.shown()))),
+        let found = self.next();
+        if found == Token::Symbol(symbol) {
+            return Ok(span);
         }
+        Err((span, format!("expected `{symbol}`, found {}", found.shown())))
     }
 
     fn peek(&self) -> &Token {
