@@ -7,6 +7,7 @@
 //! they are stored. Invariant: lowering cannot fail on a model without errors.
 
 mod expressions;
+mod keep;
 mod sql;
 
 pub(crate) use sql::refused;
@@ -245,6 +246,7 @@ fn action(def: &ActionDef, body: &Body, shared: &mut Shared<'_>) -> Function {
         locals,
         code: Vec::new(),
         depth: 0,
+        uses: keep::Uses::of(&body.nodes),
     };
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
@@ -269,6 +271,7 @@ struct Generator<'g, 'l> {
     code: Vec<Instruction<'static>>,
     /// Blocks open inside the action's own.
     depth: u32,
+    uses: keep::Uses,
 }
 
 impl Generator<'_, '_> {
@@ -392,6 +395,12 @@ impl Generator<'_, '_> {
             Instruction::I32Const(0),
             Instruction::LocalSet(index),
         ]);
+        let kept = keep::kept(body, element, self.variables, &self.uses);
+        let mark = self.temporary(ValType::I32);
+        if kept.is_some() {
+            self.call("rt_mark");
+            self.code.push(Instruction::LocalSet(mark));
+        }
         self.open(Instruction::Block(BlockType::Empty));
         self.open(Instruction::Loop(BlockType::Empty));
         self.code.extend([Instruction::LocalGet(index), Instruction::LocalGet(count), Instruction::I32GeS]);
@@ -401,10 +410,41 @@ impl Generator<'_, '_> {
         self.code.push(load(&self.variables[element].ty, 0));
         self.code.push(Instruction::LocalSet(element as u32));
         self.nodes(body);
+        if let Some(kept) = kept {
+            self.free(mark, &kept);
+        }
         self.mark(name);
         self.code.extend([Instruction::LocalGet(index), Instruction::I32Const(1), Instruction::I32Add]);
         self.code.extend([Instruction::LocalSet(index), Instruction::Br(0)]);
         self.close();
+        self.close();
+    }
+
+    /// Gives back what was allocated since the mark, once it is worth it, but for what the places hold.
+    fn free(&mut self, mark: u32, kept: &[&TExpr]) {
+        self.code.push(Instruction::LocalGet(mark));
+        self.call("rt_worth_freeing");
+        self.open(Instruction::If(BlockType::Empty));
+        let (record, moved) = (self.temporary(ValType::I32), self.temporary(ValType::I32));
+        for place in kept {
+            // Records stay where they are: only what their slots point to moves.
+            if let TKind::Field(of, index) = &place.kind {
+                self.expression(of);
+                self.code.extend([Instruction::LocalTee(record), load(&place.ty, *index)]);
+            } else {
+                self.expression(place);
+            }
+            self.code.push(Instruction::LocalGet(mark));
+            self.call(if place.ty == Type::Decimal { "rt_keep_decimal" } else { "rt_keep_bytes" });
+            if let TKind::Field(_, index) = &place.kind {
+                self.code.extend([Instruction::LocalSet(moved), Instruction::LocalGet(record)]);
+                self.code.extend([Instruction::LocalGet(moved), store(&place.ty, *index)]);
+            } else if let TKind::Local(variable) = place.kind {
+                self.code.push(Instruction::LocalSet(variable as u32));
+            }
+        }
+        self.code.push(Instruction::LocalGet(mark));
+        self.call("rt_free");
         self.close();
     }
 

@@ -5,6 +5,8 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod harness;
+#[path = "execution/loops.rs"]
+mod loops;
 
 use harness::{Answer, App, Reply, long, sources, text, value};
 use wasmtime::component::Val;

@@ -1,8 +1,9 @@
 //! The arena of one request, and raw access to it.
 //!
-//! Everything is a bump away from the last allocation and nothing is freed: the instance ends with
-//! the request. Fresh Wasm memory is zero and is handed out once, so an allocation is zeroed for free,
-//! and a zero word means "the default" for text, decimals and lists.
+//! Everything is a bump away from the last allocation, and the instance ends with the request. Only loops
+//! free: the compiler has proved what an iteration leaves behind, and all of it goes at once ([`rt_free`]).
+//! Fresh Wasm memory is zero, and what is given back is zeroed, so an allocation is zeroed already, and a
+//! zero word means "the default" for text, decimals and lists.
 //! An `unsafe fn` of this crate takes addresses, and asks of its caller, which is generated code in the
 //! end: an address is in the app's data or was handed out here, and a descriptor describes what it comes with.
 //! Invariant: the arena starts behind the app's data, whose end the descriptor states.
@@ -21,13 +22,19 @@ pub(crate) static mut RT_PENDING: u32 = 0;
 pub(crate) static mut RT_NODE: u32 = 0;
 
 static mut NEXT: u32 = 0;
+/// Where the copies of what is kept begin, between the first `rt_keep_*` and `rt_free`; else 0.
+static mut KEPT: u32 = 0;
+
+/// Bytes that a loop lets pile up before it frees: zeroing them costs less than one call per iteration.
+const GARBAGE_BYTES: u32 = 65_536;
 
 struct Arena;
 
 #[global_allocator]
 static ARENA: Arena = Arena;
 
-// SAFETY: blocks never overlap, because NEXT only grows and Wasm has one thread.
+// SAFETY: Wasm has one thread, and NEXT only falls in `rt_free`, behind which nobody looks: blocks in use
+// never overlap.
 unsafe impl GlobalAlloc for Arena {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         bump(layout.size() as u32, layout.align() as u32) as *mut u8
@@ -82,6 +89,51 @@ pub(crate) unsafe fn app() -> u32 {
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn rt_alloc(size: u32) -> u32 {
     bump(size, 8)
+}
+
+/// Where a loop begins: what is allocated from here on is its own.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_mark() -> u32 {
+    bump(0, 8)
+}
+
+/// Whether a loop has left enough behind.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_worth_freeing(mark: u32) -> i32 {
+    i32::from(NEXT - mark > GARBAGE_BYTES)
+}
+
+/// Says where a decimal will be after `rt_free`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_keep_decimal(at: u32, mark: u32) -> u32 {
+    if at < mark { at } else { keep(at, 16, mark) }
+}
+
+/// Says where a text or bytes will be after `rt_free`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_keep_bytes(at: u32, mark: u32) -> u32 {
+    if at < mark { at } else { keep(at, rd32(at) + 4, mark) }
+}
+
+/// Copies to the end of the arena; the whole of the copies moves to the mark, so each keeps its distance.
+unsafe fn keep(at: u32, size: u32, mark: u32) -> u32 {
+    if KEPT == 0 {
+        KEPT = bump(0, 8);
+    }
+    let copy = bump(size, 8);
+    core::ptr::copy_nonoverlapping(at as *const u8, copy as *mut u8, size as usize);
+    mark + (copy - KEPT)
+}
+
+/// Gives back everything since the mark but what was kept, which moves to the mark.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_free(mark: u32) {
+    let from = if KEPT == 0 { NEXT } else { KEPT };
+    let size = NEXT - from;
+    core::ptr::copy(from as *const u8, mark as *mut u8, size as usize);
+    core::ptr::write_bytes((mark + size) as *mut u8, 0, (NEXT - mark - size) as usize);
+    NEXT = mark + size;
+    KEPT = 0;
 }
 
 pub(crate) unsafe fn rd32(at: u32) -> u32 {

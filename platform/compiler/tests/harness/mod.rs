@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::{Component, Linker, ResourceTable, Val};
-use wasmtime::{Engine, Store};
+use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -56,7 +56,11 @@ struct State {
     http: WasiHttpCtx,
     table: ResourceTable,
     hooks: NoOutgoing,
+    limits: StoreLimits,
 }
+
+/// What an instance may have: far less than a host gives, so that a test sees what is not freed.
+const MEMORY_BYTES: usize = 12 << 20;
 
 /// Apps of this cut call nobody.
 struct NoOutgoing;
@@ -145,8 +149,11 @@ impl App {
         B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
     {
         let wasi = WasiCtx::builder().inherit_stdio().build();
-        let state = State { wasi, http: WasiHttpCtx::new(), table: ResourceTable::new(), hooks: NoOutgoing };
+        let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).build();
+        let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
+        let state = State { wasi, http, table, hooks: NoOutgoing, limits };
         let mut store = Store::new(self.pre.engine(), state);
+        store.limiter(|state| &mut state.limits);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request).unwrap();
         let out = store.data_mut().http().new_response_outparam(sender).unwrap();
