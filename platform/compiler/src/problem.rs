@@ -76,6 +76,10 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0901", "internal compiler error"),
 ];
 
+/// Problems of one model that are told, in number. Nobody reads on, and finding the place of each takes
+/// as long as its file.
+const PROBLEMS_MAX: usize = 500;
+
 /// Collects problems while the stages run.
 pub(crate) struct Problems<'a> {
     sources: &'a Sources,
@@ -113,6 +117,10 @@ impl<'a> Problems<'a> {
         message: String,
         hint: Option<String>,
     ) {
+        // The first error is never left out: nothing may be built after it.
+        if self.list.len() >= PROBLEMS_MAX && (severity == Severity::Warning || self.has_errors()) {
+            return;
+        }
         let (file, line, column, end_column) = self.sources.position(at);
         self.list.push(Problem { code, severity, file, line, column, end_column, message, hint });
     }

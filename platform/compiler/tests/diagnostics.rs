@@ -182,6 +182,19 @@ fn what_may_be_as_deep_as_it_gets_compiles() {
 }
 
 #[test]
+fn a_flood_of_problems_is_cut_and_never_hides_that_there_is_an_error() {
+    let keys: String = (0..2000).map(|i| format!("key{i}: 1\n")).collect();
+    assert_eq!(check(&sources(&format!("app: T\n{keys}"))).problems.len(), 500);
+    let warnings = "          - assign: { X: Y }\n".repeat(600);
+    let compiled = odeon_compiler::compile(&sources(&format!(
+        "app: T\nentities: {{ A: {{}}, B: {{}} }}\nactions:\n  F:\n    locals: {{ X: A Identifier, Y: B Identifier }}\n    flow:\n{warnings}          - if: Nope\n"
+    )));
+    assert_eq!(compiled.problems.len(), 501);
+    assert_eq!(compiled.problems.last().map(|p| p.code), Some("OML0103"));
+    assert!(compiled.component.is_none());
+}
+
+#[test]
 fn rest_methods() {
     let rest = |methods: &str| format!("app: T\nrest:\n  A:\n    methods:\n{methods}");
     problems(&rest("      M: { path: '/M/{Id}' }\n"), "OML0401@5:18");
