@@ -40,6 +40,8 @@ pub(crate) struct Declared {
     pub(crate) default: Option<Name>,
     pub(crate) delete_rule: Option<(DeleteRule, Span)>,
     pub(crate) source: Option<(Source, Span)>,
+    /// The HTTP name of a header input, where it is not the input's own.
+    pub(crate) header: Option<Name>,
 }
 
 /// Where a REST input comes from; the numbers are the runtime's.

@@ -64,15 +64,8 @@ impl Checker<'_, '_> {
             }
             NodeKind::ForEach { list, element, body } => {
                 let list = self.expression(list);
-                let ty = match &list.ty {
-                    Type::List(of) => (**of).clone(),
-                    Type::Unknown => Type::Unknown,
-                    other => {
-                        let message = format!("`for_each` needs a list, not {}", self.named.shown(other));
-                        self.problems.error("OML0202", list.span, message);
-                        Type::Unknown
-                    }
-                };
+                let refused = |shown: &str| format!("`for_each` needs a list, not {shown}");
+                let ty = self.element_of(&list, "OML0202", refused);
                 if self.taken(&element.text) {
                     self.problems.error(
                         "OML0004",
@@ -146,15 +139,8 @@ impl Checker<'_, '_> {
             }
             NodeKind::Append { element, list } => {
                 let list = self.place(list);
-                let of = match &list.ty {
-                    Type::List(of) => (**of).clone(),
-                    Type::Unknown => Type::Unknown,
-                    other => {
-                        let message = format!("`to` needs a list, not {}", self.named.shown(other));
-                        self.problems.error("OML0202", list.span, message);
-                        Type::Unknown
-                    }
-                };
+                let refused = |shown: &str| format!("`to` needs a list, not {shown}");
+                let of = self.element_of(&list, "OML0202", refused);
                 let element = self.expect(element, &of);
                 ("ListAppend".to_owned(), TNodeKind::Append { element, list })
             }
@@ -274,6 +260,7 @@ impl Checker<'_, '_> {
             mandatory: false,
             default: None,
             source: None,
+            header: None,
         });
         self.variables.len() - 1
     }

@@ -3,30 +3,36 @@
 //! Sections of the runtime module are copied as bytes and grow at their end, so nothing of the runtime
 //! is decoded, moved or renumbered: indices of what is appended follow those that are there. Rejected:
 //! linking objects with wasm-ld, which would put a native tool into the build service.
-//! Invariant: a valid plan gives a valid component, and the same plan gives the same bytes.
+//! Invariant: what leaves here has been validated, and the same plan gives the same bytes.
 
 use wasm_encoder::{
     CodeSection, ConstExpr, DataSection, ElementSection, Elements, Encode, ExportKind, ExportSection,
-    FunctionSection, MemorySection, MemoryType, Module, RawSection, SectionId, TableSection, TypeSection,
-    ValType,
+    FunctionSection, MemorySection, MemoryType, Module, RawSection, TableSection, TypeSection, ValType,
 };
-use wasmparser::{ExternalKind, Parser, Payload};
+use wasmparser::{BinaryReaderError, ExternalKind, Parser, Payload, Validator};
 use wit_component::ComponentEncoder;
 
 use crate::plan::Plan;
 use crate::runtime::{Runtime, keeps};
 
-/// The component, or why the encoder refused it (a bug of this compiler).
+/// The component, or why encoder or validator refused it (a bug of this compiler).
 pub(crate) fn emit(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, String> {
-    let module = link(plan, runtime);
-    ComponentEncoder::default()
-        .validate(false) // a test validates; the host does again before it compiles
+    let module = link(plan, runtime).map_err(|error| format!("the runtime library: {error}"))?;
+    let component = ComponentEncoder::default()
+        .validate(false) // below, with the features that every engine has
         .module(&module)
         .and_then(|encoder| encoder.encode())
-        .map_err(|error| format!("{error:#}"))
+        .map_err(|error| format!("{error:#}"))?;
+    // The host validates again; here a mistake is found before a revision is stored.
+    Validator::new().validate_all(&component).map_err(|error| error.to_string())?;
+    Ok(component)
 }
 
-fn link(plan: &Plan, runtime: &Runtime) -> Vec<u8> {
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "wasmparser's enums grow with the standard; what is not named is copied as it is"
+)]
+fn link(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, BinaryReaderError> {
     let mut types = TypeSection::new();
     let mut signatures: Vec<(&[ValType], &[ValType])> = Vec::new();
     let mut functions = FunctionSection::new();
@@ -55,7 +61,7 @@ fn link(plan: &Plan, runtime: &Runtime) -> Vec<u8> {
     let mut module = Module::new();
     let source = runtime.module;
     for payload in Parser::new(0).parse_all(source) {
-        let payload = payload.expect("the embedded runtime library parses");
+        let payload = payload?;
         let Some((id, range)) = payload.as_section() else { continue };
         let old = &source[range.start as usize..range.end as usize];
         let grown = |new: &dyn Fn(&mut Vec<u8>)| {
@@ -77,7 +83,7 @@ fn link(plan: &Plan, runtime: &Runtime) -> Vec<u8> {
             Payload::TableSection(section) => {
                 let mut tables = TableSection::new();
                 for table in section {
-                    let table = table.expect("a table");
+                    let table = table?;
                     let size = table.ty.initial + plan.table.len() as u64;
                     tables.table(wasm_encoder::TableType {
                         element_type: wasm_encoder::RefType::FUNCREF,
@@ -92,7 +98,7 @@ fn link(plan: &Plan, runtime: &Runtime) -> Vec<u8> {
             Payload::MemorySection(section) => {
                 let mut memories = MemorySection::new();
                 for memory in section {
-                    let memory = memory.expect("a memory");
+                    let memory = memory?;
                     let pages = u64::from(plan.data.end()).div_ceil(65_536);
                     memories.memory(MemoryType {
                         minimum: memory.initial.max(pages),
@@ -107,7 +113,7 @@ fn link(plan: &Plan, runtime: &Runtime) -> Vec<u8> {
             Payload::ExportSection(section) => {
                 let mut exports = ExportSection::new();
                 for export in section {
-                    let export = export.expect("an export");
+                    let export = export?;
                     let kind = match export.kind {
                         ExternalKind::Func => ExportKind::Func,
                         ExternalKind::Memory => ExportKind::Memory,
@@ -124,8 +130,7 @@ fn link(plan: &Plan, runtime: &Runtime) -> Vec<u8> {
         };
         module.section(&RawSection { id, data: &bytes });
     }
-    debug_assert_eq!(SectionId::Custom as u8, 0);
-    module.finish()
+    Ok(module.finish())
 }
 
 /// A section's content without the size in front.
@@ -158,4 +163,62 @@ fn leb(bytes: &[u8]) -> (u32, usize) {
         }
     }
     (value, bytes.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use wasm_encoder::Instruction;
+
+    use super::*;
+    use crate::plan::{Data, Function};
+    use crate::runtime::RUNTIME;
+
+    /// A plan of one function with this code.
+    fn emitted(code: Vec<Instruction<'static>>) -> Result<Vec<u8>, String> {
+        let runtime = RUNTIME.as_ref().expect("the runtime library is read");
+        let data = Data::new(runtime.heap_base.next_multiple_of(16));
+        let function = Function { params: vec![], results: vec![ValType::I32], locals: vec![], code };
+        let descriptor = data.base;
+        emit(&Plan { functions: vec![function], table: vec![0], data, descriptor }, runtime)
+    }
+
+    #[test]
+    fn broken_code_is_a_reason_and_no_panic() {
+        assert!(emitted(vec![Instruction::I32Const(7), Instruction::End]).is_ok());
+        let mismatch = emitted(vec![Instruction::I64Const(7), Instruction::End]).unwrap_err();
+        assert!(mismatch.contains("type mismatch: expected i32, found i64"), "{mismatch}");
+        let missing = RUNTIME.as_ref().map(|runtime| runtime.function("rt_no_such_thing")).unwrap();
+        let unknown = emitted(vec![Instruction::Call(missing), Instruction::End]).unwrap_err();
+        assert!(unknown.contains("unknown function"), "{unknown}");
+    }
+
+    #[test]
+    fn a_refusal_is_told_as_a_problem() {
+        let sources = crate::Sources::new([("app.yaml".to_owned(), "app: T\n".to_owned())]);
+        let problem = crate::problem::internal(&sources, "type mismatch");
+        insta::assert_snapshot!(crate::render(&sources, &[problem]), @r"
+        error[OML0901]: internal compiler error: type mismatch
+          --> app.yaml:1:1
+         1 | app: T
+           | ^
+          hint: this is a bug of the compiler: please report it with the model; going back to the last version that compiled avoids it
+        ");
+    }
+
+    #[test]
+    fn the_runtime_library_has_every_function_that_lowering_names() {
+        let runtime = RUNTIME.as_ref().expect("the runtime library is read");
+        let sources = [
+            include_str!("lower.rs"),
+            include_str!("lower/keep.rs"),
+            include_str!("lower/expressions.rs"),
+            include_str!("lower/sql.rs"),
+        ];
+        let named = sources.iter().flat_map(|text| text.split('"').filter(|word| word.starts_with("rt_")));
+        let missing: Vec<&str> = named
+            .chain(crate::types::BUILTINS.iter().map(|b| b.runtime))
+            .filter(|name| runtime.function(name) == u32::MAX)
+            .collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
 }

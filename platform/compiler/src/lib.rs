@@ -9,38 +9,14 @@
 extern crate alloc; // the shared sources of the runtime name it
 
 mod ast;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod check;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "wasmparser's enums grow with the standard; what is not named is copied or skipped"
-)]
 mod emit;
 mod literal;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod lower;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod parse;
 mod plan;
 mod problem;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "not spelled out yet: most arms fall back to `not this type` or are ruled out by check"
-)]
 mod resolve;
-#[allow(
-    clippy::wildcard_enum_match_arm,
-    reason = "wasmparser's enums grow with the standard; what is not named is copied or skipped"
-)]
 mod runtime;
 mod schema;
 mod sources;
@@ -92,10 +68,14 @@ pub struct Dependency {
 pub fn compile(sources: &Sources) -> Compiled {
     let (mut compiled, typed) = analyse(sources);
     if compiled.problems.iter().all(|p| p.severity != Severity::Error) {
-        let runtime = &*runtime::RUNTIME;
-        let plan = lower::lower(&typed, runtime);
-        let component = emit::emit(&plan, runtime);
-        compiled.component = Some(component.expect("a checked model gives a valid component"));
+        let component = runtime::RUNTIME.as_ref().map_err(Clone::clone).and_then(|runtime| {
+            let plan = lower::lower(&typed, runtime);
+            emit::emit(&plan, runtime)
+        });
+        match component {
+            Ok(component) => compiled.component = Some(component),
+            Err(reason) => compiled.problems.push(problem::internal(sources, &reason)),
+        }
     }
     compiled
 }

@@ -9,12 +9,7 @@ use crate::types::{Constant, Type};
 #[path = "../../oml-runtime/src/decimal.rs"]
 pub(crate) mod decimal;
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    clippy::wildcard_enum_match_arm,
-    reason = "the runtime's source is shared as it is"
-)]
+#[allow(dead_code, unreachable_pub, reason = "the runtime's source is shared as it is")]
 #[path = "../../oml-runtime/src/calendar.rs"]
 pub(crate) mod calendar;
 

@@ -7,6 +7,7 @@
 //! they are stored. Invariant: lowering cannot fail on a model without errors.
 
 mod expressions;
+mod keep;
 mod sql;
 
 pub(crate) use sql::refused;
@@ -86,7 +87,8 @@ impl Shared<'_> {
                     words.extend([
                         self.data.text(&field.name),
                         self.descriptor(&field.ty),
-                        u32::from(field.mandatory),
+                        // The runtime's `Field`: bit 0 mandatory, the rest the most characters.
+                        u32::from(field.mandatory) | field.length.unwrap_or(0) << 1,
                     ]);
                 }
                 words[2] = self.data.words(&template);
@@ -150,7 +152,8 @@ fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
         };
         // A path parameter is there by definition.
         let mandatory = input.mandatory && *source != crate::ast::Source::Path;
-        let name = shared.data.text(&input.name);
+        // What the client reads about a header says the name that the client sends.
+        let name = shared.data.text(input.header.as_deref().unwrap_or(&input.name));
         inputs.extend([name, shared.descriptor(&input.ty), *source as u32, u32::from(mandatory), default]);
     }
     let mut outputs = Vec::new();
@@ -243,6 +246,7 @@ fn action(def: &ActionDef, body: &Body, shared: &mut Shared<'_>) -> Function {
         locals,
         code: Vec::new(),
         depth: 0,
+        uses: keep::Uses::of(&body.nodes),
     };
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
@@ -267,24 +271,12 @@ struct Generator<'g, 'l> {
     code: Vec<Instruction<'static>>,
     /// Blocks open inside the action's own.
     depth: u32,
+    uses: keep::Uses,
 }
 
 impl Generator<'_, '_> {
     fn initialise(&mut self, variable: usize) {
-        let def = &self.variables[variable];
-        match &def.ty {
-            Type::Record(_) => {
-                let descriptor = self.shared.descriptor(&def.ty);
-                self.address(descriptor);
-                self.call("rt_new_record");
-            }
-            Type::List(_) => self.call("rt_new_list"),
-            ty => match def.default.clone().or_else(|| literal::default_of(ty)) {
-                // A local starts as zero, which is the default of most types.
-                None => return,
-                Some(constant) => self.constant(&constant),
-            },
-        }
+        self.default_value(&self.variables[variable]);
         self.code.push(Instruction::LocalSet(variable as u32));
     }
 
@@ -374,7 +366,21 @@ impl Generator<'_, '_> {
                 self.code.push(Instruction::LocalGet(held));
                 self.code.push(store(&target.ty, 0));
             }
-            _ => unreachable!("check lets only places stand on the left"),
+            // Check lets only places stand on the left.
+            TKind::Broken
+            | TKind::Constant(_)
+            | TKind::Null
+            | TKind::Attribute(..)
+            | TKind::Length(_)
+            | TKind::Negate(_)
+            | TKind::Not(_)
+            | TKind::Arithmetic(..)
+            | TKind::Concat(..)
+            | TKind::Compare(..)
+            | TKind::Logic(..)
+            | TKind::Convert(_)
+            | TKind::If(..)
+            | TKind::Builtin(..) => self.code.push(Instruction::Unreachable),
         }
     }
 
@@ -389,6 +395,12 @@ impl Generator<'_, '_> {
             Instruction::I32Const(0),
             Instruction::LocalSet(index),
         ]);
+        let kept = keep::kept(body, element, self.variables, &self.uses);
+        let mark = self.temporary(ValType::I32);
+        if kept.is_some() {
+            self.call("rt_mark");
+            self.code.push(Instruction::LocalSet(mark));
+        }
         self.open(Instruction::Block(BlockType::Empty));
         self.open(Instruction::Loop(BlockType::Empty));
         self.code.extend([Instruction::LocalGet(index), Instruction::LocalGet(count), Instruction::I32GeS]);
@@ -398,10 +410,41 @@ impl Generator<'_, '_> {
         self.code.push(load(&self.variables[element].ty, 0));
         self.code.push(Instruction::LocalSet(element as u32));
         self.nodes(body);
+        if let Some(kept) = kept {
+            self.free(mark, &kept);
+        }
         self.mark(name);
         self.code.extend([Instruction::LocalGet(index), Instruction::I32Const(1), Instruction::I32Add]);
         self.code.extend([Instruction::LocalSet(index), Instruction::Br(0)]);
         self.close();
+        self.close();
+    }
+
+    /// Gives back what was allocated since the mark, once it is worth it, but for what the places hold.
+    fn free(&mut self, mark: u32, kept: &[&TExpr]) {
+        self.code.push(Instruction::LocalGet(mark));
+        self.call("rt_worth_freeing");
+        self.open(Instruction::If(BlockType::Empty));
+        let (record, moved) = (self.temporary(ValType::I32), self.temporary(ValType::I32));
+        for place in kept {
+            // Records stay where they are: only what their slots point to moves.
+            if let TKind::Field(of, index) = &place.kind {
+                self.expression(of);
+                self.code.extend([Instruction::LocalTee(record), load(&place.ty, *index)]);
+            } else {
+                self.expression(place);
+            }
+            self.code.push(Instruction::LocalGet(mark));
+            self.call(if place.ty == Type::Decimal { "rt_keep_decimal" } else { "rt_keep_bytes" });
+            if let TKind::Field(_, index) = &place.kind {
+                self.code.extend([Instruction::LocalSet(moved), Instruction::LocalGet(record)]);
+                self.code.extend([Instruction::LocalGet(moved), store(&place.ty, *index)]);
+            } else if let TKind::Local(variable) = place.kind {
+                self.code.push(Instruction::LocalSet(variable as u32));
+            }
+        }
+        self.code.push(Instruction::LocalGet(mark));
+        self.call("rt_free");
         self.close();
     }
 
@@ -414,19 +457,18 @@ impl Generator<'_, '_> {
         self.code.push(Instruction::I32Store(slot_at(0)));
     }
 
-    /// The default of an input that a call leaves out.
-    fn default_value(&mut self, input: &LocalDef) {
-        match &input.ty {
-            Type::Record(_) => {
-                let descriptor = self.shared.descriptor(&input.ty);
-                self.address(descriptor);
-                self.call("rt_new_record");
-            }
-            Type::List(_) => self.call("rt_new_list"),
-            ty => match input.default.clone().or_else(|| literal::default_of(ty)) {
-                Some(constant) => self.constant(&constant),
-                None => self.code.push(Instruction::I32Const(0)),
-            },
+    /// The default of a variable, or of an input that a call leaves out.
+    fn default_value(&mut self, of: &LocalDef) {
+        if matches!(of.ty, Type::Record(_)) {
+            let descriptor = self.shared.descriptor(&of.ty);
+            self.address(descriptor);
+            self.call("rt_new_record");
+        } else if matches!(of.ty, Type::List(_)) {
+            self.call("rt_new_list");
+        } else if let Some(constant) = of.default.clone().or_else(|| literal::default_of(&of.ty)) {
+            self.constant(&constant);
+        } else {
+            self.code.push(Instruction::I32Const(0));
         }
     }
 

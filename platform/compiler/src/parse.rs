@@ -149,6 +149,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
             default: None,
             delete_rule: None,
             source: None,
+            header: None,
         };
         out.push(match &node.shape {
             Shape::Scalar(_) => plain(text_of(node, problems).unwrap_or(empty)),
@@ -178,12 +179,29 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
                     let sources = [Source::Path, Source::Query, Source::Header, Source::Body];
                     Some((sources[choice(n, &["path", "query", "header", "body"], problems)?], n.span))
                 });
+                declared.header = keys.take("header").and_then(|n| header_of(n, problems));
+                if let (None, Some(header)) = (&declared.source, &declared.header) {
+                    declared.source = Some((Source::Header, header.span));
+                }
                 keys.finish(problems);
                 declared
             }
         });
     }
     out
+}
+
+/// The HTTP name of a header: a token, as RFC 9110 calls it.
+fn header_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Name> {
+    let name = text_of(node, problems)?;
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if name.text.is_empty() || name.text.len() > HEADER_BYTES_MAX || !name.text.chars().all(is_token) {
+        let message = format!("`{}` is not the name of a header", name.text);
+        let hint = format!("letters, digits and `-`, such as X-Tenant, {HEADER_BYTES_MAX} at most");
+        problems.error_hint("OML0006", name.span, message, Some(hint));
+        return None;
+    }
+    Some(name)
 }
 
 /// A mapping whose keys are taken one by one; what is left at the end is unknown.
@@ -300,6 +318,8 @@ fn check_name(name: &Name, problems: &mut Problems<'_>) {
 
 /// PostgreSQL cuts identifiers at 63 bytes; some room is left for names built from two.
 const NAME_BYTES_MAX: usize = 50;
+/// Longest name of a header; the ones in use are far shorter.
+const HEADER_BYTES_MAX: usize = 100;
 
 /// A whole mapping as a span would underline pages; its first character says enough.
 fn first_line(node: &yaml::Node) -> Span {

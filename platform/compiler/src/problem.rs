@@ -67,12 +67,18 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0303", "the property does not apply"),
     ("OML0304", "the type cannot be stored"),
     ("OML0305", "a static entity may refer to static entities only"),
+    ("OML0306", "structures are nested too deep"),
     ("OML0401", "path and inputs do not match"),
     ("OML0402", "two methods answer the same requests"),
     ("OML0403", "the input cannot come from there"),
     ("OML0404", "not an HTTP status for an error"),
     ("OML0501", "the filter cannot run in the database"),
+    ("OML0901", "internal compiler error"),
 ];
+
+/// Problems of one model that are told, in number. Nobody reads on, and finding the place of each takes
+/// as long as its file.
+const PROBLEMS_MAX: usize = 500;
 
 /// Collects problems while the stages run.
 pub(crate) struct Problems<'a> {
@@ -111,6 +117,10 @@ impl<'a> Problems<'a> {
         message: String,
         hint: Option<String>,
     ) {
+        // The first error is never left out: nothing may be built after it.
+        if self.list.len() >= PROBLEMS_MAX && (severity == Severity::Warning || self.has_errors()) {
+            return;
+        }
         let (file, line, column, end_column) = self.sources.position(at);
         self.list.push(Problem { code, severity, file, line, column, end_column, message, hint });
     }
@@ -125,6 +135,22 @@ impl<'a> Problems<'a> {
 
     pub(crate) fn has_errors(&self) -> bool {
         self.list.iter().any(|p| p.severity == Severity::Error)
+    }
+}
+
+/// The model was accepted and what was made of it is not valid: a bug of this compiler, said as a problem
+/// so that the caller has one way to fail and the author knows that the model is not to blame.
+pub(crate) fn internal(sources: &Sources, reason: &str) -> Problem {
+    let (file, line, column, end_column) = sources.position(Span::default());
+    Problem {
+        code: "OML0901",
+        severity: Severity::Error,
+        file,
+        line,
+        column,
+        end_column,
+        message: format!("internal compiler error: {reason}"),
+        hint: Some("this is a bug of the compiler: please report it with the model; going back to the last version that compiled avoids it".into()),
     }
 }
 
@@ -157,10 +183,15 @@ pub fn render(sources: &Sources, problems: &[Problem]) -> String {
     out
 }
 
+/// Longer words are not compared: no name is as long, and comparing takes the product of both lengths.
+const NEAR_CHARACTERS_MAX: usize = 100;
+
 /// The name nearest to a misspelt one, when it is near enough to suggest.
 pub(crate) fn near<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<String> {
+    let short = |word: &str| word.len() <= NEAR_CHARACTERS_MAX;
     known
         .into_iter()
+        .filter(|k| short(name) && short(k))
         .map(|k| (distance(&name.to_lowercase(), &k.to_lowercase()), k))
         .filter(|(d, k)| *d <= 1 + k.chars().count() / 4)
         .min()

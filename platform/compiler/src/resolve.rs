@@ -4,11 +4,13 @@
 //! themselves, and properties that do not apply. Invariant: every record and action that was parsed
 //! is in [`Named`], in the order entities, structures; actions keep their order.
 
+mod rows;
+
 use std::collections::BTreeMap;
 
 use odeon_oml::schema::DeleteRule;
 
-use crate::ast::{self, Declared, Name, Parsed};
+use crate::ast::{self, Declared, Name, Parsed, Source};
 use crate::literal;
 use crate::problem::{Problems, near};
 use crate::types::*;
@@ -28,8 +30,15 @@ const BASIC: &[(&str, Type)] = &[
     ("BinaryData", Type::Binary),
 ];
 
-/// ODC's default length of a Text attribute.
+/// Structures in structures, in levels. With a list at each of them a document is twice as deep, and the
+/// runtime reads JSON of 64 levels.
+const STRUCTURE_DEPTH_MAX: usize = 30;
+/// ODC's default length of a Text attribute, in characters.
 const TEXT_LENGTH_DEFAULT: u32 = 50;
+/// ODC's length of an Email attribute, in characters.
+const EMAIL_LENGTH: u32 = 250;
+/// ODC's length of a Phone Number attribute, in characters.
+const PHONE_LENGTH: u32 = 20;
 
 pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
@@ -57,7 +66,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             if let Some((_, at)) = declared.delete_rule {
                 problems.error("OML0303", at, "a delete rule belongs to an attribute of an entity");
             }
-            let _ = field;
+            default_fits(declared, field, problems);
         }
         named.records.push(RecordDef {
             name: structure.name.text.clone(),
@@ -66,6 +75,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             entity: None,
         });
     }
+    rows::link(parsed, &mut named, problems);
     find_cycles(&named, problems);
     let mut seen: BTreeMap<(Option<&str>, &str), ()> = BTreeMap::new();
     for action in &parsed.actions {
@@ -96,14 +106,12 @@ impl Scope<'_> {
         }
         if let Some(of) = word.text.strip_suffix(" List") {
             let of = Name { text: of.trim().to_owned(), span: word.span };
-            return match self.type_of(&of, problems) {
-                Type::Unknown => Type::Unknown,
-                Type::List(_) => {
-                    problems.error("OML0101", word.span, "a list of lists is not a type");
-                    Type::Unknown
-                }
-                of => Type::List(Box::new(of)),
-            };
+            if of.text.ends_with(" List") {
+                problems.error("OML0101", word.span, "a list of lists is not a type");
+                return Type::Unknown;
+            }
+            let of = self.type_of(&of, problems);
+            return if of == Type::Unknown { of } else { Type::List(Box::new(of)) };
         }
         if let Some(of) = word.text.strip_suffix(" Identifier") {
             return match self.names.get(of.trim()) {
@@ -146,7 +154,7 @@ fn fields_of(declared: &[Declared], scope: &Scope<'_>, problems: &mut Problems<'
                 problems.error("OML0303", at, "only a Text has a length");
             }
             if let Some((_, at)) = d.source {
-                problems.error("OML0303", at, "`in` belongs to an input of a REST method");
+                problems.error("OML0303", at, "`in` and `header` belong to an input of a REST method");
             }
             FieldDef {
                 name: d.name.text.clone(),
@@ -168,6 +176,21 @@ fn default_of(declared: &Declared, ty: &Type, problems: &mut Problems<'_>) -> Op
         problems.error("OML0207", default.span, message);
     }
     read
+}
+
+/// A default that the entity's own check would refuse is a mistake of the model.
+fn default_fits(declared: &Declared, field: &FieldDef, problems: &mut Problems<'_>) {
+    let (Some(default), Some(Constant::Text(text)), Some(length)) =
+        (&declared.default, &field.default, field.length)
+    else {
+        return;
+    };
+    let count = text.chars().count();
+    if count > length as usize {
+        let message =
+            format!("the default of `{}` has {count} characters, its length is {length}", field.name);
+        problems.error("OML0207", default.span, message);
+    }
 }
 
 fn entity_record(
@@ -198,6 +221,8 @@ fn entity_record(
                 field.ty = Type::Unknown;
             }
             Type::Text => field.length = field.length.or(Some(TEXT_LENGTH_DEFAULT)),
+            Type::Email => field.length = Some(EMAIL_LENGTH),
+            Type::Phone => field.length = Some(PHONE_LENGTH),
             Type::Identifier(Some(of)) if entity.is_static && !parsed.entities[*of].is_static => {
                 let message = format!("`{}` is not static", parsed.entities[*of].name.text);
                 problems.error("OML0305", declared.type_name.span, message);
@@ -207,14 +232,13 @@ fn entity_record(
             | Type::Integer
             | Type::Long
             | Type::Decimal
-            | Type::Email
-            | Type::Phone
             | Type::Date
             | Type::Time
             | Type::DateTime
             | Type::Binary
             | Type::Identifier(_) => {}
         }
+        default_fits(declared, &field, problems);
         if let Some((_, at)) = declared.delete_rule
             && !matches!(field.ty, Type::Identifier(_) | Type::Unknown)
         {
@@ -231,7 +255,7 @@ fn entity_record(
         }
         def.indexes.push((name.text.clone(), attributes.iter().map(|a| a.text.clone()).collect(), *unique));
     }
-    def.rows = rows(entity, &fields, problems);
+    def.rows = rows::rows(entity, &fields, problems);
     RecordDef { name: entity.name.text.clone(), span: entity.name.span, fields, entity: Some(def) }
 }
 
@@ -246,52 +270,6 @@ fn built_in(name: &str, ty: Type) -> FieldDef {
     }
 }
 
-/// The rows of a static entity. Identifiers count from 1 in the order written, unless a record says its own.
-fn rows(
-    entity: &ast::Entity,
-    fields: &[FieldDef],
-    problems: &mut Problems<'_>,
-) -> Vec<(String, i64, Vec<Option<String>>)> {
-    let mut rows: Vec<(String, i64, Vec<Option<String>>)> = Vec::new();
-    for (order, (name, values)) in entity.records.iter().enumerate() {
-        let mut row: Vec<Option<String>> = fields
-            .iter()
-            .map(|f| match f.name.as_str() {
-                "Id" | "Order" => Some((order + 1).to_string()),
-                "Label" => Some(name.text.clone()),
-                _ if matches!(f.ty, Type::Identifier(_)) => None,
-                _ => f.default.clone().or_else(|| literal::default_of(&f.ty)).map(|c| literal::shown(&c)),
-            })
-            .collect();
-        for (key, value) in values {
-            let Some(index) = fields.iter().position(|f| f.name == key.text) else {
-                unknown_attribute(key, &entity.name.text, fields, problems);
-                continue;
-            };
-            let ty =
-                if matches!(fields[index].ty, Type::Identifier(_)) { &Type::Long } else { &fields[index].ty };
-            match literal::read(&value.text, ty) {
-                Some(constant) => row[index] = Some(literal::shown(&constant)),
-                None if *ty == Type::Unknown => {}
-                None => {
-                    let message = format!("`{}` does not fit the attribute `{}`", value.text, key.text);
-                    problems.error("OML0207", value.span, message);
-                }
-            }
-        }
-        let id = row[0].as_deref().and_then(|id| id.parse().ok()).unwrap_or(0);
-        if rows.iter().any(|(_, other, _)| *other == id) {
-            problems.error(
-                "OML0004",
-                name.span,
-                format!("another record of `{}` has the Id {id}", entity.name.text),
-            );
-        }
-        rows.push((name.text.clone(), id, row));
-    }
-    rows
-}
-
 pub(crate) fn unknown_attribute(name: &Name, of: &str, fields: &[FieldDef], problems: &mut Problems<'_>) {
     let hint = near(&name.text, fields.iter().map(|f| f.name.as_str()));
     problems.error_hint("OML0104", name.span, format!("`{of}` has no attribute `{}`", name.text), hint);
@@ -299,30 +277,73 @@ pub(crate) fn unknown_attribute(name: &Name, of: &str, fields: &[FieldDef], prob
 
 /// A record that contains itself, directly or through others, would have no end. Lists end the search:
 /// an empty list contains nothing, but its descriptor would still be endless, so they count too.
+/// Without recursion: the text decides how long a chain of structures is.
 fn find_cycles(named: &Named, problems: &mut Problems<'_>) {
-    fn reaches(named: &Named, from: usize, goal: usize, seen: &mut Vec<usize>) -> bool {
-        named.records[from].fields.iter().any(|field| {
-            let mut ty = &field.ty;
-            while let Type::List(of) = ty {
-                ty = of;
-            }
-            let Type::Record(next) = ty else { return false };
-            *next == goal
-                || (!seen.contains(next) && {
-                    seen.push(*next);
-                    reaches(named, *next, goal, seen)
-                })
-        })
-    }
-    for (index, record) in named.records.iter().enumerate() {
-        if record.entity.is_none() && reaches(named, index, index, &mut vec![index]) {
-            problems.error(
-                "OML0301",
-                record.span,
-                format!("the structure `{}` contains itself", record.name),
-            );
+    let parts: Vec<Vec<usize>> = named.records.iter().map(parts_of).collect();
+    // Settled from the inside out: a record is as deep as its deepest part, and one more.
+    let mut depths: Vec<Option<usize>> = vec![None; parts.len()];
+    let mut containers: Vec<Vec<usize>> = vec![Vec::new(); parts.len()];
+    let mut open: Vec<usize> = parts.iter().map(Vec::len).collect();
+    for (index, parts) in parts.iter().enumerate() {
+        for part in parts {
+            containers[*part].push(index);
         }
     }
+    let mut ready: Vec<usize> = (0..parts.len()).filter(|i| open[*i] == 0).collect();
+    while let Some(index) = ready.pop() {
+        let inner = parts[index].iter().filter_map(|part| depths[*part]).max().unwrap_or(0);
+        depths[index] = Some(inner + 1);
+        for container in &containers[index] {
+            open[*container] -= 1;
+            if open[*container] == 0 {
+                ready.push(*container);
+            }
+        }
+    }
+    for (index, record) in named.records.iter().enumerate() {
+        match depths[index] {
+            None if contains_itself(index, &parts) => {
+                let message = format!("the structure `{}` contains itself", record.name);
+                problems.error("OML0301", record.span, message);
+            }
+            // Those around the first one that is too deep are not to blame.
+            Some(depth) if depth == STRUCTURE_DEPTH_MAX + 1 => {
+                let message =
+                    format!("`{}` nests structures deeper than {STRUCTURE_DEPTH_MAX} levels", record.name);
+                let hint = "refer to the inner ones by an identifier or a key".to_owned();
+                problems.error_hint("OML0306", record.span, message, Some(hint));
+            }
+            None | Some(_) => {}
+        }
+    }
+}
+
+fn parts_of(record: &RecordDef) -> Vec<usize> {
+    let parts = record.fields.iter().filter_map(|field| {
+        let mut ty = &field.ty;
+        while let Type::List(of) = ty {
+            ty = of;
+        }
+        if let Type::Record(part) = ty { Some(*part) } else { None }
+    });
+    let mut parts: Vec<usize> = parts.collect();
+    parts.sort_unstable();
+    parts.dedup();
+    parts
+}
+
+fn contains_itself(goal: usize, parts: &[Vec<usize>]) -> bool {
+    let mut seen = vec![false; parts.len()];
+    let mut next = parts[goal].clone();
+    while let Some(part) = next.pop() {
+        if part == goal {
+            return true;
+        }
+        if !std::mem::replace(&mut seen[part], true) {
+            next.extend(&parts[part]);
+        }
+    }
+    false
 }
 
 fn action_def(action: &ast::Action, scope: &Scope<'_>, problems: &mut Problems<'_>) -> ActionDef {
@@ -339,10 +360,14 @@ fn action_def(action: &ast::Action, scope: &Scope<'_>, problems: &mut Problems<'
             if let Some((_, at)) = d.delete_rule {
                 problems.error("OML0303", at, "a delete rule belongs to an attribute of an entity");
             }
-            if let Some((_, at)) = d.source
-                && !(is_input && action.rest.is_some())
-            {
-                problems.error("OML0303", at, "`in` belongs to an input of a REST method");
+            if let Some((source, at)) = d.source {
+                if !(is_input && action.rest.is_some()) {
+                    problems.error("OML0303", at, "`in` and `header` belong to an input of a REST method");
+                } else if let Some(header) = &d.header
+                    && source != Source::Header
+                {
+                    problems.error("OML0303", header.span, "`header` goes with `in: header`");
+                }
             }
             variables.push(LocalDef {
                 name: d.name.text.clone(),
@@ -350,6 +375,7 @@ fn action_def(action: &ast::Action, scope: &Scope<'_>, problems: &mut Problems<'
                 ty,
                 mandatory: d.mandatory,
                 source: d.source,
+                header: d.header.as_ref().map(|h| h.text.clone()),
             });
         }
     }

@@ -10,8 +10,12 @@ use wasmparser::{ExternalKind, Operator, Parser, Payload, TypeRef};
 
 static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.wasm"));
 
-/// The runtime library, read.
-pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::read(MODULE));
+/// The runtime library, read; or why it cannot be.
+pub(crate) static RUNTIME: LazyLock<Result<Runtime, String>> =
+    LazyLock::new(|| Runtime::read(MODULE).map_err(|reason| format!("the runtime library: {reason}")));
+
+/// No module has this many functions, so code that calls it is refused by the validator.
+const NO_FUNCTION: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
 pub(crate) struct Runtime {
@@ -28,33 +32,37 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// The index of an exported function.
+    /// The index of an exported function. One that is missing is a bug that the validator reports.
     pub(crate) fn function(&self, name: &str) -> u32 {
-        *self.exports.get(name).unwrap_or_else(|| panic!("the runtime library has no `{name}`"))
+        self.exports.get(name).copied().unwrap_or(NO_FUNCTION)
     }
 
-    fn read(module: &'static [u8]) -> Runtime {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "wasmparser's enums grow with the standard; what is not named is of no interest"
+    )]
+    fn read(module: &'static [u8]) -> Result<Runtime, String> {
         let mut runtime = Runtime { module, ..Runtime::default() };
         let mut globals = Vec::new();
         let mut exported_globals = BTreeMap::new();
         for payload in Parser::new(0).parse_all(module) {
-            match payload.expect("the embedded runtime library parses") {
+            match payload.map_err(text_of)? {
                 Payload::TypeSection(section) => runtime.types = section.count(),
                 Payload::ImportSection(section) => {
                     for import in section.into_imports() {
-                        let import = import.expect("an import");
+                        let import = import.map_err(text_of)?;
                         runtime.functions += u32::from(matches!(import.ty, TypeRef::Func(_)));
                     }
                 }
                 Payload::FunctionSection(section) => runtime.functions += section.count(),
                 Payload::TableSection(section) => {
                     for table in section {
-                        runtime.table = table.expect("a table").ty.initial;
+                        runtime.table = table.map_err(text_of)?.ty.initial;
                     }
                 }
                 Payload::GlobalSection(section) => {
                     for global in section {
-                        let mut ops = global.expect("a global").init_expr.get_operators_reader();
+                        let mut ops = global.map_err(text_of)?.init_expr.get_operators_reader();
                         globals.push(match ops.read() {
                             Ok(Operator::I32Const { value }) => value as u32,
                             _ => 0,
@@ -63,7 +71,7 @@ impl Runtime {
                 }
                 Payload::ExportSection(section) => {
                     for export in section {
-                        let export = export.expect("an export");
+                        let export = export.map_err(text_of)?;
                         if export.kind == ExternalKind::Func {
                             runtime.exports.insert(export.name, export.index);
                         } else if export.kind == ExternalKind::Global {
@@ -74,13 +82,20 @@ impl Runtime {
                 _ => {}
             }
         }
-        let global = |name: &str| globals[exported_globals[name] as usize];
-        runtime.heap_base = global("__heap_base");
-        runtime.app = global("RT_APP");
-        runtime.pending = global("RT_PENDING");
-        runtime.node = global("RT_NODE");
-        runtime
+        let global = |name: &str| {
+            let index = exported_globals.get(name).ok_or_else(|| format!("it exports no `{name}`"))?;
+            globals.get(*index as usize).copied().ok_or_else(|| format!("`{name}` is not its own"))
+        };
+        runtime.heap_base = global("__heap_base")?;
+        runtime.app = global("RT_APP")?;
+        runtime.pending = global("RT_PENDING")?;
+        runtime.node = global("RT_NODE")?;
+        Ok(runtime)
     }
+}
+
+fn text_of(error: wasmparser::BinaryReaderError) -> String {
+    error.to_string()
 }
 
 /// Exports that the finished component keeps; everything else was for the compiler.

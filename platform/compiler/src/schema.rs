@@ -86,10 +86,7 @@ fn column_type(ty: &Type, length: Option<u32>) -> ColumnType {
         Type::Integer => ColumnType::Integer,
         Type::Unknown | Type::Long | Type::Identifier(_) => ColumnType::LongInteger,
         Type::Decimal => ColumnType::Decimal,
-        Type::Text => ColumnType::Text { length },
-        // ODC's lengths of the two.
-        Type::Email => ColumnType::Text { length: Some(250) },
-        Type::Phone => ColumnType::Text { length: Some(20) },
+        Type::Text | Type::Email | Type::Phone => ColumnType::Text { length },
         Type::Date => ColumnType::Date,
         Type::Time => ColumnType::Time,
         Type::DateTime => ColumnType::DateTime,

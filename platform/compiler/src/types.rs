@@ -43,6 +43,7 @@ pub(crate) struct FieldDef {
     pub(crate) name: String,
     pub(crate) ty: Type,
     pub(crate) mandatory: bool,
+    /// Most characters of a text; `None` where nothing limits it.
     pub(crate) length: Option<u32>,
     pub(crate) default: Option<Constant>,
     pub(crate) delete_rule: DeleteRule,
@@ -79,6 +80,8 @@ pub(crate) struct LocalDef {
     pub(crate) mandatory: bool,
     pub(crate) default: Option<Constant>,
     pub(crate) source: Option<(Source, Span)>,
+    /// The HTTP name of a header input, where it is not the input's own.
+    pub(crate) header: Option<String>,
 }
 
 /// What is known of an action before its flow is checked; inputs first, then outputs, then locals.

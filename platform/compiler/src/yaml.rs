@@ -9,7 +9,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle};
 use crate::problem::Problems;
 use crate::sources::{Sources, Span};
 
-/// Deeper nesting is refused; a flow of 60 nested ifs is beyond reading.
+/// Deeper nesting is refused, in levels of YAML; a flow of 60 nested ifs is beyond reading.
 const DEPTH_MAX: usize = 128;
 
 #[derive(Debug, Clone)]
@@ -50,6 +50,10 @@ pub(crate) fn read(sources: &Sources, file: usize, problems: &mut Problems<'_>) 
             Ok((event, span)) => {
                 reader.take(event, span.start.index() as u32, span.end.index() as u32, problems)
             }
+            // The scanner reads ahead of the events and has a limit of its own behind ours.
+            Err(error) if error.info() == "recursion limit exceeded" => {
+                Err((error.marker().index() as u32, too_deep()))
+            }
             Err(error) => Err((error.marker().index() as u32, error.info().to_owned())),
         };
         if let Err((at, message)) = outcome {
@@ -59,6 +63,10 @@ pub(crate) fn read(sources: &Sources, file: usize, problems: &mut Problems<'_>) 
         }
     }
     reader.root
+}
+
+fn too_deep() -> String {
+    format!("nested deeper than {DEPTH_MAX} levels")
 }
 
 struct Reader<'a> {
@@ -118,7 +126,7 @@ impl Reader<'_> {
 
     fn open(&mut self, node: Node) -> Result<(), (u32, String)> {
         if self.stack.len() >= DEPTH_MAX {
-            return Err((node.span.start, format!("nested deeper than {DEPTH_MAX} levels")));
+            return Err((node.span.start, too_deep()));
         }
         self.stack.push(Open { node, key: None });
         Ok(())

@@ -2,9 +2,11 @@
 //!
 //! Not tested here: what PostgreSQL makes of the SQL, and the host's limits.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod harness;
+#[path = "execution/loops.rs"]
+mod loops;
 
 use harness::{Answer, App, Reply, long, sources, text, value};
 use wasmtime::component::Val;
@@ -222,6 +224,130 @@ fn requests_find_their_method() {
     }
     let reply = app.get("/Orders/rest/Api/Sum");
     assert_eq!((reply.status, reply.allow.as_deref()), (405, Some("POST")));
+}
+
+#[test]
+fn head_gets_the_head_of_get_and_no_body() {
+    let app = orders();
+    for path in ["/Orders/rest/Api/Factorial/20", "/Orders/rest/Api/Factorial/x", "/Orders/rest/Api/None"] {
+        let (get, head) = (app.get(path), app.send("HEAD", path, ""));
+        assert_eq!((head.status, head.length), (get.status, get.length), "{path}");
+        assert_eq!(head.body, "", "{path}");
+    }
+    let reply = app.send("HEAD", "/Orders/rest/Api/Sum", "");
+    assert_eq!((reply.status, reply.allow.as_deref()), (405, Some("POST")));
+    let reply = app.send("POST", "/Orders/rest/Api/At", "");
+    assert_eq!((reply.status, reply.allow.as_deref()), (405, Some("GET, HEAD")));
+}
+
+#[test]
+fn headers_are_read_by_their_http_name() {
+    let app = App::start(&sources(
+        "app: T\nrest:\n  A:\n    methods:\n      M:\n        inputs:\n          Tenant: { type: Integer, mandatory: true, header: X-Tenant }\n          Trace: { type: Text, in: header }\n        outputs: { Out: Text }\n        flow:\n          - assign: { Out: 'Tenant + Trace' }\n",
+    ));
+    let get = |headers: &[(&str, &str)]| app.send_with("GET", "/T/rest/A/M", headers, "");
+    assert_eq!(get(&[("x-tenant", "7"), ("trace", "t")]).body, "\"7t\"");
+    let reply = get(&[("tenant", "7")]);
+    assert!(reply.body.contains(r#"{"Errors":["X-Tenant: required"],"StatusCode":400"#), "{}", reply.body);
+    let reply = get(&[("X-Tenant", "x")]);
+    assert!(reply.body.contains("X-Tenant: expected an integer of 32 bits"), "{}", reply.body);
+}
+
+const PEOPLE: &str = r#"
+app: People
+entities:
+  Team: { attributes: { Name: Text } }
+  Person:
+    attributes:
+      Name: { type: Text, length: 4, mandatory: true }
+      Mail: Email
+      Team: { type: Team Identifier, mandatory: true }
+      Born: { type: Date, mandatory: true }
+      Age: { type: Integer, mandatory: true }
+structures:
+  Note: { attributes: { Text: { type: Text, length: 3 } } }
+rest:
+  Api:
+    methods:
+      Add:
+        verb: POST
+        inputs: { Name: Text, Team: Long Integer, Mail: Email, Born: Date }
+        locals: { P: Person }
+        flow:
+          - assign:
+              P.Name: Name
+              P.Mail: Mail
+              P.Team: LongIntegerToIdentifier(Team)
+              P.Born: Born
+          - create: Person
+            record: P
+      Put:
+        verb: PUT
+        inputs: { Person: Person }
+        flow:
+          - update: Person
+            record: Person
+      Note:
+        verb: POST
+        inputs: { Note: Note }
+"#;
+
+#[test]
+fn entity_actions_refuse_what_is_too_long_or_missing() {
+    let app = App::start(&sources(PEOPLE));
+    let add = |query: &str| app.send("POST", &format!("/People/rest/Api/Add?{query}"), "");
+    app.answers([Answer::Rows(vec![long(1)])]);
+    assert_eq!(add("Name=%C3%84%C3%B6%C3%BC%C3%9F&Team=1&Born=2000-01-01").status, 200); // characters, not bytes
+    app.answers([]);
+    let reply = add("");
+    assert_eq!(reply.status, 500);
+    assert!(
+        reply.body.contains(
+            r#"["Database exception: Person.Name must not be empty; Person.Team must not be empty; Person.Born must not be empty"]"#
+        ),
+        "{}",
+        reply.body
+    );
+    assert_eq!(app.seen(), ["rollback"]); // nothing reached the database
+    let mail = format!("{}@example.org", "m".repeat(250));
+    let reply = add(&format!("Name=Maria&Team=1&Born=2000-01-01&Mail={mail}"));
+    assert!(
+        reply.body.contains(
+            r#"["Database exception: Person.Name holds 4 characters at most, not 5; Person.Mail holds 250 characters at most, not 262"]"#
+        ),
+        "{}",
+        reply.body
+    );
+    assert!(
+        app.script.lock().unwrap().logged[1].contains(r#"action="Api.Add" node="CreatePerson""#),
+        "{:?}",
+        app.script.lock().unwrap().logged
+    );
+}
+
+#[test]
+fn a_body_that_is_too_long_for_its_attribute_is_a_bad_request() {
+    let app = App::start(&sources(PEOPLE));
+    app.answers([]);
+    let reply = app.send(
+        "PUT",
+        "/People/rest/Api/Put",
+        r#"{"Id":1,"Name":"Maria","Team":1,"Born":"2000-01-01","Age":1}"#,
+    );
+    assert_eq!(reply.status, 400);
+    assert!(reply.body.contains(r#"["Name: expected 4 characters at most"]"#), "{}", reply.body);
+    // What the reader lets through, the entity's own check still sees.
+    let reply =
+        app.send("PUT", "/People/rest/Api/Put", r#"{"Id":1,"Name":"","Team":1,"Born":"2000-01-01","Age":0}"#);
+    assert_eq!(reply.status, 500);
+    assert!(
+        reply.body.contains(r#"["Database exception: Person.Name must not be empty"]"#),
+        "{}",
+        reply.body
+    );
+    assert_eq!(app.send("POST", "/People/rest/Api/Note", r#"{"Text":"abc"}"#).status, 200);
+    let reply = app.send("POST", "/People/rest/Api/Note", r#"{"Text":"abcd"}"#);
+    assert!(reply.body.contains(r#"["Text: expected 3 characters at most"]"#), "{}", reply.body);
 }
 
 fn expenses() -> App {

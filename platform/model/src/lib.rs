@@ -1,8 +1,8 @@
 //! The OML types: the model as people write it, and the database schema that follows from it.
 //!
 //! [`model`] mirrors the text of an app, key by key; its JSON Schema is what editors and generators
-//! check against. The compiler reads the text itself, because it needs a position for every word, so
-//! the two must be kept alike by hand until a test does. [`schema`] is what a migrator turns into tables.
+//! check against, checked in as `docs/oml/oml.schema.json`. The compiler reads the text itself, because
+//! it needs a position for every word; a test of the compiler holds the keys of the two together. [`schema`] is what a migrator turns into tables.
 //!
 //! Types only: no logic that another crate could want to change.
 

@@ -17,6 +17,7 @@ pub fn json_schema() -> String {
 /// One file of an app. The files of a folder are merged; exactly one of them names the app.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(title = "A file of an OML app")]
 pub struct File {
     /// The app's name.
     pub app: Option<String>,
@@ -88,7 +89,7 @@ pub struct AttributeFull {
     pub type_name: String,
     /// What it stands for.
     pub description: Option<String>,
-    /// Most characters of a Text (entities only; 50 when absent).
+    /// Most characters of a Text; in an entity 50 when absent, in a structure no limit.
     pub length: Option<u32>,
     /// Must be given.
     #[serde(default)]
@@ -100,6 +101,8 @@ pub struct AttributeFull {
     /// Where a REST input comes from; by its place in the path, else query, else body for records.
     #[serde(rename = "in")]
     pub source: Option<ParameterSource>,
+    /// The HTTP name of a REST input that comes from a header; the input's own name when absent.
+    pub header: Option<String>,
 }
 
 /// Where a REST input comes from.
@@ -143,7 +146,7 @@ pub struct Action {
     /// Variables of its own.
     pub locals: BTreeMap<String, Attribute>,
     /// The nodes, in order.
-    pub flow: Vec<Node>,
+    pub flow: Vec<Step>,
 }
 
 /// An exposed REST API.
@@ -173,7 +176,7 @@ pub struct RestMethod {
     /// Variables of its own.
     pub locals: BTreeMap<String, Attribute>,
     /// The nodes, in order.
-    pub flow: Vec<Node>,
+    pub flow: Vec<Step>,
 }
 
 /// The verbs of a REST method.
@@ -190,6 +193,34 @@ pub enum Verb {
     Delete,
 }
 
+/// A node of a flow, or the word `return` for the node that has nothing to say.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Step {
+    /// `return`.
+    Word(StepWord),
+    /// Any node.
+    Node(Box<Node>),
+}
+
+/// Nodes that are one word.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum StepWord {
+    /// Ends the action.
+    Return,
+}
+
+/// What to sort by: `Attribute` or `Attribute desc`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Sort {
+    /// One attribute.
+    One(String),
+    /// Several, the most telling first.
+    Many(Vec<String>),
+}
+
 /// One node of a flow: exactly one of the leading keys, and the keys that go with it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -202,10 +233,10 @@ pub struct Node {
     #[serde(rename = "if")]
     pub condition: Option<Literal>,
     /// The nodes when the condition holds.
-    pub then: Option<Vec<Node>>,
+    pub then: Option<Vec<Step>>,
     /// The nodes when it does not.
     #[serde(rename = "else")]
-    pub otherwise: Option<Vec<Node>>,
+    pub otherwise: Option<Vec<Step>>,
     /// For Each: a list, with `as` and `do`.
     pub for_each: Option<Literal>,
     /// The name of the current element.
@@ -213,7 +244,7 @@ pub struct Node {
     pub element: Option<String>,
     /// The nodes per element.
     #[serde(rename = "do")]
-    pub body: Option<Vec<Node>>,
+    pub body: Option<Vec<Step>>,
     /// Call: a server action, with `with`; outputs are read as `Name.Output`.
     pub call: Option<String>,
     /// The inputs of a call.
@@ -228,7 +259,7 @@ pub struct Node {
     #[serde(rename = "where")]
     pub filter: Option<Literal>,
     /// Attributes to sort by, each `Attribute` or `Attribute desc`.
-    pub sort: Option<Vec<String>>,
+    pub sort: Option<Sort>,
     /// Most rows.
     pub max: Option<Literal>,
     /// Rows to pass over.
@@ -254,4 +285,43 @@ pub struct Node {
     /// Return: ends the action.
     #[serde(rename = "return")]
     pub ends: Option<Literal>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What editors download; kept in the repository so that a change of the language is seen in review.
+    const CHECKED_IN: &str = "../../docs/oml/oml.schema.json";
+    /// Set to write the file instead of comparing it.
+    const UPDATE: &str = "ODEON_UPDATE";
+
+    #[test]
+    fn the_checked_in_schema_is_current() {
+        let current = json_schema() + "\n";
+        if std::env::var_os(UPDATE).is_some() {
+            std::fs::write(CHECKED_IN, &current).expect("docs/oml can be written");
+        }
+        let checked_in = std::fs::read_to_string(CHECKED_IN).unwrap_or_default();
+        assert!(
+            checked_in == current,
+            "docs/oml/oml.schema.json is not what the model says. Write it with\n\n    {UPDATE}=1 cargo test -p odeon-oml\n\nand look at the difference before you commit it."
+        );
+    }
+
+    #[test]
+    fn the_schema_knows_every_key_by_its_written_name() {
+        let schema: serde_json::Value = serde_json::from_str(&json_schema()).expect("it is JSON");
+        let keys = |of: &str| -> Vec<String> {
+            let properties = schema["$defs"][of]["properties"].as_object();
+            properties.into_iter().flat_map(|keys| keys.keys().cloned()).collect()
+        };
+        assert!(keys("Entity").contains(&"static".to_owned()), "{:?}", keys("Entity"));
+        for key in ["type", "in", "header", "length"] {
+            assert!(keys("AttributeFull").contains(&key.to_owned()), "{key}: {:?}", keys("AttributeFull"));
+        }
+        for key in ["if", "else", "for_each", "as", "do", "where", "return"] {
+            assert!(keys("Node").contains(&key.to_owned()), "{key}: {:?}", keys("Node"));
+        }
+    }
 }

@@ -75,7 +75,7 @@ pub fn parse(text: &str) -> Option<i128> {
         let half = dropped.first().copied().unwrap_or(b'0');
         let rest = dropped.iter().skip(1).any(|d| *d != b'0');
         if half > b'5' || (half == b'5' && (rest || units % 2 == 1)) {
-            units += 1;
+            units = units.checked_add(1)?;
         }
     }
     within(if negative { -units } else { units }).ok()
@@ -196,7 +196,17 @@ mod tests {
         ] {
             assert_eq!(format(d(text)), shown);
         }
-        for bad in ["", "-", ".", "1.2.3", "12a", "79228162514264337593543950337", "1e99"] {
+        // The last but one is i128::MAX units before the ninth digit rounds up.
+        for bad in [
+            "",
+            "-",
+            ".",
+            "1.2.3",
+            "12a",
+            "79228162514264337593543950337",
+            "1701411834604692317316873037158.841057279",
+            "1e99",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

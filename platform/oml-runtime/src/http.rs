@@ -16,7 +16,7 @@ use crate::bindings::wasi::http::types::{
 };
 use crate::bindings::wasi::io::streams::StreamError;
 use crate::memory::{RT_NODE, RT_PENDING, app, rd32, rd64, rt_alloc, text, wr64};
-use crate::ops::EXCEPTION;
+use crate::ops::exception;
 use crate::values::write_default;
 use crate::{json, sql};
 
@@ -29,9 +29,10 @@ const IN_PATH: u32 = 0;
 const IN_QUERY: u32 = 1;
 const IN_HEADER: u32 = 2;
 const PARAM_MANDATORY: u32 = 1;
-const VERBS: [&str; 4] = ["GET", "POST", "PUT", "DELETE"];
+/// What a refused client is told of the verbs: what answers GET answers HEAD.
+const ALLOWED: [&str; 4] = ["GET, HEAD", "POST", "PUT", "DELETE"];
 
-pub struct Handler;
+pub(crate) struct Handler;
 
 struct Answer {
     status: u16,
@@ -41,8 +42,9 @@ struct Answer {
 
 impl Guest for Handler {
     fn handle(request: IncomingRequest, out: ResponseOutparam) {
+        // SAFETY: the compiler has written the app's descriptor; this is the only call of the instance.
         let answer = unsafe { serve(&request) };
-        respond(out, &answer);
+        respond(out, &answer, matches!(request.method(), Method::Head));
     }
 }
 
@@ -65,29 +67,19 @@ struct Input {
 }
 
 unsafe fn route(index: u32) -> Route {
-    unsafe {
-        let at = rd32(app() + 8) + index * 32;
-        let pair = |offset: u32| (rd32(at + offset), rd32(at + offset + 4));
-        Route {
-            verb: rd32(at),
-            segments: pair(4),
-            inputs: pair(12),
-            outputs: pair(20),
-            function: rd32(at + 28),
-        }
-    }
+    let at = rd32(app() + 8) + index * 32;
+    let pair = |offset: u32| (rd32(at + offset), rd32(at + offset + 4));
+    Route { verb: rd32(at), segments: pair(4), inputs: pair(12), outputs: pair(20), function: rd32(at + 28) }
 }
 
 unsafe fn input(route: Route, index: u32) -> Input {
-    unsafe {
-        let at = route.inputs.1 + index * 20;
-        Input {
-            name: text(rd32(at)),
-            desc: rd32(at + 4),
-            source: rd32(at + 8),
-            flags: rd32(at + 12),
-            default: rd32(at + 16),
-        }
+    let at = route.inputs.1 + index * 20;
+    Input {
+        name: text(rd32(at)),
+        desc: rd32(at + 4),
+        source: rd32(at + 8),
+        flags: rd32(at + 12),
+        default: rd32(at + 16),
     }
 }
 
@@ -108,16 +100,15 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     let refuse = |status: u16, messages: &[String]| failure(status, messages, &request_id);
 
     let fitting: Vec<Route> =
-        unsafe { (0..rd32(app() + 4)).map(|i| route(i)).filter(|r| fits(*r, &segments)).collect() };
+        (0..rd32(app() + 4)).map(|i| route(i)).filter(|r| fits(*r, &segments)).collect();
     if fitting.is_empty() {
         return refuse(404, &["There is no such method".into()]);
     }
     // A literal segment is closer than a parameter: the route with the most literals answers.
-    let literals =
-        |r: &&Route| unsafe { (0..r.segments.0).filter(|i| rd32(r.segments.1 + i * 8) == 0).count() };
+    let literals = |r: &&Route| (0..r.segments.0).filter(|i| rd32(r.segments.1 + i * 8) == 0).count();
     let Some(&found) = fitting.iter().filter(|r| r.verb == verb).max_by_key(literals) else {
         let allowed: Vec<&str> =
-            (0..4u32).filter(|v| fitting.iter().any(|r| r.verb == *v)).map(|v| VERBS[v as usize]).collect();
+            (0..4u32).filter(|v| fitting.iter().any(|r| r.verb == *v)).map(|v| ALLOWED[v as usize]).collect();
         return Answer {
             allow: Some(allowed.join(", ")),
             ..refuse(405, &["The method does not take this verb".into()])
@@ -125,34 +116,32 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     };
 
     let (inputs, outputs) = (found.inputs.0, found.outputs.0);
-    let frame = unsafe { rt_alloc((inputs + outputs) * 8) };
+    let frame = rt_alloc((inputs + outputs) * 8);
     let mut problems = Vec::new();
     for index in 0..inputs {
-        let input = unsafe { input(found, index) };
+        let input = input(found, index);
         let slot = frame + index * 8;
-        unsafe {
+        {
             match input.default {
                 0 => write_default(slot, input.desc),
                 address => wr64(slot, rd64(address)),
             }
         }
         let given = match input.source {
-            IN_PATH => unsafe { path_value(found, &segments, index) },
+            IN_PATH => path_value(found, &segments, index),
             IN_QUERY => query_value(query, input.name),
             IN_HEADER => header(&headers, input.name),
             _ => {
-                if let Err((status, message)) =
-                    unsafe { read_body(request, &headers, slot, &input, &mut problems) }
-                {
+                if let Err((status, message)) = read_body(request, &headers, slot, &input, &mut problems) {
                     return refuse(status, &[message]);
                 }
                 continue;
             }
         };
         match given {
-            Some(value) if !(value.is_empty() && input.source != IN_PATH) => unsafe {
+            Some(value) if !(value.is_empty() && input.source != IN_PATH) => {
                 json::read_text(&value, slot, input.desc, input.name, &mut problems);
-            },
+            }
             _ if input.flags & PARAM_MANDATORY != 0 => problems.push(format!("{}: required", input.name)),
             _ => {}
         }
@@ -162,24 +151,24 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     }
 
     // SAFETY: the compiler put this function into the table with exactly this type.
-    let function: extern "C" fn(u32) -> u32 = unsafe { core::mem::transmute(found.function) };
+    let function: extern "C" fn(u32) -> u32 = core::mem::transmute(found.function);
     function(frame);
-    if unsafe { RT_PENDING } == 0 {
+    if RT_PENDING == 0 {
         sql::commit();
     }
-    if unsafe { RT_PENDING } != 0 {
+    if RT_PENDING != 0 {
         sql::rollback();
-        let (status, message) = unsafe { (*(&raw const EXCEPTION)).clone() };
+        let (status, message) = exception();
         report(status, &message);
         return refuse(status as u16, &[message]);
     }
-    Answer { status: 200, body: unsafe { written(found, frame + inputs * 8) }, allow: None }
+    Answer { status: 200, body: written(found, frame + inputs * 8), allow: None }
 }
 
 unsafe fn fits(route: Route, path: &[String]) -> bool {
     let (count, at) = route.segments;
     count as usize == path.len()
-        && path.iter().enumerate().all(|(i, segment)| unsafe {
+        && path.iter().enumerate().all(|(i, segment)| {
             let entry = at + i as u32 * 8;
             rd32(entry) != 0 || text(rd32(entry + 4)) == segment
         })
@@ -187,7 +176,7 @@ unsafe fn fits(route: Route, path: &[String]) -> bool {
 
 unsafe fn path_value(route: Route, path: &[String], input: u32) -> Option<String> {
     let (_, at) = route.segments;
-    path.iter().enumerate().find_map(|(i, segment)| unsafe {
+    path.iter().enumerate().find_map(|(i, segment)| {
         let entry = at + i as u32 * 8;
         (rd32(entry) == 1 && rd32(entry + 4) == input).then(|| segment.clone())
     })
@@ -201,7 +190,7 @@ fn query_value(query: &str, name: &str) -> Option<String> {
 }
 
 fn header(headers: &Headers, name: &str) -> Option<String> {
-    headers.get(&name.to_string()).into_iter().next().and_then(|value| String::from_utf8(value).ok())
+    headers.get(name).into_iter().next().and_then(|value| String::from_utf8(value).ok())
 }
 
 /// Undoes percent encoding; what is no UTF-8 afterwards is replaced.
@@ -244,7 +233,7 @@ unsafe fn read_body(
     if header(headers, "content-type").is_some_and(|kind| !kind.to_ascii_lowercase().contains("json")) {
         return Err((415, "The request body must be application/json".into()));
     }
-    unsafe { json::read(&raw, slot, input.desc, problems) };
+    json::read(&raw, slot, input.desc, problems);
     Ok(())
 }
 
@@ -268,7 +257,7 @@ fn body(request: &IncomingRequest) -> Result<Vec<u8>, (u16, String)> {
 unsafe fn written(route: Route, outputs: u32) -> String {
     let mut out = String::new();
     let (count, at) = route.outputs;
-    unsafe {
+    {
         match count {
             0 => {}
             1 => json::write(&mut out, outputs, rd32(at + 4)),
@@ -301,6 +290,7 @@ fn failure(status: u16, messages: &[String], request_id: &str) -> Answer {
 }
 
 fn report(status: u32, message: &str) {
+    // SAFETY: the word is 0 or the address of two texts that the compiler has written.
     let (action, node) = unsafe {
         match RT_NODE {
             0 => ("", ""),
@@ -312,7 +302,8 @@ fn report(status: u32, message: &str) {
     logging::log(level, message, &Origin { action: action.into(), node: node.into() });
 }
 
-fn respond(out: ResponseOutparam, answer: &Answer) {
+/// Sends the answer. HEAD gets the head that GET would get, with the length of the body it does not get.
+fn respond(out: ResponseOutparam, answer: &Answer, is_head: bool) {
     let headers = Headers::new();
     let pairs = [
         ("content-type", (!answer.body.is_empty()).then(|| "application/json; charset=utf-8".to_string())),
@@ -321,12 +312,13 @@ fn respond(out: ResponseOutparam, answer: &Answer) {
     ];
     for (name, value) in pairs {
         if let Some(value) = value {
-            let _ = headers.append(&name.to_string(), &value.into_bytes()); // fixed names and plain values: always valid
+            let _ = headers.append(name, &value.into_bytes()); // fixed names and plain values: always valid
         }
     }
     let response = OutgoingResponse::new(headers);
     let _ = response.set_status_code(answer.status); // 100 to 599 by the compiler's check
-    let body = response.body();
+    // A body that was asked for must be as long as the header says, so HEAD does not ask for one.
+    let body = if is_head { Err(()) } else { response.body() };
     ResponseOutparam::set(out, Ok(response));
     let Ok(body) = body else { return };
     if let Ok(stream) = body.write() {

@@ -18,13 +18,13 @@ const DEPTH_MAX: u32 = 64;
 const PROBLEMS_MAX: usize = 20;
 
 /// Reads a whole document into a slot.
-pub unsafe fn read(source: &[u8], slot: u32, desc: u32, problems: &mut Vec<String>) {
+pub(crate) unsafe fn read(source: &[u8], slot: u32, desc: u32, problems: &mut Vec<String>) {
     let Ok(source) = core::str::from_utf8(source) else {
         problems.push("The request body is not UTF-8".into());
         return;
     };
     let mut reader = Reader { source, at: 0, path: String::new(), problems };
-    let read = unsafe { reader.value(slot, desc, 0) }.and_then(|()| {
+    let read = reader.value(slot, desc, 0).and_then(|()| {
         reader.space();
         if reader.at == source.len() { Ok(()) } else { Err(Syntax) }
     });
@@ -35,9 +35,9 @@ pub unsafe fn read(source: &[u8], slot: u32, desc: u32, problems: &mut Vec<Strin
 }
 
 /// Reads one value of a path, query or header; `name` is for the problem.
-pub unsafe fn read_text(value: &str, slot: u32, desc: u32, name: &str, problems: &mut Vec<String>) {
-    if !unsafe { scalar(value, slot, kind(desc)) } {
-        problems.push(format!("{name}: expected {}", unsafe { expected(kind(desc)) }));
+pub(crate) unsafe fn read_text(value: &str, slot: u32, desc: u32, name: &str, problems: &mut Vec<String>) {
+    if !scalar(value, slot, kind(desc)) {
+        problems.push(format!("{name}: expected {}", expected(kind(desc))));
     }
 }
 
@@ -56,11 +56,11 @@ impl Reader<'_> {
             return Err(Syntax);
         }
         self.space();
-        let shape = unsafe { kind(desc) };
+        let shape = kind(desc);
         match (self.peek(), shape) {
             (b'n', _) => self.word("null"), // null is the default, which is there already
-            (b'{', RECORD) => unsafe { self.record(rd32(slot), desc, depth) },
-            (b'[', LIST) => unsafe { self.list(rd32(slot), element(desc), depth) },
+            (b'{', RECORD) => self.record(rd32(slot), desc, depth),
+            (b'[', LIST) => self.list(rd32(slot), element(desc), depth),
             (b'"', TEXT | EMAIL | PHONE | DATE | TIME | DATE_TIME | BINARY) => {
                 let value = self.string()?;
                 self.put(&value, slot, shape);
@@ -69,7 +69,7 @@ impl Reader<'_> {
             (b't' | b'f', BOOLEAN) => {
                 let yes = self.peek() == b't';
                 self.word(if yes { "true" } else { "false" })?;
-                unsafe { wr64(slot, i64::from(yes)) };
+                wr64(slot, i64::from(yes));
                 Ok(())
             }
             (b'-' | b'0'..=b'9', INTEGER | LONG | IDENTIFIER | DECIMAL) => {
@@ -86,13 +86,14 @@ impl Reader<'_> {
     }
 
     fn put(&mut self, value: &str, slot: u32, shape: u32) {
+        // SAFETY: the slot is one that `value` was called with.
         if !unsafe { scalar(value, slot, shape) } {
             self.problem(&format!("expected {}", expected(shape)));
         }
     }
 
     unsafe fn record(&mut self, record: u32, desc: u32, depth: u32) -> Result<(), Syntax> {
-        let count = unsafe { field_count(desc) };
+        let count = field_count(desc);
         let mut seen: Vec<bool> = alloc::vec![false; count as usize];
         self.at += 1;
         self.space();
@@ -103,18 +104,24 @@ impl Reader<'_> {
             self.space();
             self.expect(b':')?;
             self.space();
-            let known = (0..count).find(|i| unsafe { text(field(desc, *i).name) } == name);
+            let known = (0..count).find(|i| text(field(desc, *i).name) == name);
             match known {
-                Some(index) => unsafe {
+                Some(index) => {
                     seen[index as usize] = self.peek() != b'n';
                     let parent = self.path.len();
                     if parent > 0 {
                         self.path.push('.');
                     }
                     self.path.push_str(&name);
-                    self.value(record + index * 8, field(desc, index).desc, depth + 1)?;
+                    let (slot, field) = (record + index * 8, field(desc, index));
+                    self.value(slot, field.desc, depth + 1)?;
+                    if let Some(most) = field.characters_max()
+                        && text(rd32(slot)).chars().count() > most as usize
+                    {
+                        self.problem(&format!("expected {most} characters at most"));
+                    }
                     self.path.truncate(parent);
-                },
+                }
                 None => self.skip(depth + 1)?,
             }
             self.space();
@@ -123,13 +130,13 @@ impl Reader<'_> {
         }
         self.expect(b'}')?;
         for index in 0..count {
-            let field = unsafe { field(desc, index) };
-            if field.flags & FIELD_MANDATORY != 0 && !seen[index as usize] {
+            let field = field(desc, index);
+            if field.is_mandatory() && !seen[index as usize] {
                 let parent = self.path.len();
                 if parent > 0 {
                     self.path.push('.');
                 }
-                self.path.push_str(unsafe { text(field.name) });
+                self.path.push_str(text(field.name));
                 self.problem("required");
                 self.path.truncate(parent);
             }
@@ -143,8 +150,8 @@ impl Reader<'_> {
         let mut more = self.peek() != b']';
         while more {
             let parent = self.path.len();
-            self.path.push_str(&format!("[{}]", unsafe { list_len(list) }));
-            unsafe {
+            self.path.push_str(&format!("[{}]", list_len(list)));
+            {
                 let slot = rt_list_append(list);
                 write_default(slot, desc);
                 self.value(slot, desc, depth + 1)?;
@@ -311,17 +318,17 @@ unsafe fn scalar(value: &str, slot: u32, shape: u32) -> bool {
         BOOLEAN if value.eq_ignore_ascii_case("false") => Some(0),
         INTEGER => value.parse::<i32>().ok().map(i64::from),
         LONG | IDENTIFIER => value.parse::<i64>().ok(),
-        DECIMAL => decimal::parse(value).map(|units| i64::from(unsafe { new_decimal(units) })),
+        DECIMAL => decimal::parse(value).map(|units| i64::from(new_decimal(units))),
         DATE => calendar::parse_date(value).map(i64::from),
         TIME => calendar::parse_time(value),
         DATE_TIME => calendar::parse_date_time(value),
-        BINARY => from_base64(value).map(|raw| i64::from(unsafe { new_bytes(&raw) })),
+        BINARY => from_base64(value).map(|raw| i64::from(new_bytes(&raw))),
         EMAIL if !value.is_empty() && !is_email(value) => None,
-        TEXT | EMAIL | PHONE if !value.contains('\0') => Some(i64::from(unsafe { new_text(value) })),
+        TEXT | EMAIL | PHONE if !value.contains('\0') => Some(i64::from(new_text(value))),
         _ => None,
     };
     if let Some(word) = word {
-        unsafe { wr64(slot, word) };
+        wr64(slot, word);
     }
     word.is_some()
 }
@@ -333,51 +340,49 @@ fn is_email(value: &str) -> bool {
 }
 
 /// Writes the value of a slot.
-pub unsafe fn write(out: &mut String, slot: u32, desc: u32) {
-    unsafe {
-        let word = rd64(slot);
-        match kind(desc) {
-            BOOLEAN => out.push_str(if word as i32 != 0 { "true" } else { "false" }),
-            INTEGER => out.push_str(&(word as i32).to_string()),
-            LONG | IDENTIFIER => out.push_str(&word.to_string()),
-            DECIMAL => out.push_str(&decimal::format(decimal_at(word as u32))),
-            DATE => quoted(out, |out| calendar::format_date(out, word as i32)),
-            TIME => quoted(out, |out| calendar::format_time(out, word)),
-            DATE_TIME => quoted(out, |out| {
-                calendar::format_date_time(out, word, 'T');
-                out.push('Z');
-            }),
-            BINARY => quoted(out, |out| to_base64(out, bytes(word as u32))),
-            RECORD => {
-                out.push('{');
-                for index in 0..field_count(desc) {
-                    let field = field(desc, index);
-                    if index > 0 {
-                        out.push(',');
-                    }
-                    write_string(out, text(field.name));
-                    out.push(':');
-                    write(out, word as u32 + index * 8, field.desc);
+pub(crate) unsafe fn write(out: &mut String, slot: u32, desc: u32) {
+    let word = rd64(slot);
+    match kind(desc) {
+        BOOLEAN => out.push_str(if word as i32 != 0 { "true" } else { "false" }),
+        INTEGER => out.push_str(&(word as i32).to_string()),
+        LONG | IDENTIFIER => out.push_str(&word.to_string()),
+        DECIMAL => out.push_str(&decimal::format(decimal_at(word as u32))),
+        DATE => quoted(out, |out| calendar::format_date(out, word as i32)),
+        TIME => quoted(out, |out| calendar::format_time(out, word)),
+        DATE_TIME => quoted(out, |out| {
+            calendar::format_date_time(out, word, 'T');
+            out.push('Z');
+        }),
+        BINARY => quoted(out, |out| to_base64(out, bytes(word as u32))),
+        RECORD => {
+            out.push('{');
+            for index in 0..field_count(desc) {
+                let field = field(desc, index);
+                if index > 0 {
+                    out.push(',');
                 }
-                out.push('}');
+                write_string(out, text(field.name));
+                out.push(':');
+                write(out, word as u32 + index * 8, field.desc);
             }
-            LIST => {
-                out.push('[');
-                for index in 0..list_len(word as u32) {
-                    if index > 0 {
-                        out.push(',');
-                    }
-                    write(out, rd32(word as u32 + 8) + index * 8, element(desc));
-                }
-                out.push(']');
-            }
-            _ => write_string(out, text(word as u32)),
+            out.push('}');
         }
+        LIST => {
+            out.push('[');
+            for index in 0..list_len(word as u32) {
+                if index > 0 {
+                    out.push(',');
+                }
+                write(out, rd32(word as u32 + 8) + index * 8, element(desc));
+            }
+            out.push(']');
+        }
+        _ => write_string(out, text(word as u32)),
     }
 }
 
 /// Writes a JSON string.
-pub fn write_string(out: &mut String, value: &str) {
+pub(crate) fn write_string(out: &mut String, value: &str) {
     out.push('"');
     for c in value.chars() {
         match c {
@@ -418,7 +423,7 @@ fn to_base64(out: &mut String, raw: &[u8]) {
 
 fn from_base64(value: &str) -> Option<Vec<u8>> {
     let digits = value.trim_end_matches('=').as_bytes();
-    if digits.len() % 4 == 1 || value.len() % 4 != 0 || value.len() - digits.len() > 2 {
+    if digits.len() % 4 == 1 || !value.len().is_multiple_of(4) || value.len() - digits.len() > 2 {
         return None;
     }
     let mut raw = Vec::with_capacity(value.len() / 4 * 3);

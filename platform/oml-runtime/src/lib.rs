@@ -9,7 +9,7 @@
 //! exists on wasm32 only. `memory` is the arena, `values` the layout of records and lists, `ops` what
 //! expressions call, `json` text in and out, `sql` statements, `http` one request from head to response.
 //!
-//! Invariant: an instance serves one request. Memory is never given back, and a failure that the app
+//! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
 //! did not cause is a trap, which the host turns into an answer.
 
 #![cfg_attr(target_arch = "wasm32", no_std)]

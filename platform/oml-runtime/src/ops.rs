@@ -13,10 +13,17 @@ use crate::fold;
 use crate::memory::{RT_PENDING, decimal, new_decimal, new_text, text};
 
 /// The exception on its way out: HTTP status and message.
-pub static mut EXCEPTION: (u32, String) = (0, String::new());
+static mut EXCEPTION: (u32, String) = (0, String::new());
+
+/// What was raised.
+pub(crate) fn exception() -> (u32, String) {
+    let exception = &raw const EXCEPTION;
+    // SAFETY: one thread, and `raise` keeps no reference.
+    unsafe { (*exception).clone() }
+}
 
 /// Raises, unless something was raised before.
-pub fn raise(status: u32, message: &str) {
+pub(crate) fn raise(status: u32, message: &str) {
     // SAFETY: one thread.
     unsafe {
         if RT_PENDING == 0 {
@@ -28,7 +35,7 @@ pub fn raise(status: u32, message: &str) {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_raise(message: u32, status: u32) {
-    raise(status, unsafe { text(message) });
+    raise(status, text(message));
 }
 
 fn whole32(result: Option<i32>) -> i32 {
@@ -47,6 +54,7 @@ fn whole64(result: Option<i64>) -> i64 {
 
 fn exact(result: Result<i128, Overflow>) -> u32 {
     match result {
+        // SAFETY: it only allocates.
         Ok(units) => unsafe { new_decimal(units) },
         Err(Overflow) => {
             raise(500, "Decimal overflow");
@@ -59,8 +67,7 @@ fn exact(result: Result<i128, Overflow>) -> u32 {
 macro_rules! exports {
     ($($name:ident($($arg:ident: $ty:ty),*) -> $out:ty = $body:expr;)*) => {
         $(#[unsafe(no_mangle)] unsafe extern "C" fn $name($($arg: $ty),*) -> $out {
-            #[allow(unused_unsafe, reason = "some bodies are plain arithmetic")]
-            unsafe { $body }
+            $body
         })*
     };
 }
@@ -149,6 +156,7 @@ exports! {
 fn written(write: impl FnOnce(&mut String)) -> u32 {
     let mut out = String::new();
     write(&mut out);
+    // SAFETY: it only allocates.
     unsafe { new_text(&out) }
 }
 

@@ -9,28 +9,34 @@ use alloc::vec::Vec;
 
 use crate::bindings::odeon::sql::session::{self, Error, Rows, Value};
 use crate::calendar::DATE_DEFAULT;
-use crate::memory::{bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, text, wr32, wr64};
+use crate::memory::{
+    bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, text, wr32, wr64,
+};
 use crate::ops::raise;
-use crate::values::{DATE, DATE_TIME, field, field_count, kind, rt_list_append, rt_new_list, rt_new_record};
+use crate::values::{
+    BINARY, DATE, DATE_TIME, EMAIL, IDENTIFIER, PHONE, TEXT, field, field_count, kind, rt_list_append,
+    rt_new_list, rt_new_record,
+};
 use crate::{calendar, decimal};
 
 static mut PARAMS: Vec<Value> = Vec::new();
 
 fn param(value: Value) {
+    let params = &raw mut PARAMS;
     // SAFETY: one thread, and no reference outlives the call.
-    unsafe { (*(&raw mut PARAMS)).push(value) }
+    unsafe { (*params).push(value) }
 }
 
 fn params() -> Vec<Value> {
+    let params = &raw mut PARAMS;
     // SAFETY: as above.
-    unsafe { core::mem::take(&mut *(&raw mut PARAMS)) }
+    unsafe { core::mem::take(&mut *params) }
 }
 
 macro_rules! binders {
     ($($name:ident($v:ident: $ty:ty) = $body:expr;)*) => {
         $(#[unsafe(no_mangle)] unsafe extern "C" fn $name($v: $ty) {
-            #[allow(unused_unsafe, reason = "some bodies only wrap the word")]
-            param(unsafe { $body });
+            param($body);
         })*
     };
 }
@@ -51,43 +57,79 @@ binders! {
 /// Runs a SELECT; the rows become records of `desc`, in a list.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_query(sql: u32, desc: u32) -> u32 {
-    unsafe {
-        let list = rt_new_list();
-        match session::query(text(sql), &params()) {
-            Ok(rows) => {
-                let width = field_count(desc) as usize;
-                for row in rows.values.chunks_exact(width.max(1)) {
-                    wr32(rt_list_append(list), read_row(row, desc));
-                }
+    let list = rt_new_list();
+    match session::query(text(sql), &params()) {
+        Ok(rows) => {
+            let width = field_count(desc) as usize;
+            for row in rows.values.chunks_exact(width.max(1)) {
+                wr32(rt_list_append(list), read_row(row, desc));
             }
-            Err(error) => failed(&error),
         }
-        list
+        Err(error) => failed(&error),
     }
+    list
 }
 
 /// Runs a SELECT of one row; none is an exception with the message `absent`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_query_one(sql: u32, desc: u32, absent: u32) -> u32 {
-    unsafe {
-        match session::query(text(sql), &params()) {
-            Ok(rows) if rows.values.len() >= field_count(desc) as usize => read_row(&rows.values, desc),
-            Ok(_) => {
-                raise(500, text(absent));
-                rt_new_record(desc)
-            }
-            Err(error) => {
-                failed(&error);
-                rt_new_record(desc)
-            }
+    match session::query(text(sql), &params()) {
+        Ok(rows) if rows.values.len() >= field_count(desc) as usize => read_row(&rows.values, desc),
+        Ok(_) => {
+            raise(500, text(absent));
+            rt_new_record(desc)
         }
+        Err(error) => {
+            failed(&error);
+            rt_new_record(desc)
+        }
+    }
+}
+
+/// Checks a record before it is written: what is mandatory is not empty, texts are within their lengths.
+/// The columns themselves are wide, so that a length can change without touching the table.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_check(record: u32, desc: u32, entity: u32) {
+    let mut problems = String::new();
+    // The Id in front is the database's.
+    for index in 1..field_count(desc) {
+        let (field, slot) = (field(desc, index), record + index * 8);
+        let problem = {
+            if field.is_mandatory() && is_empty(slot, kind(field.desc)) {
+                String::from("must not be empty")
+            } else if let Some(most) = field.characters_max()
+                && let count = text(rd32(slot)).chars().count()
+                && count > most as usize
+            {
+                alloc::format!("holds {most} characters at most, not {count}")
+            } else {
+                continue;
+            }
+        };
+        let between = if problems.is_empty() { "Database exception: " } else { "; " };
+        let (entity, attribute) = (text(entity), text(field.name));
+        problems.push_str(&alloc::format!("{between}{entity}.{attribute} {problem}"));
+    }
+    if !problems.is_empty() {
+        raise(500, &problems);
+    }
+}
+
+/// Numbers, Booleans and times have no value that stands for "not given".
+unsafe fn is_empty(slot: u32, kind: u32) -> bool {
+    match kind {
+        TEXT | EMAIL | PHONE | BINARY => rd32(slot) == 0,
+        IDENTIFIER => rd64(slot) == 0,
+        DATE => rd32(slot) as i32 == DATE_DEFAULT,
+        DATE_TIME => rd64(slot) == i64::from(DATE_DEFAULT) * calendar::DAY_US,
+        _ => false,
     }
 }
 
 /// Runs an INSERT … RETURNING of the identifier.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_insert(sql: u32) -> i64 {
-    match session::execute_returning(unsafe { text(sql) }, &params()) {
+    match session::execute_returning(text(sql), &params()) {
         Ok(Rows { values, .. }) => match values.first() {
             Some(Value::Int64(id)) => *id,
             Some(Value::Int32(id)) => i64::from(*id),
@@ -103,8 +145,8 @@ unsafe extern "C" fn rt_insert(sql: u32) -> i64 {
 /// Runs an UPDATE; touching no row is an exception with the message `absent`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_update(sql: u32, absent: u32) {
-    match session::execute(unsafe { text(sql) }, &params()) {
-        Ok(0) => raise(500, unsafe { text(absent) }),
+    match session::execute(text(sql), &params()) {
+        Ok(0) => raise(500, text(absent)),
         Ok(_) => {}
         Err(error) => failed(&error),
     }
@@ -113,20 +155,20 @@ unsafe extern "C" fn rt_update(sql: u32, absent: u32) {
 /// Runs a DELETE; touching no row is fine.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_delete(sql: u32) {
-    if let Err(error) = session::execute(unsafe { text(sql) }, &params()) {
+    if let Err(error) = session::execute(text(sql), &params()) {
         failed(&error);
     }
 }
 
 /// Ends the transaction of a request that succeeded.
-pub fn commit() {
+pub(crate) fn commit() {
     if let Err(error) = session::commit() {
         failed(&error);
     }
 }
 
 /// Undoes what a request that failed has written.
-pub fn rollback() {
+pub(crate) fn rollback() {
     let _ = session::rollback(); // nothing to add: the request has failed, and the host rolls back what is open
 }
 
@@ -144,26 +186,24 @@ fn failed(error: &Error) {
 }
 
 unsafe fn read_row(row: &[Value], desc: u32) -> u32 {
-    unsafe {
-        let record = rt_new_record(desc);
-        for index in 0..field_count(desc) {
-            let slot = record + index * 8;
-            match &row[index as usize] {
-                // A column added later may be empty; there is no NULL in the language.
-                Value::Null => match kind(field(desc, index).desc) {
-                    DATE => wr64(slot, i64::from(DATE_DEFAULT)),
-                    DATE_TIME => wr64(slot, i64::from(DATE_DEFAULT) * calendar::DAY_US),
-                    _ => wr64(slot, 0),
-                },
-                Value::Boolean(v) => wr64(slot, i64::from(*v)),
-                Value::Int32(v) | Value::Date(v) => wr64(slot, i64::from(*v)),
-                Value::Int64(v) | Value::Time(v) | Value::Timestamp(v) => wr64(slot, *v),
-                Value::Decimal(v) => wr64(slot, i64::from(new_decimal(decimal::parse(v).unwrap_or(0)))),
-                Value::Text(v) => wr64(slot, i64::from(new_text(v))),
-                Value::Bytes(v) => wr64(slot, i64::from(new_bytes(v))),
-                Value::Float64(_) => raise(500, "Database exception: a column holds a floating point number"),
-            }
+    let record = rt_new_record(desc);
+    for index in 0..field_count(desc) {
+        let slot = record + index * 8;
+        match &row[index as usize] {
+            // A column added later may be empty; there is no NULL in the language.
+            Value::Null => match kind(field(desc, index).desc) {
+                DATE => wr64(slot, i64::from(DATE_DEFAULT)),
+                DATE_TIME => wr64(slot, i64::from(DATE_DEFAULT) * calendar::DAY_US),
+                _ => wr64(slot, 0),
+            },
+            Value::Boolean(v) => wr64(slot, i64::from(*v)),
+            Value::Int32(v) | Value::Date(v) => wr64(slot, i64::from(*v)),
+            Value::Int64(v) | Value::Time(v) | Value::Timestamp(v) => wr64(slot, *v),
+            Value::Decimal(v) => wr64(slot, i64::from(new_decimal(decimal::parse(v).unwrap_or(0)))),
+            Value::Text(v) => wr64(slot, i64::from(new_text(v))),
+            Value::Bytes(v) => wr64(slot, i64::from(new_bytes(v))),
+            Value::Float64(_) => raise(500, "Database exception: a column holds a floating point number"),
         }
-        record
     }
+    record
 }

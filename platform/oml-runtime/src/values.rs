@@ -9,174 +9,163 @@
 use crate::memory::{RT_PENDING, rd32, rd64, rt_alloc, wr32, wr64};
 use crate::ops::raise;
 
-pub const BOOLEAN: u32 = 0;
-pub const INTEGER: u32 = 1;
-pub const LONG: u32 = 2;
-pub const DECIMAL: u32 = 3;
-pub const TEXT: u32 = 4;
-pub const DATE: u32 = 5;
-pub const TIME: u32 = 6;
-pub const DATE_TIME: u32 = 7;
-pub const BINARY: u32 = 8;
-pub const RECORD: u32 = 9;
-pub const LIST: u32 = 10;
-pub const IDENTIFIER: u32 = 11;
-pub const EMAIL: u32 = 12;
-pub const PHONE: u32 = 13;
+pub(crate) const BOOLEAN: u32 = 0;
+pub(crate) const INTEGER: u32 = 1;
+pub(crate) const LONG: u32 = 2;
+pub(crate) const DECIMAL: u32 = 3;
+pub(crate) const TEXT: u32 = 4;
+pub(crate) const DATE: u32 = 5;
+pub(crate) const TIME: u32 = 6;
+pub(crate) const DATE_TIME: u32 = 7;
+pub(crate) const BINARY: u32 = 8;
+pub(crate) const RECORD: u32 = 9;
+pub(crate) const LIST: u32 = 10;
+pub(crate) const IDENTIFIER: u32 = 11;
+pub(crate) const EMAIL: u32 = 12;
+pub(crate) const PHONE: u32 = 13;
 
-/// The field must be there and not be null in JSON.
-pub const FIELD_MANDATORY: u32 = 1;
+/// The field must be there and not be null in JSON, and not be empty in a row that is written.
+pub(crate) const FIELD_MANDATORY: u32 = 1;
 
 /// One field of a record's descriptor.
-pub struct Field {
-    pub name: u32,
-    pub desc: u32,
-    pub flags: u32,
+pub(crate) struct Field {
+    pub(crate) name: u32,
+    pub(crate) desc: u32,
+    pub(crate) flags: u32,
 }
 
-pub unsafe fn kind(desc: u32) -> u32 {
-    unsafe { rd32(desc) }
-}
+impl Field {
+    pub(crate) fn is_mandatory(&self) -> bool {
+        self.flags & FIELD_MANDATORY != 0
+    }
 
-pub unsafe fn field_count(desc: u32) -> u32 {
-    unsafe { rd32(desc + 4) }
-}
-
-pub unsafe fn field(desc: u32, index: u32) -> Field {
-    unsafe {
-        let at = desc + 12 + index * 12;
-        Field { name: rd32(at), desc: rd32(at + 4), flags: rd32(at + 8) }
+    /// Most characters of a text, where there is a limit: all bits but the first.
+    pub(crate) fn characters_max(&self) -> Option<u32> {
+        Some(self.flags >> 1).filter(|most| *most > 0)
     }
 }
 
-pub unsafe fn element(desc: u32) -> u32 {
-    unsafe { rd32(desc + 4) }
+pub(crate) unsafe fn kind(desc: u32) -> u32 {
+    rd32(desc)
+}
+
+pub(crate) unsafe fn field_count(desc: u32) -> u32 {
+    rd32(desc + 4)
+}
+
+pub(crate) unsafe fn field(desc: u32, index: u32) -> Field {
+    let at = desc + 12 + index * 12;
+    Field { name: rd32(at), desc: rd32(at + 4), flags: rd32(at + 8) }
+}
+
+pub(crate) unsafe fn element(desc: u32) -> u32 {
+    rd32(desc + 4)
 }
 
 /// Writes the default of a type into a slot; what the slot's template says has been written before.
 unsafe fn deepen(slot: u32, desc: u32) {
-    unsafe {
-        match kind(desc) {
-            RECORD => wr32(slot, rt_new_record(desc)),
-            LIST => wr32(slot, rt_new_list()),
-            _ => {}
-        }
+    match kind(desc) {
+        RECORD => wr32(slot, rt_new_record(desc)),
+        LIST => wr32(slot, rt_new_list()),
+        _ => {}
     }
 }
 
 /// Writes the default of a type into a slot.
-pub unsafe fn write_default(slot: u32, desc: u32) {
-    unsafe {
-        match kind(desc) {
-            DATE => wr64(slot, i64::from(crate::calendar::DATE_DEFAULT)),
-            DATE_TIME => wr64(slot, i64::from(crate::calendar::DATE_DEFAULT) * crate::calendar::DAY_US),
-            RECORD | LIST => deepen(slot, desc),
-            _ => wr64(slot, 0),
-        }
+pub(crate) unsafe fn write_default(slot: u32, desc: u32) {
+    match kind(desc) {
+        DATE => wr64(slot, i64::from(crate::calendar::DATE_DEFAULT)),
+        DATE_TIME => wr64(slot, i64::from(crate::calendar::DATE_DEFAULT) * crate::calendar::DAY_US),
+        RECORD | LIST => deepen(slot, desc),
+        _ => wr64(slot, 0),
     }
 }
 
 /// A record with its defaults.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rt_new_record(desc: u32) -> u32 {
-    unsafe {
-        let count = field_count(desc);
-        let at = rt_alloc(count * 8);
-        core::ptr::copy_nonoverlapping(rd32(desc + 8) as *const u8, at as *mut u8, count as usize * 8);
-        for index in 0..count {
-            deepen(at + index * 8, field(desc, index).desc);
-        }
-        at
+pub(crate) unsafe extern "C" fn rt_new_record(desc: u32) -> u32 {
+    let count = field_count(desc);
+    let at = rt_alloc(count * 8);
+    core::ptr::copy_nonoverlapping(rd32(desc + 8) as *const u8, at as *mut u8, count as usize * 8);
+    for index in 0..count {
+        deepen(at + index * 8, field(desc, index).desc);
     }
+    at
 }
 
 /// An empty list.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rt_new_list() -> u32 {
-    unsafe { rt_alloc(12) }
+pub(crate) unsafe extern "C" fn rt_new_list() -> u32 {
+    rt_alloc(12)
 }
 
 /// A deep copy: records and lists are values.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rt_copy(from: u32, desc: u32) -> u32 {
-    unsafe {
-        match kind(desc) {
-            RECORD => {
-                let count = field_count(desc);
-                let at = rt_alloc(count * 8);
-                for index in 0..count {
-                    copy_slot(from + index * 8, at + index * 8, field(desc, index).desc);
-                }
-                at
+pub(crate) unsafe extern "C" fn rt_copy(from: u32, desc: u32) -> u32 {
+    match kind(desc) {
+        RECORD => {
+            let count = field_count(desc);
+            let at = rt_alloc(count * 8);
+            for index in 0..count {
+                copy_slot(from + index * 8, at + index * 8, field(desc, index).desc);
             }
-            LIST => {
-                let list = rt_new_list();
-                let count = list_len(from);
-                reserve(list, count);
-                for index in 0..count {
-                    copy_slot(rd32(from + 8) + index * 8, rt_list_append(list), element(desc));
-                }
-                list
-            }
-            _ => from,
+            at
         }
+        LIST => {
+            let list = rt_new_list();
+            let count = list_len(from);
+            reserve(list, count);
+            for index in 0..count {
+                copy_slot(rd32(from + 8) + index * 8, rt_list_append(list), element(desc));
+            }
+            list
+        }
+        _ => from,
     }
 }
 
 unsafe fn copy_slot(from: u32, to: u32, desc: u32) {
-    unsafe {
-        match kind(desc) {
-            RECORD | LIST => wr32(to, rt_copy(rd32(from), desc)),
-            _ => wr64(to, rd64(from)),
-        }
+    match kind(desc) {
+        RECORD | LIST => wr32(to, rt_copy(rd32(from), desc)),
+        _ => wr64(to, rd64(from)),
     }
 }
 
-pub unsafe fn list_len(list: u32) -> u32 {
-    if list == 0 { 0 } else { unsafe { rd32(list) } }
+pub(crate) unsafe fn list_len(list: u32) -> u32 {
+    if list == 0 { 0 } else { rd32(list) }
 }
 
 /// How many elements a list has.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rt_list_len(list: u32) -> i32 {
-    unsafe { list_len(list) as i32 }
+pub(crate) unsafe extern "C" fn rt_list_len(list: u32) -> i32 {
+    list_len(list) as i32
 }
 
 /// The slot of an element; past the end an exception, and the slot of nothing.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rt_list_slot(list: u32, index: i32) -> u32 {
-    unsafe {
-        if index >= 0 && (index as u32) < list_len(list) {
-            return rd32(list + 8) + index as u32 * 8;
-        }
-        raise(500, &alloc::format!("Index {index} is out of range"));
-        RT_PENDING = 1;
-        rt_alloc(8)
+pub(crate) unsafe extern "C" fn rt_list_slot(list: u32, index: i32) -> u32 {
+    if index >= 0 && (index as u32) < list_len(list) {
+        return rd32(list + 8) + index as u32 * 8;
     }
+    raise(500, &alloc::format!("Index {index} is out of range"));
+    RT_PENDING = 1;
+    rt_alloc(8)
 }
 
 /// Appends a slot and returns it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn rt_list_append(list: u32) -> u32 {
-    unsafe {
-        let len = rd32(list);
-        if len == rd32(list + 4) {
-            reserve(list, (len * 2).max(8));
-        }
-        wr32(list, len + 1);
-        rd32(list + 8) + len * 8
+pub(crate) unsafe extern "C" fn rt_list_append(list: u32) -> u32 {
+    let len = rd32(list);
+    if len == rd32(list + 4) {
+        reserve(list, (len * 2).max(8));
     }
+    wr32(list, len + 1);
+    rd32(list + 8) + len * 8
 }
 
 unsafe fn reserve(list: u32, capacity: u32) {
-    unsafe {
-        let slots = rt_alloc(capacity.checked_mul(8).unwrap_or_else(|| core::arch::wasm32::unreachable()));
-        core::ptr::copy_nonoverlapping(
-            rd32(list + 8) as *const u8,
-            slots as *mut u8,
-            rd32(list) as usize * 8,
-        );
-        wr32(list + 4, capacity);
-        wr32(list + 8, slots);
-    }
+    let slots = rt_alloc(capacity.checked_mul(8).unwrap_or_else(|| core::arch::wasm32::unreachable()));
+    core::ptr::copy_nonoverlapping(rd32(list + 8) as *const u8, slots as *mut u8, rd32(list) as usize * 8);
+    wr32(list + 4, capacity);
+    wr32(list + 8, slots);
 }

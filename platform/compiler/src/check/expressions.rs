@@ -53,15 +53,11 @@ impl Checker<'_, '_> {
             ExprKind::Item(list, index) => {
                 let list = self.expression(list);
                 let index = self.expect(index, &Type::Integer);
-                match &list.ty {
-                    Type::List(of) => made((**of).clone(), TKind::Item(Box::new(list), Box::new(index))),
-                    Type::Unknown => broken(),
-                    other => {
-                        let message = format!("{} has no elements", self.named.shown(other));
-                        self.problems.error("OML0203", list.span, message);
-                        broken()
-                    }
+                let of = self.element_of(&list, "OML0203", |shown| format!("{shown} has no elements"));
+                if of == Type::Unknown {
+                    return broken();
                 }
+                made(of, TKind::Item(Box::new(list), Box::new(index)))
             }
             ExprKind::Call(name, arguments) => self.function(name, arguments, expr.span),
             ExprKind::Unary(Unary::Not, operand) => {
@@ -144,29 +140,42 @@ impl Checker<'_, '_> {
             return self.static_record(entity, member, span).unwrap_or(broken);
         }
         let base = self.expression(of);
-        match &base.ty {
-            Type::Record(record) => {
-                let record = *record;
-                self.field(record, member, span, |index| TKind::Field(Box::new(base), index))
-                    .unwrap_or(broken)
-            }
-            Type::List(_) if member.text == "Length" => {
-                TExpr { ty: Type::Integer, span, kind: TKind::Length(Box::new(base)) }
-            }
-            Type::List(_) if member.text == "Empty" => {
-                let length = TExpr { ty: Type::Integer, span, kind: TKind::Length(Box::new(base)) };
-                let zero = TExpr { ty: Type::Integer, span, kind: TKind::Constant(Constant::Integer(0)) };
-                let kind = TKind::Compare(Binary::Equal, Box::new(length), Box::new(zero));
-                TExpr { ty: Type::Boolean, span, kind }
-            }
-            Type::Unknown => broken,
-            other => {
-                let message = format!("{} has no `{}`", self.named.shown(other), member.text);
-                let hint = matches!(other, Type::List(_)).then(|| "a list has Length and Empty".to_owned());
-                self.problems.error_hint("OML0104", member.span, message, hint);
-                broken
-            }
+        if let Type::Record(record) = base.ty {
+            let kind = |index| TKind::Field(Box::new(base), index);
+            return self.field(record, member, span, kind).unwrap_or(broken);
         }
+        let is_list = matches!(base.ty, Type::List(_));
+        if is_list && matches!(member.text.as_str(), "Length" | "Empty") {
+            let length = TExpr { ty: Type::Integer, span, kind: TKind::Length(Box::new(base)) };
+            if member.text == "Length" {
+                return length;
+            }
+            let zero = TExpr { ty: Type::Integer, span, kind: TKind::Constant(Constant::Integer(0)) };
+            let kind = TKind::Compare(Binary::Equal, Box::new(length), Box::new(zero));
+            return TExpr { ty: Type::Boolean, span, kind };
+        }
+        if base.ty != Type::Unknown {
+            let message = format!("{} has no `{}`", self.named.shown(&base.ty), member.text);
+            let hint = is_list.then(|| "a list has Length and Empty".to_owned());
+            self.problems.error_hint("OML0104", member.span, message, hint);
+        }
+        broken
+    }
+
+    /// The type of a list's elements; `Type::Unknown` and a problem where there are none.
+    pub(super) fn element_of(
+        &mut self,
+        list: &TExpr,
+        code: &'static str,
+        refused: impl FnOnce(&str) -> String,
+    ) -> Type {
+        if let Type::List(of) = &list.ty {
+            return (**of).clone();
+        }
+        if list.ty != Type::Unknown {
+            self.problems.error(code, list.span, refused(&self.named.shown(&list.ty)));
+        }
+        Type::Unknown
     }
 
     fn field(
@@ -383,7 +392,18 @@ fn wider(a: &Type, b: &Type) -> Option<Type> {
         Type::Integer => Some(1),
         Type::Long => Some(2),
         Type::Decimal => Some(3),
-        _ => None,
+        Type::Unknown
+        | Type::Boolean
+        | Type::Text
+        | Type::Email
+        | Type::Phone
+        | Type::Date
+        | Type::Time
+        | Type::DateTime
+        | Type::Binary
+        | Type::Identifier(_)
+        | Type::Record(_)
+        | Type::List(_) => None,
     };
     match (a, b) {
         _ if is_text(a) && is_text(b) => Some(Type::Text),

@@ -38,11 +38,9 @@ impl Generator<'_, '_> {
                 self.call("rt_list_len");
             }
             TKind::Negate(operand) => {
-                let zero = match expr.ty {
-                    Type::Long => Instruction::I64Const(0),
-                    _ => Instruction::I32Const(0), // for a decimal the address of zero
-                };
-                self.code.push(zero);
+                let is_long = expr.ty == Type::Long;
+                // For a decimal the address of zero.
+                self.code.push(if is_long { Instruction::I64Const(0) } else { Instruction::I32Const(0) });
                 self.expression(operand);
                 self.arithmetic(Binary::Subtract, &expr.ty);
             }
@@ -68,14 +66,12 @@ impl Generator<'_, '_> {
             TKind::Logic(op, left, right) => {
                 self.expression(left);
                 self.open(Instruction::If(BlockType::Result(ValType::I32)));
-                match op {
-                    Binary::And => self.expression(right),
-                    _ => self.code.push(Instruction::I32Const(1)),
-                }
-                self.code.push(Instruction::Else);
-                match op {
-                    Binary::And => self.code.push(Instruction::I32Const(0)),
-                    _ => self.expression(right),
+                if *op == Binary::And {
+                    self.expression(right);
+                    self.code.extend([Instruction::Else, Instruction::I32Const(0)]);
+                } else {
+                    self.code.extend([Instruction::I32Const(1), Instruction::Else]);
+                    self.expression(right);
                 }
                 self.close();
             }
@@ -119,19 +115,39 @@ impl Generator<'_, '_> {
         self.leave_if_raised();
     }
 
+    /// Check has made both sides one type, and a quotient a decimal.
     fn arithmetic(&mut self, op: Binary, ty: &Type) {
-        let family = match ty {
-            Type::Integer => "int",
-            Type::Long => "long",
-            _ => "dec",
+        let [add, sub, mul] = match ty {
+            Type::Integer => ["rt_int_add", "rt_int_sub", "rt_int_mul"],
+            Type::Long => ["rt_long_add", "rt_long_sub", "rt_long_mul"],
+            Type::Unknown
+            | Type::Boolean
+            | Type::Decimal
+            | Type::Text
+            | Type::Email
+            | Type::Phone
+            | Type::Date
+            | Type::Time
+            | Type::DateTime
+            | Type::Binary
+            | Type::Identifier(_)
+            | Type::Record(_)
+            | Type::List(_) => ["rt_dec_add", "rt_dec_sub", "rt_dec_mul"],
         };
-        let verb = match op {
-            Binary::Add => "add",
-            Binary::Subtract => "sub",
-            Binary::Multiply => "mul",
-            _ => "div",
-        };
-        self.call(&format!("rt_{family}_{verb}"));
+        self.call(match op {
+            Binary::Add => add,
+            Binary::Subtract => sub,
+            Binary::Multiply => mul,
+            Binary::Divide
+            | Binary::Less
+            | Binary::LessEqual
+            | Binary::Greater
+            | Binary::GreaterEqual
+            | Binary::Equal
+            | Binary::NotEqual
+            | Binary::And
+            | Binary::Or => "rt_dec_div",
+        });
         self.leave_if_raised();
     }
 
@@ -139,7 +155,17 @@ impl Generator<'_, '_> {
         match ty {
             Type::Decimal => self.call("rt_dec_cmp"),
             Type::Text | Type::Email | Type::Phone => self.call("rt_text_cmp"),
-            _ => {
+            Type::Unknown
+            | Type::Boolean
+            | Type::Integer
+            | Type::Long
+            | Type::Date
+            | Type::Time
+            | Type::DateTime
+            | Type::Binary
+            | Type::Identifier(_)
+            | Type::Record(_)
+            | Type::List(_) => {
                 let wide = word(ty) == ValType::I64;
                 self.code.push(if wide { compare64(op) } else { compare32(op) });
                 return;
@@ -185,6 +211,7 @@ fn to_text(ty: &Type) -> bool {
     matches!(ty, Type::Text | Type::Email | Type::Phone)
 }
 
+/// What is no comparison is not asked for.
 fn compare32(op: Binary) -> Instruction<'static> {
     match op {
         Binary::Less => Instruction::I32LtS,
@@ -192,7 +219,13 @@ fn compare32(op: Binary) -> Instruction<'static> {
         Binary::Greater => Instruction::I32GtS,
         Binary::GreaterEqual => Instruction::I32GeS,
         Binary::NotEqual => Instruction::I32Ne,
-        _ => Instruction::I32Eq,
+        Binary::Equal
+        | Binary::Add
+        | Binary::Subtract
+        | Binary::Multiply
+        | Binary::Divide
+        | Binary::And
+        | Binary::Or => Instruction::I32Eq,
     }
 }
 
@@ -203,6 +236,12 @@ fn compare64(op: Binary) -> Instruction<'static> {
         Binary::Greater => Instruction::I64GtS,
         Binary::GreaterEqual => Instruction::I64GeS,
         Binary::NotEqual => Instruction::I64Ne,
-        _ => Instruction::I64Eq,
+        Binary::Equal
+        | Binary::Add
+        | Binary::Subtract
+        | Binary::Multiply
+        | Binary::Divide
+        | Binary::And
+        | Binary::Or => Instruction::I64Eq,
     }
 }

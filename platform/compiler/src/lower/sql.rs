@@ -70,7 +70,7 @@ impl Generator<'_, '_> {
     pub(super) fn create(&mut self, record: usize, value: &TExpr, out: usize) {
         let named = self.shared.named;
         let def = &named.records[record];
-        self.bind_fields(def, value);
+        self.bind_fields(record, value);
         let (mut names, mut values) = (Vec::new(), Vec::new());
         for (index, field) in def.fields.iter().enumerate().skip(1) {
             names.push(quoted(&field.name));
@@ -95,7 +95,7 @@ impl Generator<'_, '_> {
     pub(super) fn update(&mut self, record: usize, value: &TExpr) {
         let named = self.shared.named;
         let def = &named.records[record];
-        let held = self.bind_fields(def, value);
+        let held = self.bind_fields(record, value);
         self.code.push(Instruction::LocalGet(held));
         self.code.push(load(&Type::Long, 0));
         self.bind(&Type::Long);
@@ -125,11 +125,23 @@ impl Generator<'_, '_> {
         self.leave_if_raised();
     }
 
-    /// Binds every attribute but the Id, in order; returns the local that holds the record.
-    fn bind_fields(&mut self, def: &RecordDef, value: &TExpr) -> u32 {
+    /// Checks the record, then binds every attribute but the Id, in order; returns the local that holds it.
+    fn bind_fields(&mut self, record: usize, value: &TExpr) -> u32 {
+        let named = self.shared.named;
+        let def = &named.records[record];
         let held = self.temporary(ValType::I32);
         self.expression(value);
         self.code.push(Instruction::LocalSet(held));
+        // Before the first parameter is bound: a refused record leaves none behind.
+        if def.fields.iter().skip(1).any(|f| f.mandatory || f.length.is_some()) {
+            let (descriptor, entity) =
+                (self.shared.descriptor(&Type::Record(record)), self.shared.data.text(&def.name));
+            self.code.push(Instruction::LocalGet(held));
+            self.address(descriptor);
+            self.address(entity);
+            self.call("rt_check");
+            self.leave_if_raised();
+        }
         for (index, field) in def.fields.iter().enumerate().skip(1) {
             self.code.push(Instruction::LocalGet(held));
             self.code.push(load(&field.ty, index));
@@ -291,10 +303,11 @@ impl Statement<'_> {
         }
         let (row, other) = if touches_row(a) { (a, b) } else { (b, a) };
         self.text.push_str(if op == Binary::NotEqual { "(NOT (" } else { "((" });
-        if touches_row(other) {
+        // An attribute is named three times, so that its index can be used. Anything longer is named once:
+        // repeated at each level, the text would grow with the power of the depth.
+        if touches_row(other) || !matches!(row.kind, TKind::Attribute(..)) {
             self.between(row, "IS NOT DISTINCT FROM", other);
         } else {
-            // In this form an index on the attribute can be used.
             self.bound.push(other.clone());
             let number = self.bound.len();
             self.expression(row);

@@ -1,15 +1,20 @@
 //! Expressions: text to tree, with the place of every token in the file.
 //!
 //! Precedence, high to low, is ODC's: unary minus, NOT, `* /`, `+ -`, `< > <= >=`, `= <>`, AND, OR.
-//! Invariant: a broken expression yields one problem and [`ExprKind::Broken`].
+//! Invariant: a broken expression yields one problem and [`ExprKind::Broken`]; no tree is higher than
+//! [`LEVELS_MAX`].
 
 use crate::ast::{Binary, Expr, ExprKind, Name, Unary};
 use crate::problem::Problems;
 use crate::sources::Span;
 use crate::yaml::Scalar;
 
-/// Deeper nesting is refused, so that no stage can be driven off its stack.
+/// Parentheses in parentheses, signs in a row and operators in a row beyond this are refused, so that
+/// reading stays on its stack.
 const DEPTH_MAX: u32 = 100;
+/// Levels of the tree beyond this are refused, so that every later stage stays on its stack. A row of
+/// operators nests to the left as deep as it is long, and its operands may be rows again.
+const LEVELS_MAX: u32 = 200;
 
 pub(crate) fn read(scalar: &Scalar, span: Span, problems: &mut Problems<'_>) -> Expr {
     let tokens = match tokens(scalar, span) {
@@ -20,10 +25,15 @@ pub(crate) fn read(scalar: &Scalar, span: Span, problems: &mut Problems<'_>) -> 
         }
     };
     let mut parser = Parser { tokens: &tokens, at: 0, depth: 0 };
-    match parser.expression(0).and_then(|expr| match parser.peek() {
-        Token::End => Ok(expr),
-        other => Err((parser.span(), format!("unexpected {}", other.shown()))),
-    }) {
+    let whole = parser.expression(0).and_then(|tall| {
+        let rest = parser.peek();
+        if *rest == Token::End {
+            Ok(tall.expr)
+        } else {
+            Err((parser.span(), format!("unexpected {}", rest.shown())))
+        }
+    });
+    match whole {
         Ok(expr) => expr,
         Err((at, message)) => {
             problems.error("OML0201", at, message);
@@ -56,6 +66,29 @@ impl Token {
 }
 
 type Refused = (Span, String);
+
+/// An expression and the levels of its tree.
+struct Tall {
+    expr: Expr,
+    levels: u32,
+}
+
+impl Tall {
+    fn leaf(expr: Expr) -> Tall {
+        Tall { expr, levels: 1 }
+    }
+
+    /// One level above others, the highest of which has `inner`.
+    fn above(inner: u32, span: Span, kind: ExprKind) -> Result<Tall, Refused> {
+        if inner >= LEVELS_MAX {
+            return Err((
+                span,
+                format!("nested deeper than {LEVELS_MAX} levels; compute a part of it before"),
+            ));
+        }
+        Ok(Tall { expr: Expr { span, kind }, levels: inner + 1 })
+    }
+}
 
 const SYMBOLS: [&str; 17] =
     ["<=", ">=", "<>", "!=", "+", "-", "*", "/", "<", ">", "=", "(", ")", "[", "]", ",", "."];
@@ -134,7 +167,7 @@ struct Parser<'t> {
 }
 
 impl Parser<'_> {
-    fn expression(&mut self, floor: u8) -> Result<Expr, Refused> {
+    fn expression(&mut self, floor: u8) -> Result<Tall, Refused> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err((self.span(), format!("nested deeper than {DEPTH_MAX} levels")));
@@ -150,42 +183,48 @@ impl Parser<'_> {
             let at = self.span();
             self.at += 1;
             let right = self.expression(strength + 1)?;
-            let span = join(left.span, right.span);
-            left = Expr { span, kind: ExprKind::Binary(op, at, Box::new(left), Box::new(right)) };
+            let (span, inner) = (join(left.expr.span, right.expr.span), left.levels.max(right.levels));
+            let kind = ExprKind::Binary(op, at, Box::new(left.expr), Box::new(right.expr));
+            left = Tall::above(inner, span, kind)?;
         }
         self.depth -= 1;
         Ok(left)
     }
 
     fn operator(&self) -> Option<(Binary, u8)> {
-        Some(match self.peek() {
-            Token::Symbol("*") => (Binary::Multiply, 6),
-            Token::Symbol("/") => (Binary::Divide, 6),
-            Token::Symbol("+") => (Binary::Add, 5),
-            Token::Symbol("-") => (Binary::Subtract, 5),
-            Token::Symbol("<") => (Binary::Less, 4),
-            Token::Symbol("<=") => (Binary::LessEqual, 4),
-            Token::Symbol(">") => (Binary::Greater, 4),
-            Token::Symbol(">=") => (Binary::GreaterEqual, 4),
-            Token::Symbol("=") => (Binary::Equal, 3),
-            Token::Symbol("<>" | "!=") => (Binary::NotEqual, 3),
-            Token::Word(w) if w.eq_ignore_ascii_case("and") => (Binary::And, 2),
-            Token::Word(w) if w.eq_ignore_ascii_case("or") => (Binary::Or, 1),
+        let word = match self.peek() {
+            Token::Symbol(symbol) => (*symbol).to_owned(),
+            Token::Word(word) => word.to_ascii_lowercase(),
+            Token::Number(_) | Token::Text(_) | Token::Moment(_) | Token::End => return None,
+        };
+        Some(match word.as_str() {
+            "*" => (Binary::Multiply, 6),
+            "/" => (Binary::Divide, 6),
+            "+" => (Binary::Add, 5),
+            "-" => (Binary::Subtract, 5),
+            "<" => (Binary::Less, 4),
+            "<=" => (Binary::LessEqual, 4),
+            ">" => (Binary::Greater, 4),
+            ">=" => (Binary::GreaterEqual, 4),
+            "=" => (Binary::Equal, 3),
+            "<>" | "!=" => (Binary::NotEqual, 3),
+            "and" => (Binary::And, 2),
+            "or" => (Binary::Or, 1),
             _ => return None,
         })
     }
 
-    fn unary(&mut self) -> Result<Expr, Refused> {
+    fn unary(&mut self) -> Result<Tall, Refused> {
         let start = self.span();
         match self.peek().clone() {
             Token::Symbol("-") => {
                 self.at += 1;
-                self.deeper(|p| p.unary()).map(|operand| prefix(Unary::Minus, start, operand))
+                self.deeper(|p| p.unary()).and_then(|operand| prefix(Unary::Minus, start, operand))
             }
             Token::Word(w) if w.eq_ignore_ascii_case("not") => {
                 self.at += 1;
                 // NOT binds looser than a sign and tighter than `*`, so `not A = B` negates A.
-                self.deeper(|p| p.unary()).map(|operand| prefix(Unary::Not, start, operand))
+                self.deeper(|p| p.unary()).and_then(|operand| prefix(Unary::Not, start, operand))
             }
             Token::Number(_)
             | Token::Text(_)
@@ -206,7 +245,7 @@ impl Parser<'_> {
         out
     }
 
-    fn postfix(&mut self) -> Result<Expr, Refused> {
+    fn postfix(&mut self) -> Result<Tall, Refused> {
         let mut expr = self.primary()?;
         let mut links = 0;
         loop {
@@ -222,23 +261,28 @@ impl Parser<'_> {
                         return Err((span, "a name must follow the dot".into()));
                     };
                     let name = Name { text: word, span };
-                    expr = Expr { span: join(expr.span, span), kind: ExprKind::Member(Box::new(expr), name) };
+                    let whole = join(expr.expr.span, span);
+                    expr = Tall::above(expr.levels, whole, ExprKind::Member(Box::new(expr.expr), name))?;
                 }
                 Token::Symbol("[") => {
                     self.at += 1;
                     let index = self.expression(0)?;
                     let end = self.expect("]")?;
-                    expr = Expr {
-                        span: join(expr.span, end),
-                        kind: ExprKind::Item(Box::new(expr), Box::new(index)),
-                    };
+                    let (whole, inner) = (join(expr.expr.span, end), expr.levels.max(index.levels));
+                    let kind = ExprKind::Item(Box::new(expr.expr), Box::new(index.expr));
+                    expr = Tall::above(inner, whole, kind)?;
                 }
-                _ => return Ok(expr),
+                Token::Symbol(_)
+                | Token::Number(_)
+                | Token::Text(_)
+                | Token::Moment(_)
+                | Token::Word(_)
+                | Token::End => return Ok(expr),
             }
         }
     }
 
-    fn primary(&mut self) -> Result<Expr, Refused> {
+    fn primary(&mut self) -> Result<Tall, Refused> {
         let span = self.span();
         let kind = match self.next() {
             Token::Number(n) => ExprKind::Number(n),
@@ -246,16 +290,18 @@ impl Parser<'_> {
             Token::Moment(m) => ExprKind::Moment(m),
             Token::Word(word) if *self.peek() == Token::Symbol("(") => {
                 self.at += 1;
-                let mut arguments = Vec::new();
+                let (mut arguments, mut inner) = (Vec::new(), 0);
                 while *self.peek() != Token::Symbol(")") {
                     if !arguments.is_empty() {
                         self.expect(",")?;
                     }
-                    arguments.push(self.expression(0)?);
+                    let argument = self.expression(0)?;
+                    inner = inner.max(argument.levels);
+                    arguments.push(argument.expr);
                 }
                 let end = self.expect(")")?;
                 let name = Name { text: word, span };
-                return Ok(Expr { span: join(span, end), kind: ExprKind::Call(name, arguments) });
+                return Tall::above(inner, join(span, end), ExprKind::Call(name, arguments));
             }
             Token::Word(word) => ExprKind::Name(word),
             Token::Symbol("(") => {
@@ -267,15 +313,16 @@ impl Parser<'_> {
                 return Err((span, format!("expected a value, found {}", other.shown())));
             }
         };
-        Ok(Expr { span, kind })
+        Ok(Tall::leaf(Expr { span, kind }))
     }
 
     fn expect(&mut self, symbol: &'static str) -> Result<Span, Refused> {
         let span = self.span();
-        match self.next() {
-            Token::Symbol(s) if s == symbol => Ok(span),
-            other => Err((span, format!("expected `{symbol}`, found {}", other.shown()))),
+        let found = self.next();
+        if found == Token::Symbol(symbol) {
+            return Ok(span);
         }
+        Err((span, format!("expected `{symbol}`, found {}", found.shown())))
     }
 
     fn peek(&self) -> &Token {
@@ -293,8 +340,9 @@ impl Parser<'_> {
     }
 }
 
-fn prefix(op: Unary, start: Span, operand: Expr) -> Expr {
-    Expr { span: join(start, operand.span), kind: ExprKind::Unary(op, Box::new(operand)) }
+fn prefix(op: Unary, start: Span, operand: Tall) -> Result<Tall, Refused> {
+    let span = join(start, operand.expr.span);
+    Tall::above(operand.levels, span, ExprKind::Unary(op, Box::new(operand.expr)))
 }
 
 fn join(a: Span, b: Span) -> Span {

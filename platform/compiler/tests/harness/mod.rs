@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::{Component, Linker, ResourceTable, Val};
-use wasmtime::{Engine, Store};
+use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -48,6 +48,7 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: String,
     pub(crate) allow: Option<String>,
+    pub(crate) length: Option<String>,
 }
 
 struct State {
@@ -55,7 +56,11 @@ struct State {
     http: WasiHttpCtx,
     table: ResourceTable,
     hooks: NoOutgoing,
+    limits: StoreLimits,
 }
+
+/// What an instance may have: far less than a host gives, so that a test sees what is not freed.
+const MEMORY_BYTES: usize = 12 << 20;
 
 /// Apps of this cut call nobody.
 struct NoOutgoing;
@@ -126,8 +131,13 @@ impl App {
     }
 
     pub(crate) fn send(&self, verb: &str, path: &str, body: &str) -> Reply {
+        self.send_with(verb, path, &[], body)
+    }
+
+    pub(crate) fn send_with(&self, verb: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
         let builder = hyper::Request::builder().method(verb).uri(format!("http://app{path}"));
         let builder = builder.header("host", "app").header("x-request-id", "r-1");
+        let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
         let body = Full::new(Bytes::from(body.to_owned())).map_err(|never| match never {});
         let request = builder.body(body).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -139,8 +149,11 @@ impl App {
         B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
     {
         let wasi = WasiCtx::builder().inherit_stdio().build();
-        let state = State { wasi, http: WasiHttpCtx::new(), table: ResourceTable::new(), hooks: NoOutgoing };
+        let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).build();
+        let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
+        let state = State { wasi, http, table, hooks: NoOutgoing, limits };
         let mut store = Store::new(self.pre.engine(), state);
+        store.limiter(|state| &mut state.limits);
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request).unwrap();
         let out = store.data_mut().http().new_response_outparam(sender).unwrap();
@@ -150,13 +163,11 @@ impl App {
         };
         let client = async {
             let response = receiver.await.expect("a response").expect("no error");
-            let (status, allow) = (response.status().as_u16(), response.headers().get("allow").cloned());
+            let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
+            let (status, allow, length) =
+                (response.status().as_u16(), header("allow"), header("content-length"));
             let body = response.into_body().collect().await.unwrap().to_bytes();
-            Reply {
-                status,
-                body: String::from_utf8(body.to_vec()).unwrap(),
-                allow: allow.map(|v| v.to_str().unwrap().to_owned()),
-            }
+            Reply { status, body: String::from_utf8(body.to_vec()).unwrap(), allow, length }
         };
         tokio::join!(guest, client).1
     }
@@ -209,6 +220,10 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
         .unwrap();
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "wasmtime's values are many; those that the interface has are named"
+)]
 fn shown(value: &Val) -> String {
     match value {
         Val::Variant(case, Some(payload)) => format!("{case}({})", shown(payload)),

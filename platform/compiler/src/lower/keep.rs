@@ -1,0 +1,339 @@
+//! Loops that free what an iteration leaves behind: which may, and what must be kept.
+//!
+//! The arena only grows, so a loop over many rows would end with all their garbage. A loop may give back
+//! everything allocated since it began, at the end of an iteration, when every address of that part of the
+//! arena that can still be read is in a place that is known here; those places are few, and what they hold
+//! is moved to the front. Proof, over the ways in which an address can outlive its iteration:
+//!
+//! - Outputs of the body's nodes and elements of loops in it: their every read is in the body, after they
+//!   were written in the same iteration ([`written_before_read`]). Nobody reads what they held before.
+//! - An assignment to a variable from outside, or to an attribute reached from one through records: a kept
+//!   place when the value is a text, a number or bytes, which nothing inside points out of. Records and lists
+//!   are refused. A record is held by one variable only, because every store copies it, so two places are
+//!   never the same slot; an element of a loop is the exception, it is the list's own record, and is no place.
+//! - An assignment through an element or an index, which is another slot each time: refused, unless the
+//!   value is [`Loop::is_old`], that is from before the loop.
+//! - Appending to a list from outside: refused. What an action is called with or a statement binds is
+//!   gone when it returns, and an exception leaves the loop for good.
+//!
+//! Invariant: what is not understood is refused, and a refused loop is merely hungry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::types::*;
+
+/// What is known of an action before its loops are lowered.
+#[derive(Debug)]
+pub(super) struct Uses {
+    /// How often each variable is read.
+    reads: BTreeMap<usize, u32>,
+    elements: BTreeSet<usize>,
+}
+
+impl Uses {
+    pub(super) fn of(nodes: &[TNode]) -> Uses {
+        let mut uses = Uses { reads: BTreeMap::new(), elements: BTreeSet::new() };
+        each_node(nodes, &mut |node| {
+            node_reads(node, &mut |variable| *uses.reads.entry(variable).or_default() += 1);
+            if let TNodeKind::ForEach { element, .. } = &node.kind {
+                uses.elements.insert(*element);
+            }
+        });
+        uses
+    }
+}
+
+/// The places to keep at the end of an iteration; `None` when the loop must not free.
+pub(super) fn kept<'n>(
+    body: &'n [TNode],
+    element: usize,
+    variables: &[LocalDef],
+    uses: &Uses,
+) -> Option<Vec<&'n TExpr>> {
+    let mut made = BTreeSet::new();
+    let mut nested = BTreeMap::new();
+    let mut inner_reads: BTreeMap<usize, u32> = BTreeMap::new();
+    each_node(body, &mut |node| {
+        made.extend(outputs(&node.kind));
+        if let TNodeKind::ForEach { element, list, .. } = &node.kind {
+            nested.insert(*element, list);
+        }
+        node_reads(node, &mut |variable| *inner_reads.entry(variable).or_default() += 1);
+    });
+    let passing: BTreeSet<usize> = made
+        .iter()
+        .chain(nested.keys())
+        .copied()
+        .filter(|variable| is_address(&variables[*variable].ty))
+        .collect();
+    if passing.iter().any(|variable| uses.reads.get(variable) != inner_reads.get(variable))
+        || written_before_read(body, BTreeSet::new(), &passing).is_none()
+    {
+        return None;
+    }
+    let mut found = Loop { element, made, nested, roots: BTreeSet::new() };
+    let mut places: BTreeMap<Vec<usize>, &TExpr> = BTreeMap::new();
+    let mut must_be_old = Vec::new();
+    let mut refused = false;
+    each_node(body, &mut |node| match &node.kind {
+        TNodeKind::Assign(pairs) => {
+            for (target, value) in pairs.iter().filter(|(target, _)| is_address(&target.ty)) {
+                let root = root_of(target);
+                if root.is_some_and(|root| found.passes(root)) {
+                    continue;
+                }
+                match path_of(target) {
+                    _ if matches!(target.ty, Type::Record(_) | Type::List(_)) => refused = true,
+                    Some(path) if !uses.elements.contains(&path[0]) => {
+                        places.insert(path, target);
+                    }
+                    Some(_) | None => must_be_old.push(value),
+                }
+            }
+        }
+        TNodeKind::Append { list, .. } => {
+            refused |= !root_of(list).is_some_and(|root| found.passes(root));
+        }
+        TNodeKind::If { .. }
+        | TNodeKind::ForEach { .. }
+        | TNodeKind::Call { .. }
+        | TNodeKind::Get { .. }
+        | TNodeKind::List { .. }
+        | TNodeKind::Create { .. }
+        | TNodeKind::Update { .. }
+        | TNodeKind::Delete { .. }
+        | TNodeKind::Raise { .. }
+        | TNodeKind::Return => {}
+    });
+    found.roots = places.keys().map(|path| path[0]).collect();
+    let fits = !refused && must_be_old.iter().all(|value| found.is_old(value));
+    fits.then(|| places.into_values().collect())
+}
+
+struct Loop<'n> {
+    element: usize,
+    /// Outputs of the body's nodes.
+    made: BTreeSet<usize>,
+    /// Elements of the loops in the body, and the lists they are of.
+    nested: BTreeMap<usize, &'n TExpr>,
+    /// The variables that kept places begin with.
+    roots: BTreeSet<usize>,
+}
+
+impl Loop<'_> {
+    /// Whether what is reached from a variable was made in this iteration and ends with it.
+    fn passes(&self, variable: usize) -> bool {
+        self.made.contains(&variable)
+            || self.nested.get(&variable).and_then(|list| root_of(list)).is_some_and(|root| {
+                // A loop's list cannot begin with its own element, so this ends.
+                root != variable && self.passes(root)
+            })
+    }
+
+    /// Whether a value was there before the loop. Nothing but old values is stored where this looks:
+    /// what begins with a kept place's variable is excluded, and all other stores are checked by this.
+    fn is_old(&self, value: &TExpr) -> bool {
+        if !is_address(&value.ty) {
+            return true;
+        }
+        match &value.kind {
+            TKind::Constant(_) | TKind::Null => true,
+            TKind::Local(variable) => {
+                *variable == self.element
+                    || !(self.made.contains(variable)
+                        || self.nested.contains_key(variable)
+                        || self.roots.contains(variable))
+            }
+            TKind::Field(of, _) | TKind::Item(of, _) => self.is_old(of),
+            TKind::If(_, then, otherwise) => self.is_old(then) && self.is_old(otherwise),
+            TKind::Broken
+            | TKind::Attribute(..)
+            | TKind::Length(_)
+            | TKind::Negate(_)
+            | TKind::Not(_)
+            | TKind::Arithmetic(..)
+            | TKind::Concat(..)
+            | TKind::Compare(..)
+            | TKind::Logic(..)
+            | TKind::Convert(_)
+            | TKind::Builtin(..) => false,
+        }
+    }
+}
+
+/// Whether a value of the type is an address in the arena or in the app's data.
+fn is_address(ty: &Type) -> bool {
+    match ty {
+        Type::Decimal
+        | Type::Text
+        | Type::Email
+        | Type::Phone
+        | Type::Binary
+        | Type::Record(_)
+        | Type::List(_) => true,
+        Type::Unknown
+        | Type::Boolean
+        | Type::Integer
+        | Type::Long
+        | Type::Date
+        | Type::Time
+        | Type::DateTime
+        | Type::Identifier(_) => false,
+    }
+}
+
+/// The variable that a place begins with.
+fn root_of(place: &TExpr) -> Option<usize> {
+    let mut place = place;
+    loop {
+        if let TKind::Field(of, _) | TKind::Item(of, _) = &place.kind {
+            place = of;
+        } else {
+            return if let TKind::Local(variable) = place.kind { Some(variable) } else { None };
+        }
+    }
+}
+
+/// The variable and the attributes that lead to a place; `None` when an index does.
+fn path_of(place: &TExpr) -> Option<Vec<usize>> {
+    let (mut place, mut path) = (place, Vec::new());
+    while let TKind::Field(of, index) = &place.kind {
+        path.push(*index);
+        place = of;
+    }
+    path.push(if let TKind::Local(variable) = place.kind { Some(variable) } else { None }?);
+    path.reverse();
+    Some(path)
+}
+
+/// Which of `passing` are certainly written after the nodes, when `written` are before; `None` when one
+/// may be read that is not.
+fn written_before_read(
+    nodes: &[TNode],
+    mut written: BTreeSet<usize>,
+    passing: &BTreeSet<usize>,
+) -> Option<BTreeSet<usize>> {
+    for node in nodes {
+        let mut fine = true;
+        node_reads(node, &mut |variable| fine &= !passing.contains(&variable) || written.contains(&variable));
+        if !fine {
+            return None;
+        }
+        match &node.kind {
+            TNodeKind::If { then, otherwise, .. } => {
+                let then = written_before_read(then, written.clone(), passing)?;
+                let otherwise = written_before_read(otherwise, written, passing)?;
+                written = then.intersection(&otherwise).copied().collect();
+            }
+            TNodeKind::ForEach { element, body, .. } => {
+                let mut inside = written.clone();
+                inside.insert(*element);
+                written_before_read(body, inside, passing)?; // it may run for no element at all
+            }
+            // Nothing comes after these.
+            TNodeKind::Raise { .. } | TNodeKind::Return => written.extend(passing),
+            TNodeKind::Call { .. }
+            | TNodeKind::Get { .. }
+            | TNodeKind::List { .. }
+            | TNodeKind::Create { .. } => written.extend(outputs(&node.kind)),
+            // An assignment to an output is no reason to think that the output was written.
+            TNodeKind::Assign(_)
+            | TNodeKind::Update { .. }
+            | TNodeKind::Delete { .. }
+            | TNodeKind::Append { .. } => {}
+        }
+    }
+    Some(written)
+}
+
+/// The variables that a node writes besides assignments.
+fn outputs(node: &TNodeKind) -> Vec<usize> {
+    match node {
+        TNodeKind::Call { outputs, .. } => outputs.clone(),
+        TNodeKind::Get { out, .. } | TNodeKind::Create { out, .. } => vec![*out],
+        TNodeKind::List { list, count, .. } => vec![*list, *count],
+        TNodeKind::Assign(_)
+        | TNodeKind::If { .. }
+        | TNodeKind::ForEach { .. }
+        | TNodeKind::Update { .. }
+        | TNodeKind::Delete { .. }
+        | TNodeKind::Append { .. }
+        | TNodeKind::Raise { .. }
+        | TNodeKind::Return => Vec::new(),
+    }
+}
+
+/// Every node, with those inside it.
+fn each_node<'n>(nodes: &'n [TNode], look: &mut impl FnMut(&'n TNode)) {
+    for node in nodes {
+        look(node);
+        match &node.kind {
+            TNodeKind::If { then, otherwise, .. } => {
+                each_node(then, look);
+                each_node(otherwise, look);
+            }
+            TNodeKind::ForEach { body, .. } => each_node(body, look),
+            TNodeKind::Assign(_)
+            | TNodeKind::Call { .. }
+            | TNodeKind::Get { .. }
+            | TNodeKind::List { .. }
+            | TNodeKind::Create { .. }
+            | TNodeKind::Update { .. }
+            | TNodeKind::Delete { .. }
+            | TNodeKind::Append { .. }
+            | TNodeKind::Raise { .. }
+            | TNodeKind::Return => {}
+        }
+    }
+}
+
+/// The variables that a node itself reads, not those inside it. Writing to a part of a variable reads it.
+fn node_reads(node: &TNode, look: &mut impl FnMut(usize)) {
+    match &node.kind {
+        TNodeKind::Assign(pairs) => {
+            for (target, value) in pairs {
+                expression_reads(value, look);
+                if !matches!(target.kind, TKind::Local(_)) {
+                    expression_reads(target, look);
+                }
+            }
+        }
+        TNodeKind::If { condition, .. } => expression_reads(condition, look),
+        TNodeKind::ForEach { list, .. } => expression_reads(list, look),
+        TNodeKind::Call { arguments, .. } => {
+            arguments.iter().flatten().for_each(|argument| expression_reads(argument, look));
+        }
+        TNodeKind::Get { id, .. } | TNodeKind::Delete { id, .. } => expression_reads(id, look),
+        TNodeKind::List { query, .. } => {
+            let parts = [&query.filter, &query.max, &query.start];
+            parts.into_iter().flatten().for_each(|part| expression_reads(part, look));
+        }
+        TNodeKind::Create { value, .. } | TNodeKind::Update { value, .. } => expression_reads(value, look),
+        TNodeKind::Append { element, list } => {
+            expression_reads(element, look);
+            expression_reads(list, look);
+        }
+        TNodeKind::Raise { message, .. } => expression_reads(message, look),
+        TNodeKind::Return => {}
+    }
+}
+
+fn expression_reads(expr: &TExpr, look: &mut impl FnMut(usize)) {
+    match &expr.kind {
+        TKind::Local(variable) => look(*variable),
+        TKind::Broken | TKind::Constant(_) | TKind::Null | TKind::Attribute(..) => {}
+        TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => {
+            expression_reads(a, look);
+        }
+        TKind::Item(a, b)
+        | TKind::Arithmetic(_, a, b)
+        | TKind::Concat(a, b)
+        | TKind::Compare(_, a, b)
+        | TKind::Logic(_, a, b) => {
+            expression_reads(a, look);
+            expression_reads(b, look);
+        }
+        TKind::If(a, b, c) => [a, b, c].into_iter().for_each(|part| expression_reads(part, look)),
+        TKind::Builtin(_, arguments) => arguments.iter().for_each(|part| expression_reads(part, look)),
+    }
+}
