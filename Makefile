@@ -28,12 +28,19 @@ bench-smoke: build guests
 	@tools/setup bench
 	env -u RUST_BACKTRACE target/release/odeon-bench smoke --wasmtime .odeon/bench/bin/wasmtime --page docs/benchmarks/smoke.md
 
-lint:
+# What is built for Wasm is no member of the workspace, so it is linted by name.
+lint: setup
 	cargo fmt --all --check
+	cargo fmt --manifest-path platform/oml-runtime/Cargo.toml --check
+	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --target wasm32-unknown-unknown --manifest-path platform/oml-runtime/Cargo.toml --target-dir target/guests -- -D warnings
+	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests -- -D warnings
 
 fmt:
 	cargo fmt --all
+	cargo fmt --manifest-path platform/oml-runtime/Cargo.toml
+	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml
 
 setup:
 	@tools/setup

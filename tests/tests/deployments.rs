@@ -248,5 +248,21 @@ async fn a_save_is_published(site: &Installation) {
 async fn an_app_calls_only_whom_its_settings_allow(site: &Installation) {
     let said = site.fail(&["deploy", "Hello", "--revision", "1", "--to", "test", "--allow", "http://x/"]);
     assert!(said.contains("`http://x/` is not a host; write `api.example.com`"), "{said}");
-    site.succeed(&["deploy", "Hello", "--revision", "1", "--to", "test", "--allow", "api.example.com"]);
+    let peer = site.process("platform")["address"].as_str().unwrap().to_owned();
+    let fetched = async |stage: &str| site.get(&site.url(stage, &format!("/Hello/fetch/{peer}"))).await.1;
+    let refused = format!("{peer} was not reached: ErrorCode::HttpRequestDenied\n");
+    let deploy = |setting: &[&str]| {
+        site.succeed(&[&["deploy", "Hello", "--revision", "1", "--to", "test"], setting].concat());
+    };
+
+    deploy(&[]);
+    assert_eq!(fetched("test").await, refused, "nothing is allowed by itself");
+    deploy(&["--allow", "api.example.com", "--allow", &peer]);
+    let answered = format!("{peer} answered 404\n");
+    assert_eq!(fetched("test").await, answered);
+    assert_eq!(fetched("development").await, refused, "another stage keeps its own setting");
+    deploy(&[]);
+    assert_eq!(fetched("test").await, answered, "the setting stays");
+    deploy(&["--allow-none"]);
+    assert_eq!(fetched("test").await, refused);
 }

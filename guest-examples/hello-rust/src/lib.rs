@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use wasip2::exports::http::incoming_handler::Guest;
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingRequest, OutgoingResponse, ResponseOutparam,
+    Scheme,
+};
 
 /// How long `/slow` takes: longer than a deployment.
 const SLOW: Duration = Duration::from_secs(3);
@@ -40,17 +44,45 @@ impl Guest for Hello {
             std::thread::sleep(SLOW);
         }
         println!("hello at {path}");
+        let text = match path.split_once("/fetch/") {
+            Some((_, authority)) => fetch(authority),
+            None => "Hello from Odeon\n".to_owned(),
+        };
         let count = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
         let headers = Fields::new();
-        headers.set("x-instance-requests", &[count.to_string().into_bytes()]).expect("a header that may be set");
+        headers
+            .set("x-instance-requests", &[count.to_string().into_bytes()])
+            .expect("a header that may be set");
         let response = OutgoingResponse::new(headers);
         let body = response.body().expect("the body is taken once");
         ResponseOutparam::set(out, Ok(response));
         let stream = body.write().expect("the stream is taken once");
-        stream.blocking_write_and_flush(b"Hello from Odeon\n").expect("the caller listens");
+        stream.blocking_write_and_flush(text.as_bytes()).expect("the caller listens");
         drop(stream);
         OutgoingBody::finish(body, None).expect("the body is whole");
     }
+}
+
+/// What `http://<authority>/` answers, or why it was not asked.
+fn fetch(authority: &str) -> String {
+    match status_of(authority) {
+        Ok(status) => format!("{authority} answered {status}\n"),
+        Err(error) => format!("{authority} was not reached: {error}\n"),
+    }
+}
+
+fn status_of(authority: &str) -> Result<u16, ErrorCode> {
+    let request = OutgoingRequest::new(Fields::new());
+    let is_valid = request.set_scheme(Some(&Scheme::Http)).is_ok()
+        && request.set_authority(Some(authority)).is_ok()
+        && request.set_path_with_query(Some("/")).is_ok();
+    if !is_valid {
+        return Err(ErrorCode::HttpRequestUriInvalid);
+    }
+    let coming = outgoing_handler::handle(request, None)?;
+    coming.subscribe().block();
+    let response = coming.get().expect("it is ready").expect("it is taken once")?;
+    Ok(response.status())
 }
 
 fn deeper(depth: u64) -> u64 {

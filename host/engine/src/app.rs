@@ -17,7 +17,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use crate::engine::TICK_MS;
 use crate::error::GuestError;
@@ -160,9 +160,4 @@ impl<T> Drop for EndWithCaller<T> {
             task.abort();
         }
     }
-}
-
-/// The error a refused outgoing request gives to the guest.
-pub fn egress_denied() -> wasmtime_wasi_http::Error {
-    ErrorCode::HttpRequestDenied.into()
 }
