@@ -105,6 +105,11 @@ async fn a_guest_that_misbehaves_harms_itself_only(site: &Installation) {
             assert_eq!(response.text().await.unwrap(), "Hello from Odeon\n");
         }
     }
+    let path = format!("/api/asset-repository/v1/assets/{}/revisions/1", site.key_of("Hello"));
+    let (_, revision) = site.call(site.token().trim(), Method::GET, &path, None).await;
+    let depends = revision["dependencies"].as_array().unwrap();
+    assert!(depends.iter().any(|on| on.as_str().unwrap().starts_with("wasi:http/types@0.2.")), "{revision}");
+
     let endless = tokio::spawn(site.client.get(site.url("development", "/Hello/loop")).send());
     for (path, status, code) in [
         ("/Hello/panic", StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"),

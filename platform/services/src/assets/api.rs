@@ -59,6 +59,8 @@ struct AssetRevision {
     model_digest: Option<String>,
     /// SHA-256 of the component.
     wasm_digest: String,
+    /// The interfaces that the component imports: what a host must give before it can run there.
+    dependencies: Vec<String>,
     created_by: String,
     created_at: DateTime<Utc>,
 }
@@ -70,6 +72,7 @@ impl From<store::StoredRevision> for AssetRevision {
             message: stored.message,
             model_digest: stored.model_digest,
             wasm_digest: stored.wasm_digest.to_string(),
+            dependencies: stored.dependencies,
             created_by: stored.created_by,
             created_at: stored.created_at,
         }

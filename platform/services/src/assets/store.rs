@@ -27,6 +27,7 @@ pub(crate) struct StoredRevision {
     pub(crate) native_digest: Option<Digest>,
     pub(crate) claim: Signed<Claim>,
     pub(crate) schema: Option<Value>,
+    pub(crate) dependencies: Vec<String>,
     pub(crate) created_by: String,
     pub(crate) created_at: DateTime<Utc>,
 }
@@ -133,8 +134,8 @@ pub(crate) async fn find(
     row.as_ref().map(asset).transpose()
 }
 
-const REVISION: &str = "select revision, message, model_digest, wasm_digest, native_digest, claim, schema, created_by, \
-    created_at, count(*) over () from assets.revisions";
+const REVISION: &str = "select revision, message, model_digest, wasm_digest, native_digest, claim, schema, \
+    dependencies, created_by, created_at, count(*) over () from assets.revisions";
 
 /// The revisions of an asset, newest first, and how many there are.
 pub(crate) async fn revisions(
@@ -153,7 +154,7 @@ pub(crate) async fn revisions(
         .bind(limit)
         .fetch_all(database)
         .await?;
-    let total = rows.first().map_or(0, |row| row.get(9));
+    let total = rows.first().map_or(0, |row| row.get(10));
     Ok((rows.iter().map(stored_revision).collect::<Result<_>>()?, total))
 }
 
@@ -194,7 +195,8 @@ fn stored_revision(row: &PgRow) -> Result<StoredRevision> {
         native_digest: row.get::<Option<String>, _>(4).map(|digest| digest.parse()).transpose()?,
         claim: row.get::<Json<_>, _>(5).0,
         schema: row.get(6),
-        created_by: row.get(7),
-        created_at: row.get(8),
+        dependencies: row.get::<Json<_>, _>(7).0,
+        created_by: row.get(8),
+        created_at: row.get(9),
     })
 }

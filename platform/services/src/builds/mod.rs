@@ -6,6 +6,7 @@
 //! fits the engine that will load it, and within limits of its own.
 
 pub(crate) mod api;
+mod component;
 mod native;
 pub(crate) mod store;
 
@@ -79,6 +80,7 @@ pub(crate) async fn build(
     progress.step("native code", started);
 
     let started = Instant::now();
+    let dependencies = component::imports(&compiled.component).context("a component that was checked")?;
     let wasm_bytes = compiled.component.len() as u64;
     let wasm = platform.blobs.put(compiled.component).await?;
     let model_digest = match compiled.model {
@@ -102,7 +104,7 @@ pub(crate) async fn build(
         wasm_digest: wasm.clone(),
         native_digest: native.as_ref().map(|native| native.digest.clone()),
         schema: compiled.schema,
-        dependencies: json!([]),
+        dependencies: json!(dependencies),
         created_by: request.actor,
     };
     let (app, revision) = add_revision(&platform.database, new, |app, revision| {
@@ -135,17 +137,10 @@ async fn compile(upload: Upload, name: Option<AppName>) -> Result<Result<Compile
 }
 
 fn check_component(name: AppName, component: Bytes) -> Result<Compiled, Vec<Message>> {
-    let refuse = |text: String| Err(vec![Message::error("OS-BLD-40002", text)]);
-    if wasmparser::Parser::is_core_wasm(&component) {
-        return refuse(
-            "the file is a core WebAssembly module, not a component; build for wasm32-wasip2, or wrap it with `wasm-tools component new`"
-                .into(),
-        );
+    match component::check(&component) {
+        Ok(()) => Ok(Compiled { name, kind: "component", model: None, component, schema: None }),
+        Err(reason) => Err(vec![Message::error("OS-BLD-40002", reason)]),
     }
-    if let Err(error) = wasmparser::Validator::new().validate_all(&component) {
-        return refuse(format!("the file is not a valid component: {error}"));
-    }
-    Ok(Compiled { name, kind: "component", model: None, component, schema: None })
 }
 
 fn compile_project(project: crate::assets::uploads::Project) -> Result<Compiled, Vec<Message>> {
