@@ -33,6 +33,14 @@ async fn a_second_organization_sees_nothing_of_the_first(site: &Installation) {
     let (_, stages) = site.call(&token, Method::GET, "/api/portfolios/v2/environments", None).await;
     assert_eq!(stages.as_array().map(Vec::len), Some(3), "it has stages of its own: {stages}");
 
+    // The command line works for whoever has a URL and a token, and keeps the local token to itself.
+    let mut apps = odeon(site.data());
+    apps.arg("apps").env("ODEON_URL", site.platform("/"));
+    let said = String::from_utf8(apps.output().unwrap().stderr).unwrap();
+    assert!(said.contains("ODEON_TOKEN is not set; set it to a token of that Platform"), "{said}");
+    let theirs = apps.env("ODEON_TOKEN", &token).args(["--json"]).output().unwrap();
+    assert_eq!(String::from_utf8(theirs.stdout).unwrap().trim(), "[]");
+
     // Whatever belongs to the first organization does not exist for the second.
     let owner = site.token();
     let key = site.key_of("Expenses");

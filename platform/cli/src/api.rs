@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::layout::Layout;
+use crate::layout::{Layout, Status};
 use crate::report;
 
 /// How long an answer may take, in seconds; following logs and operations is made of many answers.
@@ -117,26 +117,34 @@ struct Token {
 impl Api {
     /// The Platform of `ODEON_URL` and `ODEON_TOKEN`, or the local one.
     pub(crate) fn connect(layout: &Layout) -> Result<Self> {
-        let url = match std::env::var("ODEON_URL") {
-            Ok(url) => url.trim_end_matches('/').to_owned(),
-            Err(_) => match layout.status()? {
-                Some(status) => status.platform,
-                None => bail!(
+        match (std::env::var("ODEON_URL"), std::env::var("ODEON_TOKEN")) {
+            (Ok(url), Ok(token)) => Self::new(&url, &token),
+            // The local token is for the local Platform: it is not sent anywhere else.
+            (Ok(url), Err(_)) => {
+                bail!("ODEON_URL is {url}, but ODEON_TOKEN is not set; set it to a token of that Platform")
+            }
+            (Err(_), token) => match (layout.status()?, token) {
+                (Some(status), Ok(token)) => Self::new(&status.platform, &token),
+                (Some(status), Err(_)) => Self::local(layout, &status),
+                (None, _) => bail!(
                     "no Platform is running here; start one with `odeon up`, or set ODEON_URL and ODEON_TOKEN"
                 ),
             },
-        };
-        let token = match std::env::var("ODEON_TOKEN") {
-            Ok(token) => token,
-            Err(_) => {
-                let file = layout.token_file();
-                std::fs::read_to_string(&file).with_context(|| {
-                    format!("read the token in {}; are you the user who ran `odeon up`?", file.display())
-                })?
-            }
-        };
+        }
+    }
+
+    /// The local Platform, with the token that `odeon up` made.
+    pub(crate) fn local(layout: &Layout, status: &Status) -> Result<Self> {
+        let file = layout.token_file();
+        let token = std::fs::read_to_string(&file).with_context(|| {
+            format!("read the token in {}; are you the user who ran `odeon up`?", file.display())
+        })?;
+        Self::new(&status.platform, &token)
+    }
+
+    fn new(url: &str, token: &str) -> Result<Self> {
         let client = Client::builder().no_proxy().build().context("start the HTTP client")?;
-        Ok(Self { client, url, token: token.trim().to_owned() })
+        Ok(Self { client, url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned() })
     }
 
     /// The app of that name.

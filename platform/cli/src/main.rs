@@ -18,8 +18,10 @@ use clap::{Parser, Subcommand};
 use crate::layout::Layout;
 
 /// Publish apps as WebAssembly components, promote them, and run the whole product on this machine.
+///
+/// Commands talk to the Platform that `odeon up` runs here, or to the one of ODEON_URL with the token of ODEON_TOKEN.
 #[derive(Parser)]
-#[command(name = "odeon", version, about)]
+#[command(name = "odeon", version)]
 struct Arguments {
     /// Folder of the local installation [default: /var/lib/odeon for root, else ~/.local/share/odeon].
     #[arg(long, global = true, env = "ODEON_DATA")]

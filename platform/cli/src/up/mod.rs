@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::children::{Children, Recipe};
+use self::children::{Children, Recipe, Role};
 use self::ports::Ports;
 use self::postgres::{Database, Postgres, secret};
 use self::user::RunAs;
@@ -133,7 +133,7 @@ async fn run(layout: &Layout, arguments: UpArguments, children: &mut Children) -
         processes: children.statuses(),
     };
     write_status(&site, &status)?;
-    let api = Api::connect(layout)?;
+    let api = Api::local(layout, &status)?;
     unless_fallen(children, wait_for_stages(&api)).await?;
     if !arguments.no_sample {
         publish_sample(&site, &api).await?;
@@ -145,6 +145,7 @@ async fn run(layout: &Layout, arguments: UpArguments, children: &mut Children) -
     std::fs::write(layout.path("ready"), b"").context("say that everything answers")?;
     loop {
         tokio::time::sleep(Duration::from_millis(WATCH_MS)).await;
+        children.trim_logs();
         if children.revive()? {
             status.processes = children.statuses();
             write_status(&site, &status)?;
@@ -200,24 +201,22 @@ impl Site<'_> {
         Ok(target)
     }
     /// A recipe for one of our own binaries with a settings file.
-    fn recipe(&self, name: &str, program: &str, verb: &str, settings: &serde_json::Value) -> Result<Recipe> {
+    fn recipe(&self, role: Role, name: &str, settings: &serde_json::Value) -> Result<Recipe> {
+        let (program, verb) = role.program();
         let file = self.layout.path(format!("run/{name}.json"));
         if let Some(parent) = file.parent() {
             self.run_as.own_folder(parent)?;
         }
         self.run_as.write(&file, &serde_json::to_vec_pretty(settings).context("write settings")?)?;
         let (run_as, program) = (self.run_as.clone(), self.binary(program));
-        let verb = verb.to_owned();
         let command = move || -> Command {
             let mut command = run_as.command(&program);
-            if !verb.is_empty() {
-                command.arg(&verb);
-            }
-            command.arg("--config").arg(&file);
+            command.args(verb).arg("--config").arg(&file);
             command
         };
         Ok(Recipe {
             name: name.rsplit('/').next().unwrap_or(name).to_owned(),
+            role,
             address: None,
             stop: Signal::TERM,
             log: self.log(&name.replace('/', "-")),
@@ -242,7 +241,7 @@ async fn platform(site: &Site<'_>, postgres: &Postgres, client: &tokio_postgres:
         "stages": stages::STAGES.iter().map(|stage| stage.name).collect::<Vec<_>>(),
         "token_file": site.layout.token_file(),
     });
-    let recipe = site.recipe("platform", "odeon-platform", "serve", &settings)?;
+    let recipe = site.recipe(Role::Platform, "platform", &settings)?;
     Ok(Recipe { address: Some(address), ..recipe })
 }
 

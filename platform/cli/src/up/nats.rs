@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use rustix::process::Signal;
 use serde::Deserialize;
 
-use super::children::Recipe;
+use super::children::{Recipe, Role};
 use super::user::RunAs;
 use crate::layout::Layout;
 
@@ -45,6 +45,7 @@ pub(crate) fn prepare(
     };
     Ok(Recipe {
         name: "nats-server".into(),
+        role: Role::Nats,
         address: Some(format!("127.0.0.1:{port}")),
         stop: Signal::TERM,
         log: layout.path("run/logs/nats-server.log"),

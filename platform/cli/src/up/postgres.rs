@@ -13,7 +13,7 @@ use odeon_protocol::Digest;
 use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
-use super::children::Recipe;
+use super::children::{Recipe, Role};
 use super::user::RunAs;
 use crate::layout::Layout;
 
@@ -109,6 +109,7 @@ impl Postgres {
         };
         Recipe {
             name: "postgresql".into(),
+            role: Role::PostgreSql,
             address: Some(format!("127.0.0.1:{}", self.port)),
             stop: Signal::INT,
             log,

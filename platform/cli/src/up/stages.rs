@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::children::Recipe;
+use super::children::{Recipe, Role};
 use super::postgres::{Database, Postgres, secret};
 use super::{ORGANIZATION, Site};
 
@@ -75,7 +75,7 @@ pub(crate) async fn recipes(
         "host": "127.0.0.1", "port": site.ports.of("PostgreSQL"), "database": database.name,
         "user": database.owner, "password": database.password,
     });
-    recipes.push(site.recipe(&format!("stages/{name}/migrator"), "odeon-migrator", "serve", &settings)?);
+    recipes.push(site.recipe(Role::Migrator, &format!("stages/{name}/{name}-migrator"), &settings)?);
     for (at, zone) in stage.zones.iter().enumerate() {
         let host = format!("{name}-{}", at + 1);
         let mut settings = common(&credentials(site, stage, "host", &host)?);
@@ -85,7 +85,7 @@ pub(crate) async fn recipes(
         settings["admin_listen"] = json!("127.0.0.1:0");
         settings["state_dir"] = json!(state(&host)?);
         settings["database_connections_max"] = json!(DATABASE_CONNECTIONS_MAX);
-        recipes.push(site.recipe(&format!("stages/{name}/host-{host}"), "odeon-host", "run", &settings)?);
+        recipes.push(site.recipe(Role::Host, &format!("stages/{name}/host-{host}"), &settings)?);
     }
     let router = format!("{name}-router");
     let address = router_address(site, stage);
@@ -94,12 +94,8 @@ pub(crate) async fn recipes(
     settings["listen"] = json!(address);
     settings["admin_listen"] = json!("127.0.0.1:0");
     settings["state_dir"] = json!(state(&router)?);
-    let recipe = site.recipe(&format!("stages/{name}/router-{router}"), "odeon-router", "", &settings)?;
+    let recipe = site.recipe(Role::Router, &format!("stages/{name}/router-{router}"), &settings)?;
     recipes.push(Recipe { address: Some(address), ..recipe });
-    for recipe in &mut recipes {
-        recipe.name =
-            if recipe.name == "migrator" { format!("{name}-migrator") } else { recipe.name.clone() };
-    }
     Ok(recipes)
 }
 
