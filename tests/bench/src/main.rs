@@ -41,6 +41,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     let throughput = throughput::measure(&wasmtime).await?;
     let text = page::write(&publish, &throughput)?;
     page::say(&text);
+    if let Some(folder) = page.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
     std::fs::write(&page, text)?;
     let is_met = publish.iter().all(publish::Step::is_met);
     Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
