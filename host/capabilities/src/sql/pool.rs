@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use moka::future::Cache;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client, Config, NoTls, Statement};
 
@@ -33,6 +34,12 @@ const CONNECT_S_MAX: u64 = 5;
 const SHARE: usize = 4;
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 128;
+/// How often a statement is asked to end before its connection is just closed.
+const CANCELS_MAX: u32 = 10;
+/// How long a cancelled statement may take to end before it is asked again, in milliseconds.
+const CANCEL_PAUSE_MS: u64 = 500;
+/// The server looks once a second, in milliseconds, whether whoever asked is still there.
+const CHECK_CALLER: &str = "-c client_connection_check_interval=1000";
 
 /// How an app logs in. Debug output hides the password.
 #[derive(Clone)]
@@ -213,6 +220,8 @@ pub(crate) struct Connection {
     statements: Vec<(String, Statement)>,
     cancel: CancelToken,
     server: (String, u16),
+    /// Ends when the socket is closed.
+    driver: JoinHandle<()>,
 }
 
 /// Why there is no connection.
@@ -236,7 +245,8 @@ impl Connection {
                 .user(&login.user)
                 .password(&login.password)
                 .dbname(&login.database)
-                .application_name("odeon-app");
+                .application_name("odeon-app")
+                .options(CHECK_CALLER);
             let connected = config.connect_raw(Watched::new(stream, watch.clone()), NoTls).await;
             let (client, connection) = connected.map_err(|error| {
                 let login = error.code().is_some_and(|code| {
@@ -246,20 +256,20 @@ impl Connection {
                     error.as_db_error().map_or_else(|| error.to_string(), |told| told.message().to_owned());
                 Refused { login, ..refused(why) }
             })?;
-            tokio::spawn(async move {
+            let driver = tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!("a database connection ended: {error}");
                 }
                 drop(permit); // only now is the socket closed
             });
-            Ok((client, watch))
+            Ok((client, watch, driver))
         };
         let opened = tokio::time::timeout(Duration::from_secs(CONNECT_S_MAX), open).await;
-        let (client, watch) =
+        let (client, watch, driver) =
             opened.map_err(|_| refused(format!("no answer within {CONNECT_S_MAX} s")))??;
         let cancel = client.cancel_token();
         let server = (login.host.clone(), login.port);
-        Ok(Self { client, watch, statements: Vec::new(), cancel, server })
+        Ok(Self { client, watch, statements: Vec::new(), cancel, server, driver })
     }
 
     /// Prepares a statement, or finds it prepared.
@@ -273,6 +283,28 @@ impl Connection {
         }
         self.statements.push((sql.to_owned(), statement.clone()));
         Ok(statement)
+    }
+
+    /// Cancels what still runs and closes the connection, which rolls back.
+    ///
+    /// The server ignores a cancel that comes between two messages, and the statement behind it would run on:
+    /// so it is asked again until the connection has ended.
+    async fn end(self) {
+        let Self { client, cancel, server, mut driver, .. } = self;
+        drop(client);
+        for _ in 0..CANCELS_MAX {
+            let asked = async {
+                // The token knows no address: the connection was made over a stream of ours.
+                let stream = TcpStream::connect((server.0.as_str(), server.1)).await.ok()?;
+                cancel.cancel_query_raw(stream, NoTls).await.ok()
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(CONNECT_S_MAX), asked).await;
+            if tokio::time::timeout(Duration::from_millis(CANCEL_PAUSE_MS), &mut driver).await.is_ok() {
+                return;
+            }
+        }
+        tracing::warn!("a statement did not end after {CANCELS_MAX} cancels; its connection is closed");
+        driver.abort();
     }
 
     fn is_usable(&self) -> bool {
@@ -304,22 +336,12 @@ impl Taken {
 }
 
 impl Drop for Taken {
-    /// Dropped without a release: a deadline passed or a guest trapped. What still runs is cancelled, and
-    /// closing the connection rolls back.
+    /// Dropped without a release: a deadline passed or a guest trapped.
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(async move {
-                let cancel = async {
-                    // The token knows no address: the connection was made over a stream of ours.
-                    let (host, port) = (connection.server.0.as_str(), connection.server.1);
-                    let stream = TcpStream::connect((host, port)).await.ok()?;
-                    connection.cancel.cancel_query_raw(stream, NoTls).await.ok()
-                };
-                let _ = tokio::time::timeout(Duration::from_secs(CONNECT_S_MAX), cancel).await;
-                drop(connection);
-            });
+            runtime.spawn(connection.end());
         }
     }
 }
