@@ -3,7 +3,7 @@
 NATS := .odeon/venv/bin/nats-server
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 
-.PHONY: up down build guests test bench-smoke setup fmt lint
+.PHONY: up down build guests test bench-smoke bench-runtime setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -27,6 +27,10 @@ test: setup guests
 bench-smoke: build guests
 	@tools/setup bench
 	env -u RUST_BACKTRACE target/release/odeon-bench smoke --wasmtime .odeon/bench/bin/wasmtime --page docs/benchmarks/smoke.md
+
+# The runtime library inside each app, beside one that all share: 1,000 apps, compiled three times.
+bench-runtime: build
+	env -u RUST_BACKTRACE target/release/odeon-bench runtime-sharing --page docs/benchmarks/runtime-sharing.md
 
 # What is built for Wasm is no member of the workspace, so it is linted by name.
 lint: setup

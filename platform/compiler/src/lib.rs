@@ -64,6 +64,11 @@ pub struct Dependency {
     pub app: String,
 }
 
+/// The runtime library, as it is linked into every app: for whoever measures it.
+pub fn runtime_library() -> &'static [u8] {
+    runtime::MODULE
+}
+
 /// Compiles; a component comes out when no problem is an error.
 pub fn compile(sources: &Sources) -> Compiled {
     let (mut compiled, typed) = analyse(sources);

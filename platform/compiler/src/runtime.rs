@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use wasmparser::{ExternalKind, Operator, Parser, Payload, TypeRef};
 
-static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.wasm"));
+pub(crate) static MODULE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/runtime.wasm"));
 
 /// The runtime library, read; or why it cannot be.
 pub(crate) static RUNTIME: LazyLock<Result<Runtime, String>> =

@@ -63,7 +63,8 @@ fn micros(text: &str) -> Result<f64> {
 }
 
 /// User and system time of all threads of some processes, in seconds.
-fn cpu_s(pids: &[u32]) -> Result<f64> {
+/// User and system time of processes so far, in seconds.
+pub(crate) fn cpu_s(pids: &[u32]) -> Result<f64> {
     let mut ticks = 0.0;
     for pid in pids {
         let stat =

@@ -59,7 +59,7 @@ pub(crate) fn write(steps: &[Step], contenders: &[Contender]) -> Result<String> 
 }
 
 /// What the figures depend on.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
