@@ -29,7 +29,7 @@ pub(crate) fn write(steps: &[Step], contenders: &[Contender]) -> Result<String> 
     writeln!(
         page,
         "`guest-examples/hello-rust`, a fresh instance per request (the guest proves it), `wrk` with one thread and {CONNECTIONS} connections on the same cores, {} interleaved rounds of {ROUND_S} s, medians. \
-         CPU is user and system time of the processes on the path. The peer: `wasmtime serve {}`.\n",
+         CPU is user and system time of the processes on the path. The peer: `wasmtime serve {}`; Odeon's engine is wasmtime 48.\n",
         contenders.first().map_or(0, |contender| contender.rounds.len()),
         PEER_FLAGS.join(" ")
     )?;

@@ -110,11 +110,7 @@ pub(crate) fn measure(apps: usize) -> Result<String> {
 fn variation(at: usize) -> Result<Vec<u8>> {
     let mut own = format!("actions:\n  Own{at}:\n    outputs: {{ Result: Text }}\n    flow:\n");
     for node in 0..=at % 8 {
-        writeln!(
-            own,
-            "      - assign: {{ Result: 'Result + \"{at}-{node}\" + {}' }}",
-            at * 8 + node
-        )?;
+        writeln!(own, "      - assign: {{ Result: 'Result + \"{at}-{node}\" + {}' }}", at * 8 + node)?;
     }
     let vary = |text: &str| {
         text.replace("app: Expenses", &format!("app: Expenses{at}"))

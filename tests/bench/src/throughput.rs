@@ -48,7 +48,11 @@ pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
     };
     let direct = format!("http://{}/Hello/", site.host_address("development-1"));
     let mut contenders = vec![
-        contender("`wasmtime serve`", peer.url.clone(), vec![peer.child.id()]),
+        contender(
+            &format!("`wasmtime serve` {}", version(wasmtime)?),
+            peer.url.clone(),
+            vec![peer.child.id()],
+        ),
         contender("Odeon, router and host", site.url("development", "/Hello/"), vec![host, router]),
         contender("Odeon, host alone", direct, vec![host]),
     ];
@@ -66,6 +70,13 @@ pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
         prove_fresh(&site, &contender.url).await?;
     }
     Ok(contenders)
+}
+
+/// Which release the peer is; Odeon's own engine is wasmtime 48, the long-term one.
+fn version(wasmtime: &Path) -> Result<String> {
+    let said = Command::new(wasmtime).arg("--version").output().context("ask the peer for its version")?;
+    let said = String::from_utf8(said.stdout)?;
+    Ok(said.split_whitespace().nth(1).context("a version")?.to_owned())
 }
 
 async fn prove_fresh(site: &Installation, url: &str) -> Result<()> {
