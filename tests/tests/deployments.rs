@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use odeon_tests::{Installation, eventually, hello, odeon};
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Largest component, in bytes.
 const COMPONENT_BYTES_MAX: u64 = 64 << 20;
@@ -28,6 +28,9 @@ async fn a_deployment_works_or_changes_nothing() {
     a_failed_request_leads_to_its_node(&site).await;
     a_save_is_published(&site).await;
     an_app_calls_only_whom_its_settings_allow(&site).await;
+    logs_are_followed(&site).await;
+    a_host_trusts_only_what_it_verified(&site).await;
+    a_host_compiles_what_has_no_native_code(&site).await;
 }
 
 async fn what_cannot_be_a_component_is_refused(site: &Installation) {
@@ -265,4 +268,64 @@ async fn an_app_calls_only_whom_its_settings_allow(site: &Installation) {
     assert_eq!(fetched("test").await, answered, "the setting stays");
     deploy(&["--allow-none"]);
     assert_eq!(fetched("test").await, refused);
+}
+
+async fn logs_are_followed(site: &Installation) {
+    let mut follow = odeon(site.data());
+    follow.args(["logs", "Hello", "--stage", "test", "--follow"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut follow = follow.spawn().unwrap();
+    let lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let url = site.url("test", "/Hello/followed");
+    eventually("a line that is written later is shown", async || {
+        site.get(&url).await;
+        receiver.try_iter().find(|line| line.contains("hello at") && line.contains("/followed"))
+    })
+    .await;
+    kill_process(Pid::from_raw(i32::try_from(follow.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    follow.wait().unwrap();
+}
+
+async fn a_host_trusts_only_what_it_verified(site: &Installation) {
+    let objects = site.data().join("run/stages/development/development-1/objects");
+    let kept: Vec<_> = fs::read_dir(&objects).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!kept.is_empty());
+    for object in &kept {
+        let mut bytes = fs::read(object).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(object, bytes).unwrap();
+    }
+    let restarts = site.process("host-development-1")["restarts"].as_u64().unwrap();
+    site.kill("host-development-1", Signal::KILL);
+    site.came_back("host-development-1", restarts).await;
+    let (hello, shop) =
+        (site.url("development", "/Hello/"), site.url("development", "/Shop/rest/Expenses/List"));
+    eventually("what was tampered with is fetched again", async || {
+        let serves = site.get(&hello).await.0 == StatusCode::OK && site.get(&shop).await.0 == StatusCode::OK;
+        serves.then_some(())
+    })
+    .await;
+}
+
+async fn a_host_compiles_what_has_no_native_code(site: &Installation) {
+    // A Platform without a compiler for the pool's target leaves native code to the hosts.
+    let file = site.data().join("run/platform.json");
+    let mut settings: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    settings.as_object_mut().unwrap().remove("host_binary").unwrap();
+    fs::write(&file, settings.to_string()).unwrap();
+    let restarts = site.process("platform")["restarts"].as_u64().unwrap();
+    site.kill("platform", Signal::KILL);
+    site.came_back("platform", restarts).await;
+    let health = site.platform("/healthz");
+    eventually("the Platform answers", async || {
+        site.client.get(&health).send().await.ok().filter(|answer| answer.status() == StatusCode::OK)
+    })
+    .await;
+    let hello = hello();
+    site.succeed(&["publish", hello.to_str().unwrap(), "--name", "Portable"]);
+    assert_eq!(site.get(&site.url("development", "/Portable/")).await.1, "Hello from Odeon\n");
+    let log = fs::read_to_string(site.process("host-development-1")["log"].as_str().unwrap()).unwrap();
+    assert!(log.contains("no native code fits; compiling"));
 }

@@ -105,6 +105,19 @@ async fn a_guest_that_misbehaves_harms_itself_only(site: &Installation) {
             assert_eq!(response.text().await.unwrap(), "Hello from Odeon\n");
         }
     }
+    // Routers and hosts speak both versions of HTTP.
+    let two = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let direct = format!("http://{}/Hello/", site.host_address("development-1"));
+    for url in [site.url("development", "/Hello/"), direct] {
+        let response = two.get(&url).send().await.unwrap();
+        assert_eq!(
+            (response.version(), response.status()),
+            (reqwest::Version::HTTP_2, StatusCode::OK),
+            "{url}"
+        );
+        assert_eq!(response.text().await.unwrap(), "Hello from Odeon\n");
+    }
+
     let path = format!("/api/asset-repository/v1/assets/{}/revisions/1", site.key_of("Hello"));
     let (_, revision) = site.call(site.token().trim(), Method::GET, &path, None).await;
     let depends = revision["dependencies"].as_array().unwrap();

@@ -4,7 +4,7 @@
 //! is refused; what is missing means nothing. Loading happens in tasks of its own with a bound, never in the
 //! loop that listens, and the heartbeat has a task of its own: nothing blocks either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +55,10 @@ pub(crate) struct Agent {
     incarnation: String,
     loads: Semaphore,
     known: Mutex<BTreeMap<AppId, DesiredApp>>,
+    /// Held while desired state is written to disk: the newest is written last.
+    keeping: tokio::sync::Mutex<()>,
+    /// The artefacts that apps were loaded from.
+    objects: Mutex<BTreeMap<AppId, Digest>>,
     statuses: Mutex<BTreeMap<AppId, Option<ReplicaStatus>>>,
     changed: Notify,
 }
@@ -67,6 +71,8 @@ impl Agent {
             incarnation: uuid::Uuid::new_v4().to_string(),
             loads: Semaphore::new(LOADS_AT_ONCE),
             known: Mutex::default(),
+            keeping: tokio::sync::Mutex::default(),
+            objects: Mutex::default(),
             statuses: Mutex::default(),
             changed: Notify::new(),
         })
@@ -111,11 +117,23 @@ impl Agent {
             }
             known.insert(desired.app.clone(), desired.clone());
         }
-        if let Err(error) = self.host.state.put_desired(&desired.app, sealed) {
+        let (agent, sealed) = (self.clone(), sealed.clone());
+        tokio::spawn(async move {
+            agent.keep(&desired, sealed).await;
+            agent.act(desired).await;
+        });
+    }
+
+    /// Keeps desired state on disk, for a start without NATS.
+    async fn keep(&self, desired: &DesiredApp, sealed: Signed<DesiredApp>) {
+        let _turn = self.keeping.lock().await;
+        if !self.is_newest(&desired.app, desired.generation) {
+            return;
+        }
+        let (state, app) = (self.host.state.clone(), desired.app.clone());
+        if let Err(error) = blocking(move || state.put_desired(&app, &sealed)).await {
             warn!(app = %desired.app, "desired state was not kept on disk: {error:#}");
         }
-        let agent = self.clone();
-        tokio::spawn(async move { agent.act(desired).await });
     }
 
     async fn act(&self, desired: DesiredApp) {
@@ -169,6 +187,8 @@ impl Agent {
         if self.is_newest(app, generation) {
             self.host.apps.remove(app, generation);
             self.host.pools.forget(app.as_str()).await;
+            self.host.state.remove_login(app);
+            self.objects.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
             self.statuses.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), None);
             self.changed.notify_one();
         }
@@ -219,19 +239,21 @@ impl Agent {
         if let Some(native) = &claim.native
             && (Fits { target: native.target.clone(), engine: native.engine.clone() }) == engine.fits()
         {
-            let bytes = self.object(&native.digest).await?;
+            let bytes = self.object(&claim.app, &native.digest).await?;
             return blocking(move || artefact::load(&engine, Verified::vouch(&bytes)).map_err(to_anyhow))
                 .await;
         }
         info!(app = %claim.app, revision = %claim.revision, "no native code fits; compiling");
-        let wasm = self.object(&claim.wasm).await?;
+        let wasm = self.object(&claim.app, &claim.wasm).await?;
         let native = in_child(&wasm).await.context("compile the component")?;
         blocking(move || artefact::load(&engine, Verified::vouch(&native)).map_err(to_anyhow)).await
     }
 
     /// An object whose bytes were compared with its digest: from disk, or from the stage's bucket.
-    async fn object(&self, digest: &Digest) -> Result<Vec<u8>> {
-        if let Some(bytes) = self.host.state.object(digest) {
+    async fn object(&self, app: &AppId, digest: &Digest) -> Result<Vec<u8>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), digest.clone());
+        let (state, wanted) = (self.host.state.clone(), digest.clone());
+        if let Some(bytes) = blocking(move || Ok(state.object(&wanted))).await? {
             return Ok(bytes);
         }
         let mut tries = 0;
@@ -243,9 +265,16 @@ impl Agent {
                 Err(_) => tokio::time::sleep(Duration::from_millis(FETCH_PAUSE_MS)).await,
             }
         };
-        ensure!(Digest::of(&bytes) == *digest, "the object {digest} has other content than its name says");
-        self.host.state.put_object(digest, &bytes)?;
-        Ok(bytes)
+        let used = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let used: BTreeSet<String> = used.values().map(ToString::to_string).collect();
+        let (state, digest) = (self.host.state.clone(), digest.clone());
+        blocking(move || {
+            ensure!(Digest::of(&bytes) == digest, "the object {digest} has other content than its name says");
+            state.put_object(&digest, &bytes)?;
+            state.trim_objects(&used);
+            Ok(bytes)
+        })
+        .await
     }
 
     async fn fetch(&self, digest: &Digest) -> Result<Vec<u8>> {

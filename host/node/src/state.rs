@@ -2,7 +2,9 @@
 //!
 //! Every access goes through one folder handle (cap-std): no name, however made, leads out of it. Files are
 //! written whole or not at all. Bytes are checked against their digest after they were read, in memory.
+//! Artefacts that nothing here uses any more are kept for a rollback, up to a bound.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
@@ -14,6 +16,13 @@ use odeon_protocol::{AppId, DesiredApp, Digest, Signed};
 /// Largest object that is read, in bytes: native code is a few times its component.
 const OBJECT_BYTES_MAX: u64 = 1 << 30;
 
+/// Artefacts that no app here uses, in bytes together; beyond it the oldest go.
+const UNUSED_BYTES_MAX: u64 = 4 << 30;
+/// The folders inside.
+const FOLDERS: [&str; 3] = ["objects", "desired", "logins"];
+/// Ends the name of a file that is being written.
+const UNFINISHED: &str = ".new";
+
 /// The state folder of a host.
 pub(crate) struct StateDir(Dir);
 
@@ -21,10 +30,16 @@ impl StateDir {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let dir = Dir::open_ambient_dir(path, ambient_authority());
         let dir = dir.with_context(|| format!("open the state folder {}", path.display()))?;
-        for folder in ["objects", "native", "desired", "logins"] {
+        for folder in FOLDERS {
             dir.create_dir_all(folder).with_context(|| format!("create {folder} in {}", path.display()))?;
         }
-        Ok(Self(dir))
+        let state = Self(dir);
+        for folder in FOLDERS {
+            for name in state.names(folder).into_iter().filter(|name| name.ends_with(UNFINISHED)) {
+                state.remove(&format!("{folder}/{name}")); // its writer was killed
+            }
+        }
+        Ok(state)
     }
 
     /// An object, if it is here and undamaged.
@@ -35,13 +50,35 @@ impl StateDir {
     pub(crate) fn put_object(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         self.write(&format!("objects/{digest}"), bytes)
     }
+    /// Removes the oldest of the objects that are not `used`, down to their bound.
+    pub(crate) fn trim_objects(&self, used: &BTreeSet<String>) {
+        self.trim(used, UNUSED_BYTES_MAX);
+    }
+
+    fn trim(&self, used: &BTreeSet<String>, bytes_max: u64) {
+        let unused = self.names("objects").into_iter().filter(|name| {
+            !used.contains(name) && !name.ends_with(UNFINISHED) // which somebody is writing
+        });
+        let about = |name: String| {
+            let about = self.0.metadata(format!("objects/{name}")).ok()?;
+            Some((about.modified().ok()?.into_std(), about.len(), name))
+        };
+        let mut unused: Vec<_> = unused.filter_map(about).collect();
+        unused.sort();
+        let mut bytes: u64 = unused.iter().map(|(_, bytes, _)| bytes).sum();
+        for (_, size, name) in unused {
+            if bytes <= bytes_max {
+                return;
+            }
+            self.remove(&format!("objects/{name}"));
+            bytes -= size;
+        }
+    }
 
     /// The sealed desired states that were known last.
     pub(crate) fn desired(&self) -> Vec<Signed<DesiredApp>> {
-        let entries = self.0.read_dir("desired").into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         let read = |name: String| serde_json::from_slice(&self.read(&format!("desired/{name}"))?).ok();
-        names.filter(|name| name.ends_with(".json")).filter_map(read).collect()
+        self.names("desired").into_iter().filter(|name| name.ends_with(".json")).filter_map(read).collect()
     }
     pub(crate) fn put_desired(&self, app: &AppId, sealed: &Signed<DesiredApp>) -> Result<()> {
         self.write(&format!("desired/{app}.json"), &serde_json::to_vec(sealed)?)
@@ -53,6 +90,23 @@ impl StateDir {
     pub(crate) fn put_login<T: serde::Serialize>(&self, app: &str, login: &T) -> Result<()> {
         self.write(&format!("logins/{app}.json"), &serde_json::to_vec(login)?)
     }
+    /// An app that left takes its login with it.
+    pub(crate) fn remove_login(&self, app: &AppId) {
+        self.remove(&format!("logins/{app}.json"));
+    }
+
+    fn names(&self, folder: &str) -> Vec<String> {
+        let entries = self.0.read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn remove(&self, name: &str) {
+        if let Err(error) = self.0.remove_file(name)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(name, "a file stays in the state folder: {error}");
+        }
+    }
 
     fn read(&self, name: &str) -> Option<Vec<u8>> {
         let file = self.0.open(name).ok()?;
@@ -62,7 +116,7 @@ impl StateDir {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let new = format!("{name}.{}.new", uuid::Uuid::new_v4());
+        let new = format!("{name}.{}{UNFINISHED}", uuid::Uuid::new_v4());
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let mut file = self.0.open_with(&new, &options).with_context(|| format!("create {new}"))?;
@@ -86,6 +140,33 @@ mod tests {
         assert_eq!(state.object(&digest).unwrap(), b"component");
         std::fs::write(folder.path().join(format!("objects/{digest}")), b"tampered").unwrap();
         assert!(state.object(&digest).is_none());
+    }
+
+    #[test]
+    fn the_oldest_unused_objects_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        let digests = [b"one", b"two", b"six", b"ten"].map(|bytes| {
+            state.put_object(&Digest::of(bytes), bytes).unwrap();
+            Digest::of(bytes)
+        });
+        // Oldest first, whatever the clock of the file system can tell apart.
+        for (age, digest) in (1..).zip(digests.iter().rev()) {
+            let file = std::fs::File::open(folder.path().join(format!("objects/{digest}"))).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(age)).unwrap();
+        }
+        state.trim(&BTreeSet::from([digests[0].to_string()]), 6);
+        assert_eq!(digests.map(|digest| state.object(&digest).is_some()), [true, false, true, true]);
+    }
+
+    #[test]
+    fn what_a_killed_host_was_writing_goes_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        StateDir::open(folder.path()).unwrap();
+        let half = folder.path().join("objects/0123.new");
+        std::fs::write(&half, b"hal").unwrap();
+        StateDir::open(folder.path()).unwrap();
+        assert!(!half.exists());
     }
 
     #[test]
