@@ -78,10 +78,12 @@ impl Agent {
         })
     }
 
-    /// Serves what was known last, whether or not anyone can be asked.
+    /// Serves what was known last, whether or not anyone can be asked. A host that knew something can do its
+    /// work without NATS.
     pub(crate) fn resume(self: &Arc<Self>) {
         for sealed in self.host.state.desired() {
             self.hear(&sealed);
+            self.host.mark_ready();
         }
     }
 
