@@ -141,7 +141,9 @@ async fn a_guest_that_misbehaves_harms_itself_only(site: &Installation) {
     let endless = endless.await.unwrap().unwrap();
     assert_eq!(endless.status(), StatusCode::GATEWAY_TIMEOUT);
     let problem: Value = endless.json().await.unwrap();
-    assert_eq!(problem["errorCode"], "OS-BERT-50402");
+    // Of CPU, or of wall time where the machine has no CPU for it.
+    let code = problem["errorCode"].as_str().unwrap();
+    assert!(["OS-BERT-50401", "OS-BERT-50402"].contains(&code), "{problem}");
 }
 
 async fn an_app_reaches_its_own_database_only(site: &Installation) {
