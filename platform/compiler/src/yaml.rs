@@ -161,12 +161,14 @@ impl Reader<'_> {
     fn places(&self, text: &str, style: ScalarStyle, start: u32, end: u32) -> Vec<u32> {
         let mut at = start;
         let last = (end as usize).min(self.chars.len()) as u32;
-        if style != ScalarStyle::Plain {
-            at += 1;
-        }
-        if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) {
-            while at < last && self.chars[at as usize] != '\n' {
-                at += 1;
+        match style {
+            ScalarStyle::Plain => {}
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => at += 1,
+            // The scanner says where a block's text begins, not where its `>` or `|` stands.
+            ScalarStyle::Literal | ScalarStyle::Folded => {
+                while at < last && self.chars[at as usize].is_whitespace() {
+                    at += 1;
+                }
             }
         }
         let mut places = Vec::with_capacity(text.len());

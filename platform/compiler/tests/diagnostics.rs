@@ -76,6 +76,24 @@ fn expressions_point_at_the_token() {
 }
 
 #[test]
+fn expressions_over_several_lines_point_into_their_line() {
+    let flow = |value: &str| {
+        format!(
+            "app: T\nactions:\n  F:\n    locals: {{ B: Boolean }}\n    flow:\n      - if: {value}\n        name: N\n"
+        )
+    };
+    for block in [">-", ">", "|", "|-", "|2-", ">- # why"] {
+        problems(
+            &flow(&format!("{block}\n          B\n          and Missing\n          and Lost")),
+            "OML0103@8:15 OML0103@9:15",
+        );
+        problems(&flow(&format!("{block}\n\n          Missing and B\n")), "OML0103@8:11");
+    }
+    problems(&flow("B\n          and Missing\n          and Lost"), "OML0103@7:15 OML0103@8:15");
+    problems(&flow("\"B\n          and Missing\""), "OML0103@7:15");
+}
+
+#[test]
 fn nodes_and_declarations() {
     let action = |flow: &str| {
         format!(

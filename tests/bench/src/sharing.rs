@@ -3,7 +3,8 @@
 //! Three variants of the same thousand apps, under the engine settings of a host: *copied*, as the compiler makes
 //! them; *trimmed*, the same without the bodies of library functions that the app cannot reach; *shared*, where
 //! the library is one module, each app imports it, and a request makes an instance of both. All three must
-//! give the same results. Memory is that of a process of its own, which maps the artefacts from disk.
+//! give the same results. Memory is that of a process of its own, which maps the artefacts from disk; a host of
+//! today reads them into memory, and would pay for native code in anonymous pages.
 
 mod split;
 
@@ -320,7 +321,7 @@ fn page(
     let mut page = format!(
         "# The runtime library: copied or shared\n\nWritten by `make bench-runtime`; run it again rather than quoting it.\n\n\
          Machine: {}.\n\n{apps} different apps made from `guest-examples/expenses`, each as one core module under a host's engine settings; \
-         artefacts are mapped from disk. *copied*: the library inside each app. *trimmed*: the same, and library functions that the app cannot \
+         artefacts are mapped from disk, where hosts today read them into memory of their own. *copied*: the library inside each app. *trimmed*: the same, and library functions that the app cannot \
          reach have no bodies. *shared*: the library is one module of its host ({:.0} kB of Wasm, {:.0} kB native), apps import it, and a \
          request makes an instance of both. Memory is for all apps together.\n\n| |{}\n|---|{}\n",
         machine(),
