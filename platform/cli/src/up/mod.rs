@@ -383,5 +383,6 @@ pub(crate) async fn down(layout: &Layout) -> Result<ExitCode> {
         ensure!(Instant::now() < deadline, "process {} did not stop within {DOWN_S_MAX} s", status.pid);
         tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
     }
+    progress(format_args!("stopped; the data stay in {}", layout.root.display()));
     Ok(ExitCode::SUCCESS)
 }
