@@ -11,6 +11,8 @@ pub(crate) struct Parsed {
     pub(crate) app: Option<Name>,
     pub(crate) entities: Vec<Entity>,
     pub(crate) structures: Vec<Structure>,
+    /// The app's own user exceptions.
+    pub(crate) exceptions: Vec<Name>,
     pub(crate) actions: Vec<Action>,
     pub(crate) apis: Vec<Name>,
 }
@@ -58,10 +60,14 @@ pub(crate) enum Source {
 pub(crate) struct Action {
     pub(crate) name: Name,
     pub(crate) rest: Option<RestMethod>,
+    /// It can be called in expressions.
+    pub(crate) is_function: bool,
     pub(crate) inputs: Vec<Declared>,
     pub(crate) outputs: Vec<Declared>,
     pub(crate) locals: Vec<Declared>,
     pub(crate) flow: Vec<Node>,
+    /// What takes the exceptions of the whole flow.
+    pub(crate) handlers: Vec<Handler>,
 }
 
 #[derive(Debug)]
@@ -75,6 +81,8 @@ pub(crate) struct RestMethod {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) name: Option<Name>,
+    /// Of the key or word that says what the node does.
+    pub(crate) span: Span,
     pub(crate) kind: NodeKind,
 }
 
@@ -86,47 +94,128 @@ pub(crate) enum NodeKind {
         then: Vec<Node>,
         otherwise: Vec<Node>,
     },
+    Switch {
+        cases: Vec<(Expr, Vec<Node>)>,
+        otherwise: Vec<Node>,
+    },
     ForEach {
         list: Expr,
         element: Name,
+        start: Option<Expr>,
+        max: Option<Expr>,
         body: Vec<Node>,
+    },
+    Try {
+        body: Vec<Node>,
+        handlers: Vec<Handler>,
     },
     Call {
         action: Name,
         with: Vec<(Name, Expr)>,
     },
-    Get {
+    Entity {
         entity: Name,
-        id: Expr,
-    },
-    List {
-        entity: Name,
-        filter: Option<Expr>,
-        sort: Vec<(Name, bool)>,
-        max: Option<Expr>,
-        start: Option<Expr>,
-    },
-    Create {
-        entity: Name,
-        record: Expr,
-    },
-    Update {
-        entity: Name,
-        record: Expr,
-    },
-    Delete {
-        entity: Name,
-        id: Expr,
-    },
-    Append {
-        element: Expr,
-        list: Expr,
+        action: EntityAction,
     },
     Raise {
+        exception: Name,
         message: Expr,
-        status: u32,
+        status: Option<u32>,
     },
+    Log {
+        message: Expr,
+        level: LogLevel,
+    },
+    Serialize {
+        value: Expr,
+        /// Attributes that hold their default are written too.
+        defaults: bool,
+    },
+    Deserialize {
+        text: Expr,
+        type_name: Name,
+    },
+    List {
+        list: Expr,
+        action: ListAction,
+    },
+    Commit,
+    Abort,
+    Leave(Leave),
+}
+
+/// What takes an exception: its name, what becomes of the transaction and the log, and what is done.
+#[derive(Debug)]
+pub(crate) struct Handler {
+    pub(crate) exception: Name,
+    pub(crate) abort: bool,
+    pub(crate) log: bool,
+    pub(crate) flow: Vec<Node>,
+}
+
+/// What is done with the rows of an entity.
+#[derive(Debug)]
+pub(crate) enum EntityAction {
+    Get { id: Expr },
+    List { filter: Option<Expr>, sort: Vec<(Name, bool)>, max: Option<Expr>, start: Option<Expr> },
+    Create { record: Expr },
+    Update { record: Expr },
+    Delete { id: Expr },
+}
+
+/// What is done with a list in memory.
+#[derive(Debug)]
+pub(crate) enum ListAction {
+    Append(Expr),
+    AppendAll(Expr),
+    Insert {
+        element: Expr,
+        at: Expr,
+    },
+    Remove {
+        at: Expr,
+    },
+    Clear,
+    Sort {
+        by: Vec<(Name, bool)>,
+    },
+    Search {
+        search: Search,
+        element: Name,
+        condition: Expr,
+    },
+    /// A copy, with or without elements that are there already.
+    Copy {
+        distinct: bool,
+    },
+}
+
+/// What a condition on the elements of a list is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Search {
+    Filter,
+    Any,
+    All,
+    IndexOf,
+}
+
+/// Nodes that end something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// The action.
     Return,
+    /// This iteration.
+    Cycle,
+    /// The loop.
+    Exit,
+}
+
+/// How much a log line matters; the numbers are those of `odeon:log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogLevel {
+    Info = 1,
+    Warning = 2,
+    Error = 3,
 }
 
 #[derive(Debug, Clone)]

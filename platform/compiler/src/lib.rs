@@ -21,6 +21,7 @@ mod runtime;
 mod schema;
 mod sources;
 mod types;
+mod walk;
 mod yaml;
 
 use odeon_oml::schema::Schema;

@@ -1,13 +1,16 @@
 //! Lower: typed actions to Wasm functions, types to descriptors, queries to SQL.
 //!
 //! An action is a function from its inputs to its outputs; its body is one block, and leaving the
-//! action, by return or by an exception, is a branch out of that block. An exception is a word in the
-//! runtime's memory that is looked at after everything that may raise. Rejected: Wasm exceptions, whose
-//! tags the runtime library would have to share. Records and lists are values: they are copied when
+//! action, by return or by an exception, is a branch out of that block; a handler is the end of a block
+//! inside it. An exception is a word in the runtime's memory that is looked at after everything that may
+//! raise. Rejected: Wasm exceptions, whose tags the runtime library would have to share. Records and lists are values: they are copied when
 //! they are stored. Invariant: lowering cannot fail on a model without errors.
 
 mod expressions;
+mod flow;
 mod keep;
+mod lists;
+mod recursion;
 mod sql;
 
 pub(crate) use sql::refused;
@@ -46,8 +49,9 @@ pub(crate) fn lower(typed: &Typed, runtime: &Runtime) -> Plan {
     };
     let descriptor = shared.data.reserve(4);
     let mut plan = Plan { descriptor, ..Plan::default() };
-    for (def, body) in typed.named.actions.iter().zip(&typed.bodies) {
-        plan.functions.push(action(def, body, &mut shared));
+    let recursive = recursion::recursive(&typed.bodies);
+    for ((def, body), guarded) in typed.named.actions.iter().zip(&typed.bodies).zip(recursive) {
+        plan.functions.push(action(def, body, guarded, &mut shared));
     }
     let mut rows = Vec::new();
     for route in &typed.routes {
@@ -157,7 +161,7 @@ fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
         inputs.extend([name, shared.descriptor(&input.ty), *source as u32, u32::from(mandatory), default]);
     }
     let mut outputs = Vec::new();
-    for output in &def.variables[def.inputs..def.inputs + def.outputs] {
+    for output in def.outputs() {
         outputs.extend([shared.data.text(&output.name), shared.descriptor(&output.ty)]);
     }
     [
@@ -175,7 +179,7 @@ fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
 /// What the table holds for a REST method: takes a frame of slots, calls the action, fills in outputs.
 fn wrapper(route: &Route, shared: &Shared<'_>) -> Function {
     let def = &shared.named.actions[route.action];
-    let outputs = &def.variables[def.inputs..def.inputs + def.outputs];
+    let outputs = def.outputs();
     let mut code = Vec::new();
     for (index, input) in def.variables[..def.inputs].iter().enumerate() {
         code.push(Instruction::LocalGet(0));
@@ -235,7 +239,8 @@ fn store(ty: &Type, index: usize) -> Instruction<'static> {
     }
 }
 
-fn action(def: &ActionDef, body: &Body, shared: &mut Shared<'_>) -> Function {
+/// `guarded` actions may call themselves, and count how deep they are.
+fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) -> Function {
     let params: Vec<ValType> = body.variables[..def.inputs].iter().map(|v| word(&v.ty)).collect();
     let locals = body.variables[def.inputs..].iter().map(|v| word(&v.ty)).collect();
     let mut generator = Generator {
@@ -246,14 +251,25 @@ fn action(def: &ActionDef, body: &Body, shared: &mut Shared<'_>) -> Function {
         locals,
         code: Vec::new(),
         depth: 0,
+        caught: 0,
+        loops: Vec::new(),
+        protected: 0,
         uses: keep::Uses::of(&body.nodes),
     };
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
         generator.initialise(variable);
     }
+    // After the outputs have values: a handler of the caller may read them.
+    if guarded {
+        generator.call("rt_enter");
+        generator.leave_if_raised();
+    }
     generator.nodes(&body.nodes);
     generator.code.push(Instruction::End);
+    if guarded {
+        generator.call("rt_leave");
+    }
     for output in def.inputs..def.inputs + def.outputs {
         generator.code.push(Instruction::LocalGet(output as u32));
     }
@@ -271,6 +287,12 @@ struct Generator<'g, 'l> {
     code: Vec<Instruction<'static>>,
     /// Blocks open inside the action's own.
     depth: u32,
+    /// The depth of the block that an exception leaves; 0 is the action.
+    caught: u32,
+    /// The loops around the node, the inner one last.
+    loops: Vec<flow::LoopBlocks>,
+    /// Handlers around the node that leave the transaction open.
+    protected: u32,
     uses: keep::Uses,
 }
 
@@ -278,174 +300,6 @@ impl Generator<'_, '_> {
     fn initialise(&mut self, variable: usize) {
         self.default_value(&self.variables[variable]);
         self.code.push(Instruction::LocalSet(variable as u32));
-    }
-
-    fn nodes(&mut self, nodes: &[TNode]) {
-        for node in nodes {
-            self.node(node);
-        }
-    }
-
-    fn node(&mut self, node: &TNode) {
-        self.mark(&node.name);
-        match &node.kind {
-            TNodeKind::Assign(pairs) => {
-                for (target, value) in pairs {
-                    self.assign(target, value);
-                }
-            }
-            TNodeKind::If { condition, then, otherwise } => {
-                self.expression(condition);
-                self.open(Instruction::If(BlockType::Empty));
-                self.nodes(then);
-                if !otherwise.is_empty() {
-                    self.code.push(Instruction::Else);
-                    self.nodes(otherwise);
-                }
-                self.close();
-            }
-            TNodeKind::ForEach { list, element, body } => self.for_each(list, *element, body, &node.name),
-            TNodeKind::Call { action, arguments, outputs } => {
-                let named = self.shared.named;
-                let callee = &named.actions[*action];
-                for (argument, input) in arguments.iter().zip(&callee.variables) {
-                    match argument {
-                        Some(value) => self.owned(value),
-                        None => self.default_value(input),
-                    }
-                }
-                self.code.push(Instruction::Call(self.shared.runtime.functions + *action as u32));
-                for output in outputs.iter().rev() {
-                    self.code.push(Instruction::LocalSet(*output as u32));
-                }
-                self.leave_if_raised();
-            }
-            TNodeKind::Get { record, id, out } => self.get(*record, id, *out),
-            TNodeKind::List { query, list, count } => self.list(query, *list, *count),
-            TNodeKind::Create { record, value, out } => self.create(*record, value, *out),
-            TNodeKind::Update { record, value } => self.update(*record, value),
-            TNodeKind::Delete { record, id } => self.delete(*record, id),
-            TNodeKind::Append { element, list } => {
-                let held = self.temporary(word(&element.ty));
-                self.owned(element); // before the slot exists: the element may read the list
-                self.code.push(Instruction::LocalSet(held));
-                self.expression(list);
-                self.call("rt_list_append");
-                self.code.push(Instruction::LocalGet(held));
-                self.code.push(store(&element.ty, 0));
-            }
-            TNodeKind::Raise { message, status } => {
-                self.expression(message);
-                self.code.push(Instruction::I32Const(*status as i32));
-                self.call("rt_raise");
-                self.code.push(Instruction::Br(self.depth));
-            }
-            TNodeKind::Return => self.code.push(Instruction::Br(self.depth)),
-        }
-    }
-
-    fn assign(&mut self, target: &TExpr, value: &TExpr) {
-        match &target.kind {
-            TKind::Local(variable) => {
-                self.owned(value);
-                self.code.push(Instruction::LocalSet(*variable as u32));
-            }
-            TKind::Field(record, index) => {
-                let held = self.temporary(word(&target.ty));
-                self.owned(value);
-                self.code.push(Instruction::LocalSet(held));
-                self.expression(record);
-                self.code.push(Instruction::LocalGet(held));
-                self.code.push(store(&target.ty, *index));
-            }
-            TKind::Item(list, index) => {
-                let held = self.temporary(word(&target.ty));
-                self.owned(value);
-                self.code.push(Instruction::LocalSet(held));
-                self.slot_of(list, index);
-                self.code.push(Instruction::LocalGet(held));
-                self.code.push(store(&target.ty, 0));
-            }
-            // Check lets only places stand on the left.
-            TKind::Broken
-            | TKind::Constant(_)
-            | TKind::Null
-            | TKind::Attribute(..)
-            | TKind::Length(_)
-            | TKind::Negate(_)
-            | TKind::Not(_)
-            | TKind::Arithmetic(..)
-            | TKind::Concat(..)
-            | TKind::Compare(..)
-            | TKind::Logic(..)
-            | TKind::Convert(_)
-            | TKind::If(..)
-            | TKind::Builtin(..) => self.code.push(Instruction::Unreachable),
-        }
-    }
-
-    fn for_each(&mut self, list: &TExpr, element: usize, body: &[TNode], name: &str) {
-        let (held, count, index) =
-            (self.temporary(ValType::I32), self.temporary(ValType::I32), self.temporary(ValType::I32));
-        self.expression(list);
-        self.code.push(Instruction::LocalTee(held));
-        self.call("rt_list_len");
-        self.code.extend([
-            Instruction::LocalSet(count),
-            Instruction::I32Const(0),
-            Instruction::LocalSet(index),
-        ]);
-        let kept = keep::kept(body, element, self.variables, &self.uses);
-        let mark = self.temporary(ValType::I32);
-        if kept.is_some() {
-            self.call("rt_mark");
-            self.code.push(Instruction::LocalSet(mark));
-        }
-        self.open(Instruction::Block(BlockType::Empty));
-        self.open(Instruction::Loop(BlockType::Empty));
-        self.code.extend([Instruction::LocalGet(index), Instruction::LocalGet(count), Instruction::I32GeS]);
-        self.code.push(Instruction::BrIf(1));
-        self.code.extend([Instruction::LocalGet(held), Instruction::LocalGet(index)]);
-        self.call("rt_list_slot");
-        self.code.push(load(&self.variables[element].ty, 0));
-        self.code.push(Instruction::LocalSet(element as u32));
-        self.nodes(body);
-        if let Some(kept) = kept {
-            self.free(mark, &kept);
-        }
-        self.mark(name);
-        self.code.extend([Instruction::LocalGet(index), Instruction::I32Const(1), Instruction::I32Add]);
-        self.code.extend([Instruction::LocalSet(index), Instruction::Br(0)]);
-        self.close();
-        self.close();
-    }
-
-    /// Gives back what was allocated since the mark, once it is worth it, but for what the places hold.
-    fn free(&mut self, mark: u32, kept: &[&TExpr]) {
-        self.code.push(Instruction::LocalGet(mark));
-        self.call("rt_worth_freeing");
-        self.open(Instruction::If(BlockType::Empty));
-        let (record, moved) = (self.temporary(ValType::I32), self.temporary(ValType::I32));
-        for place in kept {
-            // Records stay where they are: only what their slots point to moves.
-            if let TKind::Field(of, index) = &place.kind {
-                self.expression(of);
-                self.code.extend([Instruction::LocalTee(record), load(&place.ty, *index)]);
-            } else {
-                self.expression(place);
-            }
-            self.code.push(Instruction::LocalGet(mark));
-            self.call(if place.ty == Type::Decimal { "rt_keep_decimal" } else { "rt_keep_bytes" });
-            if let TKind::Field(_, index) = &place.kind {
-                self.code.extend([Instruction::LocalSet(moved), Instruction::LocalGet(record)]);
-                self.code.extend([Instruction::LocalGet(moved), store(&place.ty, *index)]);
-            } else if let TKind::Local(variable) = place.kind {
-                self.code.push(Instruction::LocalSet(variable as u32));
-            }
-        }
-        self.code.push(Instruction::LocalGet(mark));
-        self.call("rt_free");
-        self.close();
     }
 
     /// Says which node runs, for the log line of an exception.
@@ -482,11 +336,12 @@ impl Generator<'_, '_> {
         self.code.push(Instruction::End);
     }
 
-    /// Leaves the action when an exception is on its way; what is on the stack is dropped by the branch.
+    /// Leaves the action, or the innermost `try`, when an exception is on its way; what is on the stack is
+    /// dropped by the branch.
     fn leave_if_raised(&mut self) {
         self.address(self.shared.runtime.pending);
         self.code.push(Instruction::I32Load(slot_at(0)));
-        self.code.push(Instruction::BrIf(self.depth));
+        self.code.push(Instruction::BrIf(self.depth - self.caught));
     }
 
     fn temporary(&mut self, ty: ValType) -> u32 {

@@ -56,9 +56,16 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         keys.finish(problems);
         parsed.structures.push(Structure { name, attributes });
     }
+    for (name, node) in file.named("exceptions", problems) {
+        let mut keys = Keys::of(node, "an exception", problems);
+        keys.take("description");
+        keys.finish(problems);
+        parsed.exceptions.push(name);
+    }
     for (name, node) in file.named("actions", problems) {
         let mut keys = Keys::of(node, "an action", problems);
-        let action = read_action(name, None, &mut keys, problems);
+        let is_function = keys.flag("function", false, problems);
+        let action = Action { is_function, ..read_action(name, None, &mut keys, problems) };
         keys.finish(problems);
         parsed.actions.push(action);
     }
@@ -85,7 +92,7 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
 fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Entity {
     let mut keys = Keys::of(node, "an entity", problems);
     keys.take("description");
-    let is_static = keys.take("static").is_some_and(|n| flag(n, problems));
+    let is_static = keys.flag("static", false, problems);
     let attributes = declarations(&mut keys, "attributes", problems);
     let mut records = Vec::new();
     for (record, node) in keys.named("records", problems) {
@@ -112,7 +119,7 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
                 Vec::new()
             }
         };
-        let unique = keys.take("unique").is_some_and(|n| flag(n, problems));
+        let unique = keys.flag("unique", false, problems);
         keys.finish(problems);
         indexes.push((index, attributes, unique));
     }
@@ -132,6 +139,8 @@ fn read_action(
         outputs: declarations(keys, "outputs", problems),
         locals: declarations(keys, "locals", problems),
         flow: keys.take("flow").map(|n| flow::read(n, problems)).unwrap_or_default(),
+        handlers: flow::handlers(keys, problems),
+        is_function: false,
         name,
         rest,
     }
@@ -161,7 +170,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
                     problems.error("OML0005", name.span, format!("`{}` has no `type`", name.text));
                 }
                 let mut declared = plain(type_name.unwrap_or(empty));
-                declared.mandatory = keys.take("mandatory").is_some_and(|n| flag(n, problems));
+                declared.mandatory = keys.flag("mandatory", false, problems);
                 declared.default = keys.take("default").and_then(|n| text_of(n, problems));
                 declared.length = keys.take("length").and_then(|n| {
                     let text = text_of(n, problems)?;
@@ -221,6 +230,11 @@ impl<'n> Keys<'n> {
         self.asked.push(key.to_owned());
         let at = self.entries.iter().position(|(k, _)| k.text == key)?;
         Some(self.entries.remove(at).1)
+    }
+
+    /// True or false under a key that may be missing.
+    fn flag(&mut self, key: &str, absent: bool, problems: &mut Problems<'_>) -> bool {
+        self.take(key).map_or(absent, |node| flag(node, problems))
     }
 
     /// The entries of a mapping from names, under a key that may be missing.

@@ -54,6 +54,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0105", "unknown action"),
     ("OML0106", "unknown function"),
     ("OML0107", "unknown record of a static entity"),
+    ("OML0108", "unknown exception"),
     ("OML0201", "the expression cannot be read"),
     ("OML0202", "types do not fit"),
     ("OML0203", "the operator does not take these types"),
@@ -68,11 +69,14 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0304", "the type cannot be stored"),
     ("OML0305", "a static entity may refer to static entities only"),
     ("OML0306", "structures are nested too deep"),
+    ("OML0307", "the node stands in no loop"),
+    ("OML0308", "the exception cannot be raised"),
     ("OML0401", "path and inputs do not match"),
     ("OML0402", "two methods answer the same requests"),
     ("OML0403", "the input cannot come from there"),
     ("OML0404", "not an HTTP status for an error"),
     ("OML0501", "the filter cannot run in the database"),
+    ("OML0602", "the node is never reached"),
     ("OML0901", "internal compiler error"),
 ];
 

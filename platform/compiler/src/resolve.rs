@@ -41,12 +41,12 @@ const EMAIL_LENGTH: u32 = 250;
 const PHONE_LENGTH: u32 = 20;
 
 pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
-    let mut names: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut scope = TypeNames { entities: parsed.entities.len(), ..TypeNames::default() };
     let record_names: Vec<&Name> =
         parsed.entities.iter().map(|e| &e.name).chain(parsed.structures.iter().map(|s| &s.name)).collect();
     for (index, name) in record_names.iter().enumerate() {
         let basic = BASIC.iter().any(|(b, _)| *b == name.text);
-        if basic || names.insert(&name.text, index).is_some() {
+        if basic || scope.places.insert(name.text.clone(), index).is_some() {
             problems.error(
                 "OML0004",
                 name.span,
@@ -54,7 +54,6 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             );
         }
     }
-    let scope = Scope { names: &names, entities: parsed.entities.len() };
     let mut named = Named::default();
     for entity in &parsed.entities {
         let record = entity_record(entity, parsed, &scope, problems);
@@ -78,12 +77,23 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     rows::link(parsed, &mut named, problems);
     find_cycles(&named, problems);
     let mut seen: BTreeMap<(Option<&str>, &str), ()> = BTreeMap::new();
-    for action in &parsed.actions {
+    for (index, action) in parsed.actions.iter().enumerate() {
         let api = action.rest.as_ref().map(|r| r.api.as_str());
         if seen.insert((api, &action.name.text), ()).is_some() {
             problems.error("OML0004", action.name.span, format!("`{}` exists already", action.name.text));
         }
+        if action.rest.is_none() {
+            named.callable.insert(action.name.text.clone(), index);
+        }
         named.actions.push(action_def(action, &scope, problems));
+    }
+    named.types = scope;
+    for (index, name) in parsed.exceptions.iter().enumerate() {
+        let built_in = EXCEPTIONS.iter().any(|e| e.name == name.text);
+        if built_in || parsed.exceptions[..index].iter().any(|e| e.text == name.text) {
+            problems.error("OML0004", name.span, format!("the exception `{}` exists already", name.text));
+        }
+        named.exceptions.push(name.text.clone());
     }
     for (index, api) in parsed.apis.iter().enumerate() {
         if parsed.apis[..index].iter().any(|a| a.text == api.text) {
@@ -93,13 +103,9 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     named
 }
 
-struct Scope<'a> {
-    names: &'a BTreeMap<&'a str, usize>,
-    entities: usize,
-}
-
-impl Scope<'_> {
-    fn type_of(&self, word: &Name, problems: &mut Problems<'_>) -> Type {
+impl TypeNames {
+    /// The type that a word of the model names.
+    pub(crate) fn type_of(&self, word: &Name, problems: &mut Problems<'_>) -> Type {
         let squeezed = word.text.replace(' ', "");
         if let Some((_, ty)) = BASIC.iter().find(|(name, _)| *name == squeezed) {
             return ty.clone();
@@ -114,10 +120,11 @@ impl Scope<'_> {
             return if of == Type::Unknown { of } else { Type::List(Box::new(of)) };
         }
         if let Some(of) = word.text.strip_suffix(" Identifier") {
-            return match self.names.get(of.trim()) {
+            return match self.places.get(of.trim()) {
                 Some(index) if *index < self.entities => Type::Identifier(Some(*index)),
                 Some(_) | None => {
-                    let entities = self.names.iter().filter(|(_, i)| **i < self.entities).map(|(n, _)| *n);
+                    let entities =
+                        self.places.iter().filter(|(_, i)| **i < self.entities).map(|(n, _)| n.as_str());
                     let hint = near(of.trim(), entities);
                     problems.error_hint(
                         "OML0102",
@@ -129,11 +136,11 @@ impl Scope<'_> {
                 }
             };
         }
-        match self.names.get(word.text.as_str()) {
+        match self.places.get(word.text.as_str()) {
             Some(index) => Type::Record(*index),
             None if word.text.is_empty() => Type::Unknown, // reported where it was read
             None => {
-                let known = BASIC.iter().map(|(n, _)| *n).chain(self.names.keys().copied());
+                let known = BASIC.iter().map(|(n, _)| *n).chain(self.places.keys().map(String::as_str));
                 let hint = near(&squeezed, known);
                 problems.error_hint("OML0101", word.span, format!("there is no type `{}`", word.text), hint);
                 Type::Unknown
@@ -142,7 +149,7 @@ impl Scope<'_> {
     }
 }
 
-fn fields_of(declared: &[Declared], scope: &Scope<'_>, problems: &mut Problems<'_>) -> Vec<FieldDef> {
+fn fields_of(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'_>) -> Vec<FieldDef> {
     declared
         .iter()
         .map(|d| {
@@ -196,11 +203,11 @@ fn default_fits(declared: &Declared, field: &FieldDef, problems: &mut Problems<'
 fn entity_record(
     entity: &ast::Entity,
     parsed: &Parsed,
-    scope: &Scope<'_>,
+    scope: &TypeNames,
     problems: &mut Problems<'_>,
 ) -> RecordDef {
     let mut fields =
-        vec![built_in("Id", Type::Identifier(scope.names.get(entity.name.text.as_str()).copied()))];
+        vec![built_in("Id", Type::Identifier(scope.places.get(entity.name.text.as_str()).copied()))];
     if entity.is_static {
         fields.push(FieldDef { length: Some(TEXT_LENGTH_DEFAULT), ..built_in("Label", Type::Text) });
         fields.push(built_in("Order", Type::Integer));
@@ -346,7 +353,7 @@ fn contains_itself(goal: usize, parts: &[Vec<usize>]) -> bool {
     false
 }
 
-fn action_def(action: &ast::Action, scope: &Scope<'_>, problems: &mut Problems<'_>) -> ActionDef {
+fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'_>) -> ActionDef {
     let mut variables: Vec<LocalDef> = Vec::new();
     for (group, is_input) in [(&action.inputs, true), (&action.outputs, false), (&action.locals, false)] {
         for d in group {
@@ -379,7 +386,17 @@ fn action_def(action: &ast::Action, scope: &Scope<'_>, problems: &mut Problems<'
             });
         }
     }
+    if action.is_function && action.outputs.len() != 1 {
+        let message =
+            format!("the function `{}` needs one output, not {}", action.name.text, action.outputs.len());
+        problems.error("OML0303", action.name.span, message);
+    }
+    if action.is_function && BUILTINS.iter().any(|b| b.name == action.name.text) {
+        let message = format!("`{}` is a built-in function already", action.name.text);
+        problems.error("OML0004", action.name.span, message);
+    }
     ActionDef {
+        is_function: action.is_function,
         name: match &action.rest {
             Some(rest) => format!("{}.{}", rest.api, action.name.text),
             None => action.name.text.clone(),

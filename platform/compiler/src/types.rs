@@ -3,7 +3,9 @@
 //! References are indices here; no name of the author is looked up after this. `Type::Unknown` stands
 //! for what was reported already and fits everything, so one mistake is one problem.
 
-use crate::ast::{Binary, Source};
+use std::collections::BTreeMap;
+
+use crate::ast::{Binary, Leave, LogLevel, Search, Source};
 use crate::sources::Span;
 use odeon_oml::schema::DeleteRule;
 
@@ -91,13 +93,33 @@ pub(crate) struct ActionDef {
     pub(crate) variables: Vec<LocalDef>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
+    /// It can be called in expressions.
+    pub(crate) is_function: bool,
+}
+
+impl ActionDef {
+    pub(crate) fn outputs(&self) -> &[LocalDef] {
+        &self.variables[self.inputs..self.inputs + self.outputs]
+    }
+}
+
+/// The names of entities and structures, each with its place among the records; entities come first.
+#[derive(Debug, Default)]
+pub(crate) struct TypeNames {
+    pub(crate) places: BTreeMap<String, usize>,
+    pub(crate) entities: usize,
 }
 
 /// Everything that has a name.
 #[derive(Debug, Default)]
 pub(crate) struct Named {
+    pub(crate) types: TypeNames,
     pub(crate) records: Vec<RecordDef>,
+    /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
+    pub(crate) exceptions: Vec<String>,
     pub(crate) actions: Vec<ActionDef>,
+    /// The actions that can be called, by name: all but the methods of REST APIs.
+    pub(crate) callable: BTreeMap<String, usize>,
 }
 
 impl Named {
@@ -163,17 +185,83 @@ pub(crate) struct TNode {
 pub(crate) enum TNodeKind {
     Assign(Vec<(TExpr, TExpr)>),
     If { condition: TExpr, then: Vec<TNode>, otherwise: Vec<TNode> },
-    ForEach { list: TExpr, element: usize, body: Vec<TNode> },
+    Switch { cases: Vec<(TExpr, Vec<TNode>)>, otherwise: Vec<TNode> },
+    ForEach { list: TExpr, element: usize, start: Option<TExpr>, max: Option<TExpr>, body: Vec<TNode> },
+    Try { body: Vec<TNode>, handlers: Vec<THandler> },
     Call { action: usize, arguments: Vec<Option<TExpr>>, outputs: Vec<usize> },
     Get { record: usize, id: TExpr, out: usize },
     List { query: Query, list: usize, count: usize },
     Create { record: usize, value: TExpr, out: usize },
     Update { record: usize, value: TExpr },
     Delete { record: usize, id: TExpr },
-    Append { element: TExpr, list: TExpr },
-    Raise { message: TExpr, status: u32 },
-    Return,
+    Raise { exception: u32, message: TExpr, status: u32 },
+    Log { message: TExpr, level: LogLevel },
+    Serialize { value: TExpr, defaults: bool, out: usize },
+    Deserialize { text: TExpr, out: usize },
+    ListEdit { list: TExpr, edit: TListEdit },
+    ListSort { list: TExpr, by: Vec<SortKey> },
+    ListSearch { list: TExpr, search: Search, element: usize, condition: TExpr, out: usize },
+    ListCopy { list: TExpr, distinct: bool, out: usize },
+    Commit,
+    Abort,
+    Leave(Leave),
 }
+
+/// What takes an exception. Those of a node stand in the order in which they are asked: most specific first.
+#[derive(Debug)]
+pub(crate) struct THandler {
+    /// First and last number of the exceptions that it takes.
+    pub(crate) takes: (u32, u32),
+    pub(crate) abort: bool,
+    pub(crate) log: bool,
+    /// The variable that holds `ExceptionMessage`.
+    pub(crate) message: usize,
+    pub(crate) flow: Vec<TNode>,
+}
+
+#[derive(Debug)]
+pub(crate) enum TListEdit {
+    Append(TExpr),
+    AppendAll(TExpr),
+    Insert { element: TExpr, at: TExpr },
+    Remove { at: TExpr },
+    Clear,
+}
+
+/// An attribute of the elements, or the whole element where it is no record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SortKey {
+    pub(crate) attribute: Option<usize>,
+    pub(crate) descending: bool,
+}
+
+/// An exception of the language: the numbers say what is a child of what.
+#[derive(Debug)]
+pub(crate) struct ExceptionDef {
+    pub(crate) name: &'static str,
+    /// Its own number, and the last of its children's.
+    pub(crate) numbers: (u32, u32),
+    /// The HTTP status of one that nobody handles; none where the app cannot raise it.
+    pub(crate) status: Option<u32>,
+}
+
+/// The tree of exceptions. What the runtime library raises under no name has number 1.
+pub(crate) const EXCEPTIONS: &[ExceptionDef] = &[
+    ExceptionDef { name: "All", numbers: (0, u32::MAX), status: None },
+    ExceptionDef { name: "Database", numbers: (DATABASE, DATABASE), status: None },
+    ExceptionDef { name: "Communication", numbers: (5, 5), status: None },
+    ExceptionDef { name: "Security", numbers: (8, 15), status: Some(403) },
+    ExceptionDef { name: "InvalidLogin", numbers: (9, 9), status: Some(401) },
+    ExceptionDef { name: "NotRegistered", numbers: (10, 15), status: Some(403) },
+    ExceptionDef { name: "User", numbers: (USER, u32::MAX), status: Some(USER_STATUS) },
+];
+
+/// The number of Database, as the runtime library raises it.
+pub(crate) const DATABASE: u32 = 4;
+/// The number of User; the app's own exceptions follow.
+pub(crate) const USER: u32 = 16;
+/// The HTTP status of a user exception that nobody handles and that says no other.
+pub(crate) const USER_STATUS: u32 = 400;
 
 #[derive(Debug)]
 pub(crate) struct Query {
@@ -213,6 +301,8 @@ pub(crate) enum TKind {
     Convert(Box<TExpr>),
     If(Box<TExpr>, Box<TExpr>, Box<TExpr>),
     Builtin(&'static Builtin, Vec<TExpr>),
+    /// A function of the app.
+    Invoke(usize, Vec<Option<TExpr>>),
 }
 
 /// A built-in function.

@@ -123,8 +123,8 @@ rest:
                 name: P
                 with: { Line: Line, Factor: 1 }
               - assign: { Sum.Total: Sum.Total + P.Price, Sum.Last: Line }
-              - append: Line.Item
-                to: Sum.Names
+              - list_append: Sum.Names
+                element: Line.Item
       Echo:
         verb: PUT
         path: /Echo/{Id}/{Name}
@@ -151,10 +151,10 @@ rest:
         outputs: { Out: Text }
         locals: { Words: Text List, Lines: Line List, Line: Line }
         flow:
-          - append: '"zero"'
-            to: Words
-          - append: Line
-            to: Lines
+          - list_append: Words
+            element: '"zero"'
+          - list_append: Lines
+            element: Line
           - assign: { 'Lines[0].Item': 'Words[N]', Out: 'Lines[0].Item + Lines.Length' }
 "#;
 

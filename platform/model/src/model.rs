@@ -27,6 +27,8 @@ pub struct File {
     pub entities: BTreeMap<String, Entity>,
     /// The structures by name.
     pub structures: BTreeMap<String, Structure>,
+    /// The app's own user exceptions by name.
+    pub exceptions: BTreeMap<String, Exception>,
     /// The server actions by name.
     pub actions: BTreeMap<String, Action>,
     /// The exposed REST APIs by name.
@@ -133,12 +135,22 @@ pub enum Literal {
     Text(String),
 }
 
+/// An exception that the app raises and handles by name; a child of User.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Exception {
+    /// When it is raised.
+    pub description: Option<String>,
+}
+
 /// A server action.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Action {
     /// What it does.
     pub description: Option<String>,
+    /// It has one output and can be called in expressions.
+    pub function: bool,
     /// What it takes.
     pub inputs: BTreeMap<String, Attribute>,
     /// What it gives.
@@ -147,6 +159,8 @@ pub struct Action {
     pub locals: BTreeMap<String, Attribute>,
     /// The nodes, in order.
     pub flow: Vec<Step>,
+    /// What takes the exceptions of the whole flow.
+    pub handlers: Vec<Handler>,
 }
 
 /// An exposed REST API.
@@ -177,6 +191,8 @@ pub struct RestMethod {
     pub locals: BTreeMap<String, Attribute>,
     /// The nodes, in order.
     pub flow: Vec<Step>,
+    /// What takes the exceptions of the whole flow.
+    pub handlers: Vec<Handler>,
 }
 
 /// The verbs of a REST method.
@@ -209,6 +225,52 @@ pub enum Step {
 pub enum StepWord {
     /// Ends the action.
     Return,
+    /// Goes on with the next element of the loop.
+    Cycle,
+    /// Ends the loop.
+    Exit,
+    /// Makes permanent what was written.
+    Commit,
+    /// Undoes what was written.
+    Abort,
+}
+
+/// What takes an exception.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Handler {
+    /// All, User, Database, Security, InvalidLogin, NotRegistered, Communication, or one of the app's own.
+    pub exception: String,
+    /// What was written is undone; true when absent.
+    pub abort_transaction: Option<bool>,
+    /// The exception is written to the log; true when absent.
+    pub log_error: Option<bool>,
+    /// The nodes, in order; `ExceptionMessage` is the message.
+    #[serde(rename = "do")]
+    pub body: Vec<Step>,
+}
+
+/// A case of a switch.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Case {
+    /// The condition; the first case whose condition holds is taken.
+    pub when: Option<Literal>,
+    /// The nodes, in order.
+    #[serde(rename = "do")]
+    pub body: Vec<Step>,
+}
+
+/// How much a log line matters.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Worth knowing.
+    Info,
+    /// Probably not meant.
+    Warning,
+    /// Somebody has to look.
+    Error,
 }
 
 /// What to sort by: `Attribute` or `Attribute desc`.
@@ -237,7 +299,9 @@ pub struct Node {
     /// The nodes when it does not.
     #[serde(rename = "else")]
     pub otherwise: Option<Vec<Step>>,
-    /// For Each: a list, with `as` and `do`.
+    /// Switch: cases with `when` and `do`, the first that holds is taken, and `else`.
+    pub switch: Option<Vec<Case>>,
+    /// For Each: a list, with `as` and `do`, and maybe `start` and `max`.
     pub for_each: Option<Literal>,
     /// The name of the current element.
     #[serde(rename = "as")]
@@ -255,14 +319,14 @@ pub struct Node {
     pub id: Option<Literal>,
     /// List: an entity, with `where`, `sort`, `max`, `start`; outputs `List` and `Count`.
     pub list: Option<String>,
-    /// The filter of a list.
+    /// The filter of a list of rows, or the condition on the elements of a list.
     #[serde(rename = "where")]
     pub filter: Option<Literal>,
     /// Attributes to sort by, each `Attribute` or `Attribute desc`.
     pub sort: Option<Sort>,
-    /// Most rows.
+    /// Most rows or elements; 0 is no limit.
     pub max: Option<Literal>,
-    /// Rows to pass over.
+    /// Rows or elements to pass over.
     pub start: Option<Literal>,
     /// Create: an entity, with `record`; output `Id`.
     pub create: Option<String>,
@@ -272,15 +336,62 @@ pub struct Node {
     pub record: Option<Literal>,
     /// Delete: an entity, with `id`.
     pub delete: Option<String>,
-    /// Append: an element, with `to`.
-    pub append: Option<Literal>,
-    /// The list appended to.
-    pub to: Option<Literal>,
-    /// Raise: `User`, with `message` and maybe `status`.
+    /// ListAppend: a list, with `element`.
+    pub list_append: Option<Literal>,
+    /// ListAppendAll: a list, with `elements`.
+    pub list_append_all: Option<Literal>,
+    /// ListInsert: a list, with `element` and `at`.
+    pub list_insert: Option<Literal>,
+    /// ListRemove: a list, with `at`.
+    pub list_remove: Option<Literal>,
+    /// ListClear: a list.
+    pub list_clear: Option<Literal>,
+    /// ListSort: a list, with `by`.
+    pub list_sort: Option<Literal>,
+    /// ListFilter: a list, with `as` and `where`; output `List`.
+    pub list_filter: Option<Literal>,
+    /// ListAny: a list, with `as` and `where`; output `Result`.
+    pub list_any: Option<Literal>,
+    /// ListAll: a list, with `as` and `where`; output `Result`.
+    pub list_all: Option<Literal>,
+    /// ListIndexOf: a list, with `as` and `where`; output `Position`, -1 when there is none.
+    pub list_index_of: Option<Literal>,
+    /// ListDistinct: a list; output `List`.
+    pub list_distinct: Option<Literal>,
+    /// ListDuplicate: a list; output `List`.
+    pub list_duplicate: Option<Literal>,
+    /// The element to append or insert.
+    #[serde(rename = "element")]
+    pub value: Option<Literal>,
+    /// The list whose elements are appended.
+    pub elements: Option<Literal>,
+    /// Where to insert or remove, from 0.
+    pub at: Option<Literal>,
+    /// Attributes to sort the elements by, each `Attribute` or `Attribute desc`.
+    pub by: Option<Sort>,
+    /// Try: nodes, with `handlers`.
+    #[serde(rename = "try")]
+    pub guarded: Option<Vec<Step>>,
+    /// What takes the exceptions of a try.
+    pub handlers: Option<Vec<Handler>>,
+    /// LogMessage: a text, with maybe `level`.
+    pub log: Option<Literal>,
+    /// How much the line matters; info when absent.
+    pub level: Option<LogLevel>,
+    /// JSON Serialize: a record or list; output `JSON`.
+    pub json_serialize: Option<Literal>,
+    /// Attributes that hold their default are written too; false when absent.
+    pub serialize_defaults: Option<bool>,
+    /// JSON Deserialize: a text, with `type`; output `Data`.
+    pub json_deserialize: Option<Literal>,
+    /// The type that a text is deserialized to.
+    #[serde(rename = "type")]
+    pub type_name: Option<String>,
+    /// Raise: an exception, with `message` and maybe `status`.
     pub raise: Option<String>,
     /// The message of an exception.
     pub message: Option<Literal>,
-    /// The HTTP status that an unhandled exception answers with; 400 when absent.
+    /// The HTTP status that the exception answers with when nobody handles it.
     pub status: Option<u16>,
     /// Return: ends the action.
     #[serde(rename = "return")]

@@ -10,15 +10,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::bindings::exports::wasi::http::incoming_handler::Guest;
-use crate::bindings::odeon::log::logging::{self, Level, Origin};
 use crate::bindings::wasi::http::types::{
     Headers, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 use crate::bindings::wasi::io::streams::StreamError;
-use crate::memory::{RT_NODE, RT_PENDING, app, rd32, rd64, rt_alloc, text, wr64};
-use crate::ops::exception;
+use crate::memory::{RT_PENDING, app, rd32, rd64, rt_alloc, text, wr64};
 use crate::values::write_default;
-use crate::{json, sql};
+use crate::{exceptions, json, sql};
 
 /// Largest request body: 28.6 MB, as ODC.
 const BODY_BYTES_MAX: usize = 29_989_273;
@@ -158,8 +156,8 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     }
     if RT_PENDING != 0 {
         sql::rollback();
-        let (status, message) = exception();
-        report(status, &message);
+        let (status, message) = exceptions::take();
+        exceptions::report(status, &message);
         return refuse(status as u16, &[message]);
     }
     Answer { status: 200, body: written(found, frame + inputs * 8), allow: None }
@@ -233,7 +231,7 @@ unsafe fn read_body(
     if header(headers, "content-type").is_some_and(|kind| !kind.to_ascii_lowercase().contains("json")) {
         return Err((415, "The request body must be application/json".into()));
     }
-    json::read(&raw, slot, input.desc, problems);
+    json::read(&raw, "The request body", slot, input.desc, problems);
     Ok(())
 }
 
@@ -260,13 +258,14 @@ unsafe fn written(route: Route, outputs: u32) -> String {
     {
         match count {
             0 => {}
-            1 => json::write(&mut out, outputs, rd32(at + 4)),
+            1 => json::write(&mut out, rd64(outputs), rd32(at + 4), true),
             _ => {
                 for index in 0..count {
                     out.push(if index == 0 { '{' } else { ',' });
                     json::write_string(&mut out, text(rd32(at + index * 8)));
                     out.push(':');
-                    json::write(&mut out, outputs + index * 8, rd32(at + index * 8 + 4));
+                    let word = rd64(outputs + index * 8);
+                    json::write(&mut out, word, rd32(at + index * 8 + 4), true);
                 }
                 out.push('}');
             }
@@ -287,19 +286,6 @@ fn failure(status: u16, messages: &[String], request_id: &str) -> Answer {
     json::write_string(&mut body, request_id);
     body.push('}');
     Answer { status, body, allow: None }
-}
-
-fn report(status: u32, message: &str) {
-    // SAFETY: the word is 0 or the address of two texts that the compiler has written.
-    let (action, node) = unsafe {
-        match RT_NODE {
-            0 => ("", ""),
-            at => (text(rd32(at)), text(rd32(at + 4))),
-        }
-    };
-    // A refusal that the app raised itself is its normal business; the rest needs its owner.
-    let level = if status < 500 { Level::Warning } else { Level::Error };
-    logging::log(level, message, &Origin { action: action.into(), node: node.into() });
 }
 
 /// Sends the answer. HEAD gets the head that GET would get, with the length of the body it does not get.

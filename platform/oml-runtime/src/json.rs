@@ -8,7 +8,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use crate::memory::{bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, text, wr64};
+use crate::exceptions::raise;
+use crate::lists::{list_len, rt_list_append};
+use crate::memory::{
+    bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, rt_alloc, text, wr64,
+};
 use crate::values::*;
 use crate::{calendar, decimal};
 
@@ -17,20 +21,26 @@ const DEPTH_MAX: u32 = 64;
 /// Problems reported for one request; the rest adds nothing.
 const PROBLEMS_MAX: usize = 20;
 
-/// Reads a whole document into a slot.
-pub(crate) unsafe fn read(source: &[u8], slot: u32, desc: u32, problems: &mut Vec<String>) {
+/// Reads a whole document into a slot; `subject` is what a problem calls it.
+pub(crate) unsafe fn read(
+    source: &[u8],
+    subject: &'static str,
+    slot: u32,
+    desc: u32,
+    problems: &mut Vec<String>,
+) {
     let Ok(source) = core::str::from_utf8(source) else {
-        problems.push("The request body is not UTF-8".into());
+        problems.push(format!("{subject} is not UTF-8"));
         return;
     };
-    let mut reader = Reader { source, at: 0, path: String::new(), problems };
+    let mut reader = Reader { source, subject, at: 0, path: String::new(), problems };
     let read = reader.value(slot, desc, 0).and_then(|()| {
         reader.space();
         if reader.at == source.len() { Ok(()) } else { Err(Syntax) }
     });
     if read.is_err() {
         let at = reader.at;
-        problems.push(format!("The request body is not valid JSON: unexpected input at byte {at}"));
+        problems.push(format!("{subject} is not valid JSON: unexpected input at byte {at}"));
     }
 }
 
@@ -45,6 +55,7 @@ struct Syntax;
 
 struct Reader<'a> {
     source: &'a str,
+    subject: &'static str,
     at: usize,
     path: String,
     problems: &'a mut Vec<String>,
@@ -289,7 +300,7 @@ impl Reader<'_> {
 
     fn problem(&mut self, what: &str) {
         if self.problems.len() < PROBLEMS_MAX {
-            let path = if self.path.is_empty() { "The request body" } else { &self.path };
+            let path = if self.path.is_empty() { self.subject } else { &self.path };
             self.problems.push(format!("{path}: {what}"));
         }
     }
@@ -339,9 +350,9 @@ fn is_email(value: &str) -> bool {
     plain(name) && plain(domain) && !domain.starts_with(['.', '-']) && !domain.ends_with(['.', '-'])
 }
 
-/// Writes the value of a slot.
-pub(crate) unsafe fn write(out: &mut String, slot: u32, desc: u32) {
-    let word = rd64(slot);
+/// Writes a value: the word of its slot. Attributes that hold the default of their type only when `all` are
+/// wanted.
+pub(crate) unsafe fn write(out: &mut String, word: i64, desc: u32, all: bool) {
     match kind(desc) {
         BOOLEAN => out.push_str(if word as i32 != 0 { "true" } else { "false" }),
         INTEGER => out.push_str(&(word as i32).to_string()),
@@ -356,14 +367,18 @@ pub(crate) unsafe fn write(out: &mut String, slot: u32, desc: u32) {
         BINARY => quoted(out, |out| to_base64(out, bytes(word as u32))),
         RECORD => {
             out.push('{');
+            let start = out.len();
             for index in 0..field_count(desc) {
-                let field = field(desc, index);
-                if index > 0 {
+                let (field, inner) = (field(desc, index), rd64(word as u32 + index * 8));
+                if !all && is_default(inner, field.desc) {
+                    continue;
+                }
+                if out.len() > start {
                     out.push(',');
                 }
                 write_string(out, text(field.name));
                 out.push(':');
-                write(out, word as u32 + index * 8, field.desc);
+                write(out, inner, field.desc, all);
             }
             out.push('}');
         }
@@ -373,12 +388,33 @@ pub(crate) unsafe fn write(out: &mut String, slot: u32, desc: u32) {
                 if index > 0 {
                     out.push(',');
                 }
-                write(out, rd32(word as u32 + 8) + index * 8, element(desc));
+                write(out, rd64(rd32(word as u32 + 8) + index * 8), element(desc), all);
             }
             out.push(']');
         }
         _ => write_string(out, text(word as u32)),
     }
+}
+
+/// JSON Serialize: a record or list as text.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_json_serialize(value: u32, desc: u32, defaults: u32) -> u32 {
+    let mut out = String::new();
+    write(&mut out, i64::from(value), desc, defaults != 0);
+    new_text(&out)
+}
+
+/// JSON Deserialize: a text as a record or list; a text that does not fit is an exception.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_json_deserialize(source: u32, desc: u32) -> u32 {
+    let slot = rt_alloc(8);
+    write_default(slot, desc);
+    let mut problems = Vec::new();
+    read(bytes(source), "The text", slot, desc, &mut problems);
+    if !problems.is_empty() {
+        raise(500, &format!("JSON Deserialize: {}", problems.join("; ")));
+    }
+    rd32(slot)
 }
 
 /// Writes a JSON string.

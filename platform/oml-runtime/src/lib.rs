@@ -6,8 +6,9 @@
 //! finished component.
 //!
 //! Map: [`decimal`], [`calendar`] and [`fold`] are plain arithmetic and are tested natively; the rest
-//! exists on wasm32 only. `memory` is the arena, `values` the layout of records and lists, `ops` what
-//! expressions call, `json` text in and out, `sql` statements, `http` one request from head to response.
+//! exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists` that of lists, `ops`
+//! what expressions call, `exceptions` what fails, `json` text in and out, `sql` statements, `http` one
+//! request from head to response.
 //!
 //! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
 //! did not cause is a trap, which the host turns into an answer.
@@ -21,9 +22,13 @@ pub mod decimal;
 pub mod fold;
 
 #[cfg(target_arch = "wasm32")]
+mod exceptions;
+#[cfg(target_arch = "wasm32")]
 mod http;
 #[cfg(target_arch = "wasm32")]
 mod json;
+#[cfg(target_arch = "wasm32")]
+mod lists;
 #[cfg(target_arch = "wasm32")]
 mod memory;
 #[cfg(target_arch = "wasm32")]

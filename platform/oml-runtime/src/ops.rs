@@ -1,42 +1,16 @@
-//! What expressions call: arithmetic that can overflow, text, dates, conversions and exceptions.
+//! What expressions call: arithmetic that can overflow, text, dates and conversions.
 //!
-//! A function that fails writes the exception and sets `RT_PENDING`; generated code looks at that word
-//! after each node and leaves the action. Built-in functions never fail: bad input gives the default.
-//! Invariant: the first exception stays; what follows on the way out does not replace it.
+//! Invariant: an operator that cannot give its result raises; a built-in function never does, it gives the
+//! default.
 
 use alloc::string::String;
 
 use crate::bindings::wasi::clocks::wall_clock;
 use crate::calendar::{self, DATE_DEFAULT, DAY_US};
 use crate::decimal::{self, Overflow, SCALE};
+use crate::exceptions::raise;
 use crate::fold;
-use crate::memory::{RT_PENDING, decimal, new_decimal, new_text, text};
-
-/// The exception on its way out: HTTP status and message.
-static mut EXCEPTION: (u32, String) = (0, String::new());
-
-/// What was raised.
-pub(crate) fn exception() -> (u32, String) {
-    let exception = &raw const EXCEPTION;
-    // SAFETY: one thread, and `raise` keeps no reference.
-    unsafe { (*exception).clone() }
-}
-
-/// Raises, unless something was raised before.
-pub(crate) fn raise(status: u32, message: &str) {
-    // SAFETY: one thread.
-    unsafe {
-        if RT_PENDING == 0 {
-            RT_PENDING = 1;
-            EXCEPTION = (status, String::from(message));
-        }
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn rt_raise(message: u32, status: u32) {
-    raise(status, text(message));
-}
+use crate::memory::{decimal, new_decimal, new_text, text};
 
 fn whole32(result: Option<i32>) -> i32 {
     result.unwrap_or_else(|| {

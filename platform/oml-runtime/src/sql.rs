@@ -9,13 +9,14 @@ use alloc::vec::Vec;
 
 use crate::bindings::odeon::sql::session::{self, Error, Rows, Value};
 use crate::calendar::DATE_DEFAULT;
+use crate::exceptions::{DATABASE, raise_as};
+use crate::lists::{rt_list_append, rt_new_list};
 use crate::memory::{
     bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, text, wr32, wr64,
 };
-use crate::ops::raise;
 use crate::values::{
-    BINARY, DATE, DATE_TIME, EMAIL, IDENTIFIER, PHONE, TEXT, field, field_count, kind, rt_list_append,
-    rt_new_list, rt_new_record,
+    BINARY, DATE, DATE_TIME, EMAIL, IDENTIFIER, PHONE, TEXT, field, field_count, is_default, kind,
+    rt_new_record,
 };
 use crate::{calendar, decimal};
 
@@ -31,6 +32,42 @@ fn params() -> Vec<Value> {
     let params = &raw mut PARAMS;
     // SAFETY: as above.
     unsafe { core::mem::take(&mut *params) }
+}
+
+/// Drops what was bound for a statement that an exception kept from being sent.
+pub(crate) fn forget_params() {
+    drop(params());
+}
+
+/// A failed statement inside is undone alone, so that what was written before it stays.
+static mut PROTECTED: u32 = 0;
+/// Something was written that is not committed: a failed statement would doom it.
+static mut WRITTEN: bool = false;
+
+/// Enters (1) or leaves (-1) what a handler guards that goes on with the transaction.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_protect(by: i32) {
+    PROTECTED = PROTECTED.wrapping_add_signed(by);
+}
+
+/// Runs a statement, behind a savepoint where a handler may go on after it failed.
+fn run<T>(writes: bool, statement: impl FnOnce(&[Value]) -> Result<T, Error>) -> Result<T, Error> {
+    let params = params();
+    // SAFETY: one thread.
+    let guarded = unsafe {
+        WRITTEN |= writes;
+        PROTECTED > 0 && WRITTEN
+    };
+    if !guarded {
+        return statement(&params);
+    }
+    session::execute("SAVEPOINT odeon_try", &[])?;
+    let outcome = statement(&params);
+    if outcome.is_err() {
+        session::execute("ROLLBACK TO SAVEPOINT odeon_try", &[])?;
+    }
+    session::execute("RELEASE SAVEPOINT odeon_try", &[])?;
+    outcome
 }
 
 macro_rules! binders {
@@ -58,7 +95,7 @@ binders! {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_query(sql: u32, desc: u32) -> u32 {
     let list = rt_new_list();
-    match session::query(text(sql), &params()) {
+    match run(false, |params| session::query(text(sql), params)) {
         Ok(rows) => {
             let width = field_count(desc) as usize;
             for row in rows.values.chunks_exact(width.max(1)) {
@@ -73,10 +110,10 @@ unsafe extern "C" fn rt_query(sql: u32, desc: u32) -> u32 {
 /// Runs a SELECT of one row; none is an exception with the message `absent`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_query_one(sql: u32, desc: u32, absent: u32) -> u32 {
-    match session::query(text(sql), &params()) {
+    match run(false, |params| session::query(text(sql), params)) {
         Ok(rows) if rows.values.len() >= field_count(desc) as usize => read_row(&rows.values, desc),
         Ok(_) => {
-            raise(500, text(absent));
+            raise_as(DATABASE, 500, text(absent));
             rt_new_record(desc)
         }
         Err(error) => {
@@ -95,7 +132,7 @@ unsafe extern "C" fn rt_check(record: u32, desc: u32, entity: u32) {
     for index in 1..field_count(desc) {
         let (field, slot) = (field(desc, index), record + index * 8);
         let problem = {
-            if field.is_mandatory() && is_empty(slot, kind(field.desc)) {
+            if field.is_mandatory() && is_empty(slot, field.desc) {
                 String::from("must not be empty")
             } else if let Some(most) = field.characters_max()
                 && let count = text(rd32(slot)).chars().count()
@@ -111,25 +148,20 @@ unsafe extern "C" fn rt_check(record: u32, desc: u32, entity: u32) {
         problems.push_str(&alloc::format!("{between}{entity}.{attribute} {problem}"));
     }
     if !problems.is_empty() {
-        raise(500, &problems);
+        raise_as(DATABASE, 500, &problems);
     }
 }
 
 /// Numbers, Booleans and times have no value that stands for "not given".
-unsafe fn is_empty(slot: u32, kind: u32) -> bool {
-    match kind {
-        TEXT | EMAIL | PHONE | BINARY => rd32(slot) == 0,
-        IDENTIFIER => rd64(slot) == 0,
-        DATE => rd32(slot) as i32 == DATE_DEFAULT,
-        DATE_TIME => rd64(slot) == i64::from(DATE_DEFAULT) * calendar::DAY_US,
-        _ => false,
-    }
+unsafe fn is_empty(slot: u32, desc: u32) -> bool {
+    let may_be = matches!(kind(desc), TEXT | EMAIL | PHONE | BINARY | IDENTIFIER | DATE | DATE_TIME);
+    may_be && is_default(rd64(slot), desc)
 }
 
 /// Runs an INSERT … RETURNING of the identifier.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_insert(sql: u32) -> i64 {
-    match session::execute_returning(text(sql), &params()) {
+    match run(true, |params| session::execute_returning(text(sql), params)) {
         Ok(Rows { values, .. }) => match values.first() {
             Some(Value::Int64(id)) => *id,
             Some(Value::Int32(id)) => i64::from(*id),
@@ -145,8 +177,8 @@ unsafe extern "C" fn rt_insert(sql: u32) -> i64 {
 /// Runs an UPDATE; touching no row is an exception with the message `absent`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_update(sql: u32, absent: u32) {
-    match session::execute(text(sql), &params()) {
-        Ok(0) => raise(500, text(absent)),
+    match run(true, |params| session::execute(text(sql), params)) {
+        Ok(0) => raise_as(DATABASE, 500, text(absent)),
         Ok(_) => {}
         Err(error) => failed(&error),
     }
@@ -155,21 +187,35 @@ unsafe extern "C" fn rt_update(sql: u32, absent: u32) {
 /// Runs a DELETE; touching no row is fine.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_delete(sql: u32) {
-    if let Err(error) = session::execute(text(sql), &params()) {
+    if let Err(error) = run(true, |params| session::execute(text(sql), params)) {
         failed(&error);
     }
 }
 
-/// Ends the transaction of a request that succeeded.
+/// Makes permanent what was written.
 pub(crate) fn commit() {
+    // SAFETY: one thread.
+    unsafe { WRITTEN = false };
     if let Err(error) = session::commit() {
         failed(&error);
     }
 }
 
-/// Undoes what a request that failed has written.
+/// Undoes what was written.
 pub(crate) fn rollback() {
-    let _ = session::rollback(); // nothing to add: the request has failed, and the host rolls back what is open
+    // SAFETY: one thread.
+    unsafe { WRITTEN = false };
+    let _ = session::rollback(); // nothing to add: the caller has failed, and the host rolls back what is open
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_commit() {
+    commit();
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_abort() {
+    rollback();
 }
 
 fn failed(error: &Error) {
@@ -182,7 +228,7 @@ fn failed(error: &Error) {
         Error::Unavailable(detail) => ("the database is not available", detail),
     };
     let status = if matches!(error, Error::Unavailable(_)) { 503 } else { 500 };
-    raise(status, &alloc::format!("Database exception: {kind}: {detail}"));
+    raise_as(DATABASE, status, &alloc::format!("Database exception: {kind}: {detail}"));
 }
 
 unsafe fn read_row(row: &[Value], desc: u32) -> u32 {
@@ -202,7 +248,9 @@ unsafe fn read_row(row: &[Value], desc: u32) -> u32 {
             Value::Decimal(v) => wr64(slot, i64::from(new_decimal(decimal::parse(v).unwrap_or(0)))),
             Value::Text(v) => wr64(slot, i64::from(new_text(v))),
             Value::Bytes(v) => wr64(slot, i64::from(new_bytes(v))),
-            Value::Float64(_) => raise(500, "Database exception: a column holds a floating point number"),
+            Value::Float64(_) => {
+                raise_as(DATABASE, 500, "Database exception: a column holds a floating point number")
+            }
         }
     }
     record

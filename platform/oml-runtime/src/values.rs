@@ -3,11 +3,11 @@
 //! Every value has a slot of 8 bytes: a number, or the address of something in the arena. A
 //! descriptor is a row of words in the app's data: its kind, then for a record the count of fields,
 //! the address of its default slots and (name, descriptor, flags) per field, and for a list the
-//! descriptor of its elements. A list is the words (length, capacity, address of slots).
+//! descriptor of its elements.
 //! Invariant: a record is as deep as its type, which the compiler has checked to end.
 
-use crate::memory::{RT_PENDING, rd32, rd64, rt_alloc, wr32, wr64};
-use crate::ops::raise;
+use crate::lists::{copy_slot, list_len, reserve, rt_list_append, rt_new_list};
+use crate::memory::{rd32, rd64, rt_alloc, wr32, wr64};
 
 pub(crate) const BOOLEAN: u32 = 0;
 pub(crate) const INTEGER: u32 = 1;
@@ -81,6 +81,18 @@ pub(crate) unsafe fn write_default(slot: u32, desc: u32) {
     }
 }
 
+/// Whether the word of a slot is the default of its type.
+pub(crate) unsafe fn is_default(word: i64, desc: u32) -> bool {
+    match kind(desc) {
+        BOOLEAN | INTEGER | DECIMAL | TEXT | EMAIL | PHONE | BINARY => word as u32 == 0,
+        DATE => word as i32 == crate::calendar::DATE_DEFAULT,
+        DATE_TIME => word == i64::from(crate::calendar::DATE_DEFAULT) * crate::calendar::DAY_US,
+        RECORD => (0..field_count(desc)).all(|i| is_default(rd64(word as u32 + i * 8), field(desc, i).desc)),
+        LIST => list_len(word as u32) == 0,
+        _ => word == 0,
+    }
+}
+
 /// A record with its defaults.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn rt_new_record(desc: u32) -> u32 {
@@ -91,12 +103,6 @@ pub(crate) unsafe extern "C" fn rt_new_record(desc: u32) -> u32 {
         deepen(at + index * 8, field(desc, index).desc);
     }
     at
-}
-
-/// An empty list.
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn rt_new_list() -> u32 {
-    rt_alloc(12)
 }
 
 /// A deep copy: records and lists are values.
@@ -122,50 +128,4 @@ pub(crate) unsafe extern "C" fn rt_copy(from: u32, desc: u32) -> u32 {
         }
         _ => from,
     }
-}
-
-unsafe fn copy_slot(from: u32, to: u32, desc: u32) {
-    match kind(desc) {
-        RECORD | LIST => wr32(to, rt_copy(rd32(from), desc)),
-        _ => wr64(to, rd64(from)),
-    }
-}
-
-pub(crate) unsafe fn list_len(list: u32) -> u32 {
-    if list == 0 { 0 } else { rd32(list) }
-}
-
-/// How many elements a list has.
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn rt_list_len(list: u32) -> i32 {
-    list_len(list) as i32
-}
-
-/// The slot of an element; past the end an exception, and the slot of nothing.
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn rt_list_slot(list: u32, index: i32) -> u32 {
-    if index >= 0 && (index as u32) < list_len(list) {
-        return rd32(list + 8) + index as u32 * 8;
-    }
-    raise(500, &alloc::format!("Index {index} is out of range"));
-    RT_PENDING = 1;
-    rt_alloc(8)
-}
-
-/// Appends a slot and returns it.
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn rt_list_append(list: u32) -> u32 {
-    let len = rd32(list);
-    if len == rd32(list + 4) {
-        reserve(list, (len * 2).max(8));
-    }
-    wr32(list, len + 1);
-    rd32(list + 8) + len * 8
-}
-
-unsafe fn reserve(list: u32, capacity: u32) {
-    let slots = rt_alloc(capacity.checked_mul(8).unwrap_or_else(|| core::arch::wasm32::unreachable()));
-    core::ptr::copy_nonoverlapping(rd32(list + 8) as *const u8, slots as *mut u8, rd32(list) as usize * 8);
-    wr32(list + 4, capacity);
-    wr32(list + 8, slots);
 }

@@ -214,6 +214,9 @@ impl Checker<'_, '_> {
 
     fn function(&mut self, name: &Name, arguments: &[Expr], span: Span) -> TExpr {
         let made = |ty: Type, kind: TKind| TExpr { ty, span, kind };
+        if let Some(action) = self.action_named(&name.text, true) {
+            return self.invoke(name, action, arguments, span);
+        }
         match (name.text.as_str(), arguments) {
             ("If", [condition, then, otherwise]) => {
                 let condition = self.expect(condition, &Type::Boolean);
@@ -281,6 +284,27 @@ impl Checker<'_, '_> {
         }
     }
 
+    /// A call of the app's own function: inputs by their order, optional ones at the end may be left out.
+    fn invoke(&mut self, name: &Name, action: usize, arguments: &[Expr], span: Span) -> TExpr {
+        let def = &self.named.actions[action];
+        let inputs = &def.variables[..def.inputs];
+        if arguments.len() > inputs.len() {
+            let message =
+                format!("`{}` takes {} arguments, not {}", name.text, inputs.len(), arguments.len());
+            self.problems.error("OML0204", span, message);
+        }
+        if let Some(missing) = inputs.iter().skip(arguments.len()).find(|input| input.mandatory) {
+            let message = format!("`{}` needs the input `{}`", name.text, missing.name);
+            self.problems.error("OML0208", span, message);
+        }
+        let given = inputs.iter().zip(arguments).map(|(input, value)| Some(self.expect(value, &input.ty)));
+        let mut typed: Vec<Option<TExpr>> = given.collect();
+        typed.resize(inputs.len(), None);
+        // A function without its one output was reported where it is declared.
+        let ty = def.outputs().first().map_or(Type::Unknown, |output| output.ty.clone());
+        TExpr { ty, span, kind: TKind::Invoke(action, typed) }
+    }
+
     fn binary(&mut self, op: Binary, at: Span, left: TExpr, right: TExpr, span: Span) -> TExpr {
         let made = |ty: Type, kind: TKind| TExpr { ty, span, kind };
         if left.ty == Type::Unknown || right.ty == Type::Unknown {
@@ -322,6 +346,7 @@ impl Checker<'_, '_> {
                         }
                         Some(Type::Identifier(a.or(*b)))
                     }
+                    (Type::Record(a), Type::Record(b)) if equality && a == b => Some(Type::Record(*a)),
                     (Type::Binary | Type::Record(_) | Type::List(_), _) => None,
                     (Type::Boolean, Type::Boolean) if equality => Some(Type::Boolean),
                     (Type::Boolean | Type::Identifier(_), _) | (_, Type::Boolean | Type::Identifier(_)) => {

@@ -93,6 +93,10 @@ impl Generator<'_, '_> {
                 }
                 self.call(builtin.runtime);
             }
+            TKind::Invoke(action, arguments) => {
+                self.invoke(*action, arguments);
+                self.leave_if_raised();
+            }
         }
     }
 
@@ -153,6 +157,11 @@ impl Generator<'_, '_> {
 
     fn compare(&mut self, op: Binary, ty: &Type) {
         match ty {
+            Type::Record(_) => {
+                let descriptor = self.shared.descriptor(ty);
+                self.address(descriptor);
+                self.call("rt_record_cmp");
+            }
             Type::Decimal => self.call("rt_dec_cmp"),
             Type::Text | Type::Email | Type::Phone => self.call("rt_text_cmp"),
             Type::Unknown
@@ -164,7 +173,6 @@ impl Generator<'_, '_> {
             | Type::DateTime
             | Type::Binary
             | Type::Identifier(_)
-            | Type::Record(_)
             | Type::List(_) => {
                 let wide = word(ty) == ValType::I64;
                 self.code.push(if wide { compare64(op) } else { compare32(op) });

@@ -13,14 +13,18 @@
 //!   never the same slot; an element of a loop is the exception, it is the list's own record, and is no place.
 //! - An assignment through an element or an index, which is another slot each time: refused, unless the
 //!   value is [`Loop::is_old`], that is from before the loop.
-//! - Appending to a list from outside: refused. What an action is called with or a statement binds is
-//!   gone when it returns, and an exception leaves the loop for good.
+//! - Adding to a list from outside, which also makes room in it: refused. Sorting, removing and clearing
+//!   move what is there. What an action is called with or a statement binds is gone when it returns.
+//! - An exception that a handler in the body takes: what was written before the `try` counts as written in
+//!   the handlers, nothing else. One that leaves the loop finds no loop that goes on.
 //!
 //! Invariant: what is not understood is refused, and a refused loop is merely hungry.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ast::Leave;
 use crate::types::*;
+use crate::walk::each_node;
 
 /// What is known of an action before its loops are lowered.
 #[derive(Debug)]
@@ -34,10 +38,8 @@ impl Uses {
     pub(super) fn of(nodes: &[TNode]) -> Uses {
         let mut uses = Uses { reads: BTreeMap::new(), elements: BTreeSet::new() };
         each_node(nodes, &mut |node| {
-            node_reads(node, &mut |variable| *uses.reads.entry(variable).or_default() += 1);
-            if let TNodeKind::ForEach { element, .. } = &node.kind {
-                uses.elements.insert(*element);
-            }
+            reads(node, &mut |variable| *uses.reads.entry(variable).or_default() += 1);
+            uses.elements.extend(node.kind.element().map(|(element, _)| element));
         });
         uses
     }
@@ -54,11 +56,9 @@ pub(super) fn kept<'n>(
     let mut nested = BTreeMap::new();
     let mut inner_reads: BTreeMap<usize, u32> = BTreeMap::new();
     each_node(body, &mut |node| {
-        made.extend(outputs(&node.kind));
-        if let TNodeKind::ForEach { element, list, .. } = &node.kind {
-            nested.insert(*element, list);
-        }
-        node_reads(node, &mut |variable| *inner_reads.entry(variable).or_default() += 1);
+        made.extend(node.kind.outputs());
+        nested.extend(node.kind.element());
+        reads(node, &mut |variable| *inner_reads.entry(variable).or_default() += 1);
     });
     let passing: BTreeSet<usize> = made
         .iter()
@@ -75,8 +75,8 @@ pub(super) fn kept<'n>(
     let mut places: BTreeMap<Vec<usize>, &TExpr> = BTreeMap::new();
     let mut must_be_old = Vec::new();
     let mut refused = false;
-    each_node(body, &mut |node| match &node.kind {
-        TNodeKind::Assign(pairs) => {
+    each_node(body, &mut |node| {
+        if let TNodeKind::Assign(pairs) = &node.kind {
             for (target, value) in pairs.iter().filter(|(target, _)| is_address(&target.ty)) {
                 let root = root_of(target);
                 if root.is_some_and(|root| found.passes(root)) {
@@ -91,19 +91,10 @@ pub(super) fn kept<'n>(
                 }
             }
         }
-        TNodeKind::Append { list, .. } => {
-            refused |= !root_of(list).is_some_and(|root| found.passes(root));
+        if let TNodeKind::ListEdit { list, edit } = &node.kind {
+            let adds = !matches!(edit, TListEdit::Remove { .. } | TListEdit::Clear);
+            refused |= adds && !root_of(list).is_some_and(|root| found.passes(root));
         }
-        TNodeKind::If { .. }
-        | TNodeKind::ForEach { .. }
-        | TNodeKind::Call { .. }
-        | TNodeKind::Get { .. }
-        | TNodeKind::List { .. }
-        | TNodeKind::Create { .. }
-        | TNodeKind::Update { .. }
-        | TNodeKind::Delete { .. }
-        | TNodeKind::Raise { .. }
-        | TNodeKind::Return => {}
     });
     found.roots = places.keys().map(|path| path[0]).collect();
     let fits = !refused && must_be_old.iter().all(|value| found.is_old(value));
@@ -156,7 +147,8 @@ impl Loop<'_> {
             | TKind::Compare(..)
             | TKind::Logic(..)
             | TKind::Convert(_)
-            | TKind::Builtin(..) => false,
+            | TKind::Builtin(..)
+            | TKind::Invoke(..) => false,
         }
     }
 }
@@ -208,132 +200,65 @@ fn path_of(place: &TExpr) -> Option<Vec<usize>> {
 
 /// Which of `passing` are certainly written after the nodes, when `written` are before; `None` when one
 /// may be read that is not.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "nodes without a flow are alike: they write their outputs"
+)]
 fn written_before_read(
     nodes: &[TNode],
     mut written: BTreeSet<usize>,
     passing: &BTreeSet<usize>,
 ) -> Option<BTreeSet<usize>> {
     for node in nodes {
+        // An element can be read in its loop or search only, where it is written before everything else.
+        written.extend(node.kind.element().map(|(element, _)| element));
         let mut fine = true;
-        node_reads(node, &mut |variable| fine &= !passing.contains(&variable) || written.contains(&variable));
+        reads(node, &mut |variable| fine &= !passing.contains(&variable) || written.contains(&variable));
         if !fine {
             return None;
         }
         match &node.kind {
-            TNodeKind::If { then, otherwise, .. } => {
-                let then = written_before_read(then, written.clone(), passing)?;
-                let otherwise = written_before_read(otherwise, written, passing)?;
-                written = then.intersection(&otherwise).copied().collect();
-            }
-            TNodeKind::ForEach { element, body, .. } => {
-                let mut inside = written.clone();
-                inside.insert(*element);
-                written_before_read(body, inside, passing)?; // it may run for no element at all
+            // It may run for no element at all, and end anywhere.
+            TNodeKind::ForEach { body, .. } => {
+                written_before_read(body, written.clone(), passing)?;
             }
             // Nothing comes after these.
-            TNodeKind::Raise { .. } | TNodeKind::Return => written.extend(passing),
-            TNodeKind::Call { .. }
-            | TNodeKind::Get { .. }
-            | TNodeKind::List { .. }
-            | TNodeKind::Create { .. } => written.extend(outputs(&node.kind)),
+            TNodeKind::Raise { .. } | TNodeKind::Leave(Leave::Return | Leave::Cycle | Leave::Exit) => {
+                written.extend(passing);
+            }
+            // The body may end anywhere, so a handler knows of nothing that it wrote.
+            TNodeKind::Try { body, handlers } => {
+                let mut after = written_before_read(body, written.clone(), passing)?;
+                for handler in handlers {
+                    let mut before = written.clone();
+                    before.insert(handler.message);
+                    after = common(&after, &written_before_read(&handler.flow, before, passing)?);
+                }
+                written = after;
+            }
+            TNodeKind::If { then, otherwise, .. } => {
+                let then = written_before_read(then, written.clone(), passing)?;
+                written = common(&then, &written_before_read(otherwise, written, passing)?);
+            }
+            TNodeKind::Switch { cases, otherwise } => {
+                let mut after = written_before_read(otherwise, written.clone(), passing)?;
+                for (_, flow) in cases {
+                    after = common(&after, &written_before_read(flow, written.clone(), passing)?);
+                }
+                written = after;
+            }
             // An assignment to an output is no reason to think that the output was written.
-            TNodeKind::Assign(_)
-            | TNodeKind::Update { .. }
-            | TNodeKind::Delete { .. }
-            | TNodeKind::Append { .. } => {}
+            kind => written.extend(kind.outputs()),
         }
     }
     Some(written)
 }
 
-/// The variables that a node writes besides assignments.
-fn outputs(node: &TNodeKind) -> Vec<usize> {
-    match node {
-        TNodeKind::Call { outputs, .. } => outputs.clone(),
-        TNodeKind::Get { out, .. } | TNodeKind::Create { out, .. } => vec![*out],
-        TNodeKind::List { list, count, .. } => vec![*list, *count],
-        TNodeKind::Assign(_)
-        | TNodeKind::If { .. }
-        | TNodeKind::ForEach { .. }
-        | TNodeKind::Update { .. }
-        | TNodeKind::Delete { .. }
-        | TNodeKind::Append { .. }
-        | TNodeKind::Raise { .. }
-        | TNodeKind::Return => Vec::new(),
-    }
+fn common(a: &BTreeSet<usize>, b: &BTreeSet<usize>) -> BTreeSet<usize> {
+    a.intersection(b).copied().collect()
 }
 
-/// Every node, with those inside it.
-fn each_node<'n>(nodes: &'n [TNode], look: &mut impl FnMut(&'n TNode)) {
-    for node in nodes {
-        look(node);
-        match &node.kind {
-            TNodeKind::If { then, otherwise, .. } => {
-                each_node(then, look);
-                each_node(otherwise, look);
-            }
-            TNodeKind::ForEach { body, .. } => each_node(body, look),
-            TNodeKind::Assign(_)
-            | TNodeKind::Call { .. }
-            | TNodeKind::Get { .. }
-            | TNodeKind::List { .. }
-            | TNodeKind::Create { .. }
-            | TNodeKind::Update { .. }
-            | TNodeKind::Delete { .. }
-            | TNodeKind::Append { .. }
-            | TNodeKind::Raise { .. }
-            | TNodeKind::Return => {}
-        }
-    }
-}
-
-/// The variables that a node itself reads, not those inside it. Writing to a part of a variable reads it.
-fn node_reads(node: &TNode, look: &mut impl FnMut(usize)) {
-    match &node.kind {
-        TNodeKind::Assign(pairs) => {
-            for (target, value) in pairs {
-                expression_reads(value, look);
-                if !matches!(target.kind, TKind::Local(_)) {
-                    expression_reads(target, look);
-                }
-            }
-        }
-        TNodeKind::If { condition, .. } => expression_reads(condition, look),
-        TNodeKind::ForEach { list, .. } => expression_reads(list, look),
-        TNodeKind::Call { arguments, .. } => {
-            arguments.iter().flatten().for_each(|argument| expression_reads(argument, look));
-        }
-        TNodeKind::Get { id, .. } | TNodeKind::Delete { id, .. } => expression_reads(id, look),
-        TNodeKind::List { query, .. } => {
-            let parts = [&query.filter, &query.max, &query.start];
-            parts.into_iter().flatten().for_each(|part| expression_reads(part, look));
-        }
-        TNodeKind::Create { value, .. } | TNodeKind::Update { value, .. } => expression_reads(value, look),
-        TNodeKind::Append { element, list } => {
-            expression_reads(element, look);
-            expression_reads(list, look);
-        }
-        TNodeKind::Raise { message, .. } => expression_reads(message, look),
-        TNodeKind::Return => {}
-    }
-}
-
-fn expression_reads(expr: &TExpr, look: &mut impl FnMut(usize)) {
-    match &expr.kind {
-        TKind::Local(variable) => look(*variable),
-        TKind::Broken | TKind::Constant(_) | TKind::Null | TKind::Attribute(..) => {}
-        TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => {
-            expression_reads(a, look);
-        }
-        TKind::Item(a, b)
-        | TKind::Arithmetic(_, a, b)
-        | TKind::Concat(a, b)
-        | TKind::Compare(_, a, b)
-        | TKind::Logic(_, a, b) => {
-            expression_reads(a, look);
-            expression_reads(b, look);
-        }
-        TKind::If(a, b, c) => [a, b, c].into_iter().for_each(|part| expression_reads(part, look)),
-        TKind::Builtin(_, arguments) => arguments.iter().for_each(|part| expression_reads(part, look)),
-    }
+/// The variables that a node itself reads, not those inside it.
+fn reads(node: &TNode, look: &mut impl FnMut(usize)) {
+    node.kind.expressions().into_iter().for_each(|expr| expr.reads(look));
 }

@@ -22,7 +22,7 @@ impl Generator<'_, '_> {
         let descriptor = self.shared.descriptor(&Type::Record(record));
         self.address(descriptor);
         self.absent(def);
-        self.call("rt_query_one");
+        self.run("rt_query_one");
         self.code.push(Instruction::LocalSet(out as u32));
         self.leave_if_raised();
     }
@@ -60,7 +60,7 @@ impl Generator<'_, '_> {
         self.statement(&text);
         let descriptor = self.shared.descriptor(&Type::Record(query.record));
         self.address(descriptor);
-        self.call("rt_query");
+        self.run("rt_query");
         self.code.push(Instruction::LocalTee(list as u32));
         self.call("rt_list_len");
         self.code.push(Instruction::LocalSet(count as u32));
@@ -87,7 +87,7 @@ impl Generator<'_, '_> {
             )
         };
         self.statement(&sql);
-        self.call("rt_insert");
+        self.run("rt_insert");
         self.code.push(Instruction::LocalSet(out as u32));
         self.leave_if_raised();
     }
@@ -111,7 +111,7 @@ impl Generator<'_, '_> {
         let last = def.fields.len();
         self.statement(&format!("UPDATE {} SET {sets} WHERE \"Id\" = ${last}::int8", quoted(&def.name)));
         self.absent(def);
-        self.call("rt_update");
+        self.run("rt_update");
         self.leave_if_raised();
     }
 
@@ -121,7 +121,7 @@ impl Generator<'_, '_> {
         self.expression(id);
         self.bind(&Type::Long);
         self.statement(&format!("DELETE FROM {} WHERE \"Id\" = $1::int8", quoted(&def.name)));
-        self.call("rt_delete");
+        self.run("rt_delete");
         self.leave_if_raised();
     }
 
@@ -163,6 +163,12 @@ impl Generator<'_, '_> {
             Type::Binary | Type::Record(_) | Type::List(_) => "rt_param_bytes",
             Type::Identifier(_) => "rt_param_id",
         });
+    }
+
+    fn run(&mut self, statement: &str) {
+        self.protect(1);
+        self.call(statement);
+        self.protect(-1);
     }
 
     fn statement(&mut self, sql: &str) {
@@ -215,25 +221,13 @@ pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
         | TKind::Local(_)
         | TKind::Field(..)
         | TKind::Item(..)
-        | TKind::Length(_) => Some(expr),
+        | TKind::Length(_)
+        | TKind::Invoke(..) => Some(expr),
     }
 }
 
 fn touches_row(expr: &TExpr) -> bool {
-    match &expr.kind {
-        TKind::Attribute(..) => true,
-        TKind::Broken | TKind::Constant(_) | TKind::Null | TKind::Local(_) => false,
-        TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => {
-            touches_row(a)
-        }
-        TKind::Item(a, b)
-        | TKind::Arithmetic(_, a, b)
-        | TKind::Concat(a, b)
-        | TKind::Compare(_, a, b)
-        | TKind::Logic(_, a, b) => touches_row(a) || touches_row(b),
-        TKind::If(a, b, c) => touches_row(a) || touches_row(b) || touches_row(c),
-        TKind::Builtin(_, arguments) => arguments.iter().any(touches_row),
-    }
+    matches!(expr.kind, TKind::Attribute(..)) || expr.parts().into_iter().any(touches_row)
 }
 
 struct Statement<'s> {
@@ -290,7 +284,8 @@ impl Statement<'_> {
             | TKind::Local(_)
             | TKind::Field(..)
             | TKind::Item(..)
-            | TKind::Length(_) => self.text.push_str("NULL"), // `refused` has reported it
+            | TKind::Length(_)
+            | TKind::Invoke(..) => self.text.push_str("NULL"), // `refused` has reported it
         }
     }
 

@@ -3,24 +3,94 @@
 //! Invariant: a node that cannot be read is left out and reported; its neighbours stay.
 
 use super::{Keys, choice, entries, expression, first_line, items, text_of};
-use crate::ast::{Expr, ExprKind, Name, Node, NodeKind};
+use crate::ast::*;
 use crate::problem::{Problems, near};
+use crate::sources::Span;
 use crate::yaml::{self, Scalar, Shape};
 
-const KINDS: [&str; 12] = [
-    "assign", "if", "for_each", "call", "get", "list", "create", "update", "delete", "append", "raise",
+/// The keys that say what a node does; each in a node of its own.
+const KINDS: [&str; 28] = [
+    "assign",
+    "if",
+    "switch",
+    "for_each",
+    "call",
+    "get",
+    "list",
+    "create",
+    "update",
+    "delete",
+    "list_append",
+    "list_append_all",
+    "list_insert",
+    "list_remove",
+    "list_clear",
+    "list_sort",
+    "list_filter",
+    "list_any",
+    "list_all",
+    "list_index_of",
+    "list_distinct",
+    "list_duplicate",
+    "json_serialize",
+    "json_deserialize",
+    "log",
+    "try",
+    "raise",
     "return",
 ];
+
+/// Nodes that are one word.
+const WORDS: [&str; 5] = ["return", "cycle", "exit", "commit", "abort"];
+
+fn word(text: &str) -> Option<NodeKind> {
+    Some(match text {
+        "return" => NodeKind::Leave(Leave::Return),
+        "cycle" => NodeKind::Leave(Leave::Cycle),
+        "exit" => NodeKind::Leave(Leave::Exit),
+        "commit" => NodeKind::Commit,
+        "abort" => NodeKind::Abort,
+        _ => return None,
+    })
+}
 
 pub(super) fn read(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<Node> {
     items(node, problems).iter().filter_map(|n| read_node(n, problems)).collect()
 }
 
+/// What stands under `handlers`, of a node or of an action.
+pub(super) fn handlers(keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Vec<Handler> {
+    let Some(node) = keys.take("handlers") else { return Vec::new() };
+    items(node, problems).iter().filter_map(|n| handler(n, problems)).collect()
+}
+
+fn handler(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Handler> {
+    let mut keys = Keys::of(node, "a handler", problems);
+    let exception = keys.take("exception").and_then(|n| text_of(n, problems));
+    if exception.is_none() {
+        problems.error("OML0005", first_line(node), "a handler needs `exception`");
+    }
+    let abort = keys.flag("abort_transaction", true, problems);
+    let log = keys.flag("log_error", true, problems);
+    let flow = flow_of(&mut keys, "do", problems);
+    keys.finish(problems);
+    Some(Handler { exception: exception?, abort, log, flow })
+}
+
+fn flow_of(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> Vec<Node> {
+    keys.take(key).map(|n| read(n, problems)).unwrap_or_default()
+}
+
 fn read_node(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Node> {
-    if let Shape::Scalar(scalar) = &node.shape
-        && scalar.text == "return"
-    {
-        return Some(Node { name: None, kind: NodeKind::Return });
+    if let Shape::Scalar(scalar) = &node.shape {
+        if let Some(kind) = word(&scalar.text) {
+            return Some(Node { name: None, span: node.span, kind });
+        }
+        let hint = near(&scalar.text, WORDS)
+            .unwrap_or_else(|| format!("alone stand {}; others are keys with values", WORDS.join(", ")));
+        let message = format!("`{}` is no node", scalar.text);
+        problems.error_hint("OML0002", node.span, message, Some(hint));
+        return None;
     }
     let mut keys = Keys::of(node, "a node", problems);
     let kinds: Vec<Name> = keys
@@ -49,84 +119,189 @@ fn read_node(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Node> {
     }
     let span = leading.span;
     let subject = keys.take(&leading.text)?;
-    let kind = read_kind(&leading.text, span, subject, &mut keys, problems);
+    let kind = Reader { kind: &leading.text, span, keys: &mut keys, problems }.read(subject);
     keys.finish(problems);
-    Some(Node { name, kind: kind? })
+    Some(Node { name, span, kind: kind? })
 }
 
-fn read_kind(
-    kind: &str,
-    span: crate::sources::Span,
-    subject: &yaml::Node,
-    keys: &mut Keys<'_>,
-    problems: &mut Problems<'_>,
-) -> Option<NodeKind> {
-    let mut need = |key: &str, problems: &mut Problems<'_>| {
-        let node = keys.take(key);
-        if node.is_none() {
-            problems.error("OML0005", span, format!("`{kind}` needs `{key}`"));
-        }
-        node.map(|n| expr(n, problems))
-    };
-    Some(match kind {
-        "assign" => NodeKind::Assign(
-            entries(subject, problems)
-                .iter()
-                .map(|(target, value)| (target_of(target, problems), expr(value, problems)))
-                .collect(),
-        ),
-        "if" => NodeKind::If {
-            condition: expr(subject, problems),
-            then: keys.take("then").map(|n| read(n, problems)).unwrap_or_default(),
-            otherwise: keys.take("else").map(|n| read(n, problems)).unwrap_or_default(),
-        },
-        "for_each" => {
-            let list = expr(subject, problems);
-            let element = keys.take("as").and_then(|n| text_of(n, problems));
-            if element.is_none() {
-                problems.error("OML0005", span, "`for_each` needs `as`");
+/// One node: its leading key has been taken, the others are taken as they are needed.
+struct Reader<'r, 'n, 'p> {
+    kind: &'r str,
+    span: Span,
+    keys: &'r mut Keys<'n>,
+    problems: &'r mut Problems<'p>,
+}
+
+impl Reader<'_, '_, '_> {
+    fn read(&mut self, subject: &yaml::Node) -> Option<NodeKind> {
+        let kind = self.kind;
+        Some(match kind {
+            "assign" => NodeKind::Assign(
+                entries(subject, self.problems)
+                    .iter()
+                    .map(|(target, value)| (target_of(target, self.problems), expr(value, self.problems)))
+                    .collect(),
+            ),
+            "if" => NodeKind::If {
+                condition: self.expr(subject),
+                then: self.flow("then"),
+                otherwise: self.flow("else"),
+            },
+            "switch" => NodeKind::Switch { cases: self.cases(subject), otherwise: self.flow("else") },
+            "for_each" => {
+                let list = self.expr(subject);
+                let element = self.element();
+                let (start, max) = (self.maybe("start"), self.maybe("max"));
+                NodeKind::ForEach { list, start, max, body: self.flow("do"), element: element? }
             }
-            let body = keys.take("do").map(|n| read(n, problems)).unwrap_or_default();
-            NodeKind::ForEach { list, element: element?, body }
-        }
-        "call" => {
-            let action = text_of(subject, problems)?;
-            let with = keys.named("with", problems);
-            NodeKind::Call { action, with: with.into_iter().map(|(k, v)| (k, expr(v, problems))).collect() }
-        }
-        "get" => NodeKind::Get { entity: text_of(subject, problems)?, id: need("id", problems)? },
-        "delete" => NodeKind::Delete { entity: text_of(subject, problems)?, id: need("id", problems)? },
-        "create" => {
-            NodeKind::Create { entity: text_of(subject, problems)?, record: need("record", problems)? }
-        }
-        "update" => {
-            NodeKind::Update { entity: text_of(subject, problems)?, record: need("record", problems)? }
-        }
-        "append" => NodeKind::Append { element: expr(subject, problems), list: need("to", problems)? },
-        "list" => NodeKind::List {
-            entity: text_of(subject, problems)?,
-            filter: keys.take("where").map(|n| expr(n, problems)),
-            sort: keys.take("sort").map(|n| sort_of(n, problems)).unwrap_or_default(),
-            max: keys.take("max").map(|n| expr(n, problems)),
-            start: keys.take("start").map(|n| expr(n, problems)),
-        },
-        "raise" => {
-            choice(subject, &["User"], problems);
-            let message = need("message", problems)?;
-            let mut status = 400;
-            if let Some(node) = keys.take("status") {
-                let text = text_of(node, problems)?;
-                match text.text.parse().ok().filter(|s| (400..=599).contains(s)) {
-                    Some(given) => status = given,
-                    None => {
-                        problems.error("OML0404", node.span, format!("`{}` is not 400 to 599", text.text))
-                    }
+            "call" => {
+                let action = self.text(subject)?;
+                let with = self.keys.named("with", self.problems);
+                let with = with.into_iter().map(|(k, v)| (k, expr(v, self.problems))).collect();
+                NodeKind::Call { action, with }
+            }
+            "get" => self.entity(subject, |r| Some(EntityAction::Get { id: r.need("id")? }))?,
+            "delete" => self.entity(subject, |r| Some(EntityAction::Delete { id: r.need("id")? }))?,
+            "create" => self.entity(subject, |r| Some(EntityAction::Create { record: r.need("record")? }))?,
+            "update" => self.entity(subject, |r| Some(EntityAction::Update { record: r.need("record")? }))?,
+            "list" => self.entity(subject, |r| {
+                let (filter, sort) = (r.maybe("where"), r.sort("sort"));
+                Some(EntityAction::List { filter, sort, max: r.maybe("max"), start: r.maybe("start") })
+            })?,
+            "try" => {
+                let body = read(subject, self.problems);
+                let handlers = handlers(self.keys, self.problems);
+                if handlers.is_empty() {
+                    self.problems.error("OML0005", self.span, "`try` needs `handlers`");
                 }
+                NodeKind::Try { body, handlers }
             }
-            NodeKind::Raise { message, status }
+            "raise" => {
+                let exception = self.text(subject)?;
+                let message = self.need("message")?;
+                NodeKind::Raise { exception, message, status: self.status() }
+            }
+            "log" => {
+                let levels = [LogLevel::Info, LogLevel::Warning, LogLevel::Error];
+                let level = self.keys.take("level");
+                let level = level.and_then(|n| choice(n, &["info", "warning", "error"], self.problems));
+                NodeKind::Log { message: self.expr(subject), level: levels[level.unwrap_or(0)] }
+            }
+            "json_serialize" => NodeKind::Serialize {
+                value: self.expr(subject),
+                defaults: self.keys.flag("serialize_defaults", false, self.problems),
+            },
+            "json_deserialize" => {
+                let text = self.expr(subject);
+                let type_name = self.keys.take("type").and_then(|n| text_of(n, self.problems));
+                if type_name.is_none() {
+                    self.missing("type");
+                }
+                NodeKind::Deserialize { text, type_name: type_name? }
+            }
+            "return" => NodeKind::Leave(Leave::Return),
+            _ => return self.list_action(subject),
+        })
+    }
+
+    fn entity(
+        &mut self,
+        subject: &yaml::Node,
+        action: impl FnOnce(&mut Self) -> Option<EntityAction>,
+    ) -> Option<NodeKind> {
+        let entity = self.text(subject)?;
+        Some(NodeKind::Entity { entity, action: action(self)? })
+    }
+
+    fn list_action(&mut self, subject: &yaml::Node) -> Option<NodeKind> {
+        let list = self.expr(subject);
+        let action = match self.kind {
+            "list_append" => ListAction::Append(self.need("element")?),
+            "list_append_all" => ListAction::AppendAll(self.need("elements")?),
+            "list_insert" => ListAction::Insert { element: self.need("element")?, at: self.need("at")? },
+            "list_remove" => ListAction::Remove { at: self.need("at")? },
+            "list_clear" => ListAction::Clear,
+            "list_sort" => ListAction::Sort { by: self.sort("by") },
+            "list_distinct" => ListAction::Copy { distinct: true },
+            "list_duplicate" => ListAction::Copy { distinct: false },
+            "list_filter" => self.search(Search::Filter)?,
+            "list_any" => self.search(Search::Any)?,
+            "list_all" => self.search(Search::All)?,
+            _ => self.search(Search::IndexOf)?,
+        };
+        Some(NodeKind::List { list, action })
+    }
+
+    fn search(&mut self, search: Search) -> Option<ListAction> {
+        let element = self.element();
+        let condition = self.need("where")?;
+        Some(ListAction::Search { search, element: element?, condition })
+    }
+
+    fn cases(&mut self, subject: &yaml::Node) -> Vec<(Expr, Vec<Node>)> {
+        let mut cases = Vec::new();
+        for node in items(subject, self.problems) {
+            let mut keys = Keys::of(node, "a case", self.problems);
+            let condition = keys.take("when").map(|n| expr(n, self.problems));
+            let flow = flow_of(&mut keys, "do", self.problems);
+            keys.finish(self.problems);
+            match condition {
+                Some(condition) => cases.push((condition, flow)),
+                None => self.problems.error("OML0005", first_line(node), "a case needs `when`"),
+            }
         }
-        _ => NodeKind::Return,
-    })
+        cases
+    }
+
+    fn status(&mut self) -> Option<u32> {
+        let node = self.keys.take("status")?;
+        let text = self.text(node)?;
+        let status = text.text.parse().ok().filter(|s| (400..=599).contains(s));
+        if status.is_none() {
+            self.problems.error("OML0404", node.span, format!("`{}` is not 400 to 599", text.text));
+        }
+        status
+    }
+
+    fn element(&mut self) -> Option<Name> {
+        let element = self.keys.take("as").and_then(|n| text_of(n, self.problems));
+        if element.is_none() {
+            self.missing("as");
+        }
+        element
+    }
+
+    fn sort(&mut self, key: &str) -> Vec<(Name, bool)> {
+        self.keys.take(key).map(|n| sort_of(n, self.problems)).unwrap_or_default()
+    }
+
+    fn flow(&mut self, key: &str) -> Vec<Node> {
+        flow_of(self.keys, key, self.problems)
+    }
+
+    fn maybe(&mut self, key: &str) -> Option<Expr> {
+        self.keys.take(key).map(|n| expr(n, self.problems))
+    }
+
+    fn need(&mut self, key: &str) -> Option<Expr> {
+        let found = self.maybe(key);
+        if found.is_none() {
+            self.missing(key);
+        }
+        found
+    }
+
+    fn missing(&mut self, key: &str) {
+        self.problems.error("OML0005", self.span, format!("`{}` needs `{key}`", self.kind));
+    }
+
+    fn text(&mut self, node: &yaml::Node) -> Option<Name> {
+        text_of(node, self.problems)
+    }
+
+    fn expr(&mut self, node: &yaml::Node) -> Expr {
+        expr(node, self.problems)
+    }
 }
 
 fn expr(node: &yaml::Node, problems: &mut Problems<'_>) -> Expr {

@@ -192,14 +192,14 @@ fn what_outlives_its_iteration_is_not_freed() {
     // A list that grows, an element that is changed in its list, a whole record, an element of another list.
     let app = self::app(
         r#"
-- append: '"first"'
-  to: Texts
+- list_append: Texts
+  element: '"first"'
 - for_each: Rows
   as: Row
   do:
     - assign: { X: Big + Row.Name }
-    - append: Row.Name + "+"
-      to: Out.Names
+    - list_append: Out.Names
+      element: Row.Name + "+"
 - for_each: Rows
   as: Row
   do:

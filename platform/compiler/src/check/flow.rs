@@ -1,0 +1,301 @@
+//! Nodes: what each needs, what it gives, and where it may stand.
+//!
+//! Outputs of a node are variables; a handler's `ExceptionMessage` is one that is visible in its flow.
+//! Invariant: handlers leave here most specific first, so the first that takes an exception is the right one.
+
+use super::Checker;
+use crate::ast::{self, EntityAction, Expr, Handler, Leave, Name, NodeKind};
+use crate::problem::near;
+use crate::resolve::unknown_attribute;
+use crate::types::*;
+
+impl Checker<'_, '_> {
+    /// The whole flow of an action, inside its handlers when it has any.
+    pub(super) fn action(&mut self, action: &ast::Action) -> Vec<TNode> {
+        let body = self.flow(&action.flow);
+        if action.handlers.is_empty() {
+            return body;
+        }
+        let handlers = self.handlers(&action.handlers);
+        vec![TNode { name: "Start".to_owned(), kind: TNodeKind::Try { body, handlers } }]
+    }
+
+    pub(super) fn flow(&mut self, nodes: &[ast::Node]) -> Vec<TNode> {
+        for pair in nodes.windows(2) {
+            if matches!(pair[0].kind, NodeKind::Leave(_) | NodeKind::Raise { .. }) {
+                self.problems.warning(
+                    "OML0602",
+                    pair[1].span,
+                    "nothing comes here: the node before ends the flow",
+                );
+            }
+        }
+        nodes.iter().filter_map(|node| self.node(node)).collect()
+    }
+
+    fn node(&mut self, node: &ast::Node) -> Option<TNode> {
+        let mut shown = node.name.as_ref().map(|n| n.text.clone());
+        let (default_name, kind) = match &node.kind {
+            NodeKind::Assign(pairs) => {
+                let pairs = pairs.iter().map(|(target, value)| self.assignment(target, value)).collect();
+                ("Assign".to_owned(), TNodeKind::Assign(pairs))
+            }
+            NodeKind::If { condition, then, otherwise } => {
+                let condition = self.expect(condition, &Type::Boolean);
+                let (then, otherwise) = (self.flow(then), self.flow(otherwise));
+                ("If".to_owned(), TNodeKind::If { condition, then, otherwise })
+            }
+            NodeKind::Switch { cases, otherwise } => {
+                let case = |(condition, flow): &(Expr, Vec<ast::Node>)| {
+                    (self.expect(condition, &Type::Boolean), self.flow(flow))
+                };
+                let cases = cases.iter().map(case).collect();
+                ("Switch".to_owned(), TNodeKind::Switch { cases, otherwise: self.flow(otherwise) })
+            }
+            NodeKind::ForEach { list, element, start, max, body } => {
+                let list = self.expression(list);
+                let refused = |shown: &str| format!("`for_each` needs a list, not {shown}");
+                let ty = self.element_of(&list, "OML0202", refused);
+                let start = start.as_ref().map(|s| self.expect(s, &Type::Integer));
+                let max = max.as_ref().map(|m| self.expect(m, &Type::Integer));
+                let variable = self.element(element, ty);
+                self.loops += 1;
+                let body = self.flow(body);
+                self.loops -= 1;
+                self.forget(variable);
+                ("ForEach".to_owned(), TNodeKind::ForEach { list, element: variable, start, max, body })
+            }
+            NodeKind::Try { body, handlers } => {
+                let body = self.flow(body);
+                ("Try".to_owned(), TNodeKind::Try { body, handlers: self.handlers(handlers) })
+            }
+            NodeKind::Call { action, with } => {
+                let (name, kind) = self.call(node, action, with)?;
+                shown.get_or_insert_with(|| name.clone());
+                (name, kind)
+            }
+            NodeKind::Entity { entity, action } => self.entity_action(node, entity, action)?,
+            NodeKind::Raise { exception, message, status } => {
+                let message = self.expect(message, &Type::Text);
+                self.raise(exception, message, *status)?
+            }
+            NodeKind::Log { message, level } => {
+                let message = self.expect(message, &Type::Text);
+                ("LogMessage".to_owned(), TNodeKind::Log { message, level: *level })
+            }
+            NodeKind::Serialize { value, defaults } => {
+                let value = self.expression(value);
+                if !matches!(value.ty, Type::Record(_) | Type::List(_) | Type::Unknown) {
+                    let message = format!(
+                        "`json_serialize` takes a record or a list, not {}",
+                        self.named.shown(&value.ty)
+                    );
+                    self.problems.error("OML0202", value.span, message);
+                }
+                let default = "JSONSerialize".to_owned();
+                let out = self.outputs(node, &default, &[("JSON", Type::Text)])[0];
+                (default, TNodeKind::Serialize { value, defaults: *defaults, out })
+            }
+            NodeKind::Deserialize { text, type_name } => {
+                let text = self.expect(text, &Type::Text);
+                let ty = self.named.types.type_of(type_name, self.problems);
+                if !matches!(ty, Type::Record(_) | Type::List(_) | Type::Unknown) {
+                    let message =
+                        format!("`json_deserialize` gives a record or a list, not {}", type_name.text);
+                    self.problems.error("OML0202", type_name.span, message);
+                }
+                let default = "JSONDeserialize".to_owned();
+                let out = self.outputs(node, &default, &[("Data", ty)])[0];
+                (default, TNodeKind::Deserialize { text, out })
+            }
+            NodeKind::List { list, action } => self.list_action(node, list, action),
+            NodeKind::Commit => ("CommitTransaction".to_owned(), TNodeKind::Commit),
+            NodeKind::Abort => ("AbortTransaction".to_owned(), TNodeKind::Abort),
+            NodeKind::Leave(leave) => {
+                if *leave != Leave::Return && self.loops == 0 {
+                    let word = if *leave == Leave::Cycle { "cycle" } else { "exit" };
+                    let message = format!("`{word}` stands in no `for_each`");
+                    self.problems.error("OML0307", node.span, message);
+                    return None;
+                }
+                ("End".to_owned(), TNodeKind::Leave(*leave))
+            }
+        };
+        Some(TNode { name: shown.unwrap_or(default_name), kind })
+    }
+
+    fn entity_action(
+        &mut self,
+        node: &ast::Node,
+        entity: &Name,
+        action: &EntityAction,
+    ) -> Option<(String, TNodeKind)> {
+        Some(match action {
+            EntityAction::Get { id } => {
+                let record = self.entity(entity);
+                let id = self.expect(id, &identifier_of(record));
+                let default = format!("Get{}", entity.text);
+                let outputs = [("Record", record.map_or(Type::Unknown, Type::Record))];
+                let out = self.outputs(node, &default, &outputs)[0];
+                (default, TNodeKind::Get { record: record?, id, out })
+            }
+            EntityAction::List { filter, sort, max, start } => {
+                let record = self.entity(entity);
+                let element = record.map_or(Type::Unknown, |r| Type::List(Box::new(Type::Record(r))));
+                self.row = record;
+                let filter = filter.as_ref().map(|f| self.expect(f, &Type::Boolean));
+                self.row = None;
+                if let Some(part) = filter.as_ref().and_then(crate::lower::refused) {
+                    let message = "this part of the filter needs the row, but cannot run in the database";
+                    self.problems.error("OML0501", part.span, message);
+                }
+                let mut order = Vec::new();
+                for (attribute, descending) in sort {
+                    let Some(record) = record else { break };
+                    order.extend(self.attribute(record, attribute).map(|index| (index, *descending)));
+                }
+                let max = max.as_ref().map(|m| self.expect(m, &Type::Integer));
+                let start = start.as_ref().map(|s| self.expect(s, &Type::Integer));
+                let default = format!("List{}", entity.text);
+                let outs = self.outputs(node, &default, &[("List", element), ("Count", Type::Integer)]);
+                let query = Query { record: record?, filter, sort: order, max, start };
+                (default, TNodeKind::List { query, list: outs[0], count: outs[1] })
+            }
+            EntityAction::Create { record } => {
+                let of = self.writable(entity);
+                let value = self.expect(record, &of.map_or(Type::Unknown, Type::Record));
+                let default = format!("Create{}", entity.text);
+                let out = self.outputs(node, &default, &[("Id", identifier_of(of))])[0];
+                (default, TNodeKind::Create { record: of?, value, out })
+            }
+            EntityAction::Update { record } => {
+                let of = self.writable(entity);
+                let value = self.expect(record, &of.map_or(Type::Unknown, Type::Record));
+                (format!("Update{}", entity.text), TNodeKind::Update { record: of?, value })
+            }
+            EntityAction::Delete { id } => {
+                let of = self.writable(entity);
+                let id = self.expect(id, &identifier_of(of));
+                (format!("Delete{}", entity.text), TNodeKind::Delete { record: of?, id })
+            }
+        })
+    }
+
+    /// The place of an attribute, or a problem.
+    pub(super) fn attribute(&mut self, record: usize, name: &Name) -> Option<usize> {
+        let def = &self.named.records[record];
+        let found = def.fields.iter().position(|f| f.name == name.text);
+        if found.is_none() {
+            unknown_attribute(name, &def.name, &def.fields, self.problems);
+        }
+        found
+    }
+
+    /// The variable for one element after the other; it is visible until it is forgotten.
+    pub(super) fn element(&mut self, name: &Name, ty: Type) -> usize {
+        if self.taken(&name.text) {
+            self.problems.error("OML0004", name.span, format!("`{}` exists already", name.text));
+        }
+        self.visible(&name.text, ty)
+    }
+
+    fn handlers(&mut self, handlers: &[Handler]) -> Vec<THandler> {
+        let mut typed: Vec<THandler> = Vec::new();
+        for handler in handlers {
+            let takes = self.exception(&handler.exception).map(|(numbers, _)| numbers);
+            let message = self.visible("ExceptionMessage", Type::Text);
+            let flow = self.flow(&handler.flow);
+            self.forget(message);
+            let Some(takes) = takes else { continue };
+            if typed.iter().any(|other| other.takes == takes) {
+                let message = format!("`{}` is handled here already", handler.exception.text);
+                self.problems.error("OML0004", handler.exception.span, message);
+            }
+            typed.push(THandler { takes, abort: handler.abort, log: handler.log, message, flow });
+        }
+        // Ranges are inside one another or apart, so a smaller one is more specific.
+        typed.sort_by_key(|handler| handler.takes.1 - handler.takes.0);
+        typed
+    }
+
+    fn raise(
+        &mut self,
+        exception: &Name,
+        message: TExpr,
+        status: Option<u32>,
+    ) -> Option<(String, TNodeKind)> {
+        let (numbers, own) = self.exception(exception)?;
+        let Some(own) = own else {
+            let message = format!("`{}` is raised by Odeon, not by an app", exception.text);
+            let hint =
+                "raise User, Security, InvalidLogin, NotRegistered, or an exception of the app".to_owned();
+            self.problems.error_hint("OML0308", exception.span, message, Some(hint));
+            return None;
+        };
+        let kind = TNodeKind::Raise { exception: numbers.0, message, status: status.unwrap_or(own) };
+        Some((format!("Raise{}", exception.text), kind))
+    }
+
+    /// The numbers of an exception, and its HTTP status when an app may raise it.
+    fn exception(&mut self, name: &Name) -> Option<((u32, u32), Option<u32>)> {
+        if let Some(built_in) = EXCEPTIONS.iter().find(|e| e.name == name.text) {
+            return Some((built_in.numbers, built_in.status));
+        }
+        if let Some(index) = self.named.exceptions.iter().position(|e| *e == name.text) {
+            let number = USER + 1 + index as u32;
+            return Some(((number, number), Some(USER_STATUS)));
+        }
+        let known = EXCEPTIONS.iter().map(|e| e.name).chain(self.named.exceptions.iter().map(String::as_str));
+        let hint = near(&name.text, known);
+        let message = format!("there is no exception `{}`", name.text);
+        self.problems.error_hint("OML0108", name.span, message, hint);
+        None
+    }
+
+    /// The action that can be called by this name, or the function that an expression can call.
+    pub(super) fn action_named(&self, name: &str, function: bool) -> Option<usize> {
+        let found = self.named.callable.get(name).copied()?;
+        (self.named.actions[found].is_function || !function).then_some(found)
+    }
+
+    fn call(
+        &mut self,
+        node: &ast::Node,
+        action: &Name,
+        with: &[(Name, Expr)],
+    ) -> Option<(String, TNodeKind)> {
+        let Some(index) = self.action_named(&action.text, false) else {
+            let hint = near(&action.text, self.named.callable.keys().map(String::as_str));
+            let message = format!("there is no action `{}`", action.text);
+            self.problems.error_hint("OML0105", action.span, message, hint);
+            return None;
+        };
+        let def = &self.named.actions[index];
+        let inputs = &def.variables[..def.inputs];
+        let mut arguments: Vec<Option<TExpr>> = vec![None; inputs.len()];
+        for (name, value) in with {
+            match inputs.iter().position(|i| i.name == name.text) {
+                Some(at) => arguments[at] = Some(self.expect(value, &inputs[at].ty)),
+                None => {
+                    let hint = near(&name.text, inputs.iter().map(|i| i.name.as_str()));
+                    let message = format!("`{}` has no input `{}`", action.text, name.text);
+                    self.problems.error_hint("OML0208", name.span, message, hint);
+                }
+            }
+        }
+        for (input, argument) in inputs.iter().zip(&arguments) {
+            if input.mandatory && argument.is_none() {
+                let message = format!("`{}` needs the input `{}`", action.text, input.name);
+                self.problems.error("OML0208", action.span, message);
+            }
+        }
+        let outputs: Vec<(&str, Type)> =
+            def.outputs().iter().map(|o| (o.name.as_str(), o.ty.clone())).collect();
+        let outputs = self.outputs(node, &action.text, &outputs);
+        Some((action.text.clone(), TNodeKind::Call { action: index, arguments, outputs }))
+    }
+}
+
+fn identifier_of(record: Option<usize>) -> Type {
+    record.map_or(Type::Unknown, |r| Type::Identifier(Some(r)))
+}

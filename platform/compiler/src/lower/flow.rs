@@ -1,0 +1,327 @@
+//! Nodes to structured code: branches, loops, calls and handlers.
+//!
+//! ```text
+//! block $done            try
+//!   block $caught
+//!     …                  what raises branches to $caught
+//!     br $done
+//!   end
+//!   takes 16 to 16? …    one handler after the other, each ends with br $done
+//!   br $outer            nobody takes it: on to the handlers around, or out of the action
+//! end
+//! ```
+//!
+//! Invariant: after every call that may raise, and only there, stands a branch to the innermost handlers.
+
+use wasm_encoder::{BlockType, Instruction, ValType};
+
+use super::{Generator, keep, load, store, word};
+use crate::ast::Leave;
+use crate::types::*;
+
+/// The blocks of a loop, by the depth at which they were opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LoopBlocks {
+    /// Left to end the loop.
+    exit: u32,
+    /// Left to go on with the next element.
+    cycle: u32,
+}
+
+impl Generator<'_, '_> {
+    pub(super) fn nodes(&mut self, nodes: &[TNode]) {
+        for node in nodes {
+            self.node(node);
+        }
+    }
+
+    fn node(&mut self, node: &TNode) {
+        self.mark(&node.name);
+        match &node.kind {
+            TNodeKind::Assign(pairs) => {
+                for (target, value) in pairs {
+                    self.assign(target, value);
+                }
+            }
+            TNodeKind::If { condition, then, otherwise } => {
+                self.expression(condition);
+                self.open(Instruction::If(BlockType::Empty));
+                self.nodes(then);
+                if !otherwise.is_empty() {
+                    self.code.push(Instruction::Else);
+                    self.nodes(otherwise);
+                }
+                self.close();
+            }
+            TNodeKind::Switch { cases, otherwise } => self.switch(cases, otherwise),
+            TNodeKind::ForEach { list, element, start, max, body } => {
+                self.for_each(list, *element, [start.as_ref(), max.as_ref()], body, &node.name);
+            }
+            TNodeKind::Try { body, handlers } => self.guarded(body, handlers),
+            TNodeKind::Call { action, arguments, outputs } => {
+                self.invoke(*action, arguments);
+                for output in outputs.iter().rev() {
+                    self.code.push(Instruction::LocalSet(*output as u32));
+                }
+                self.leave_if_raised();
+            }
+            TNodeKind::Get { record, id, out } => self.get(*record, id, *out),
+            TNodeKind::List { query, list, count } => self.list(query, *list, *count),
+            TNodeKind::Create { record, value, out } => self.create(*record, value, *out),
+            TNodeKind::Update { record, value } => self.update(*record, value),
+            TNodeKind::Delete { record, id } => self.delete(*record, id),
+            TNodeKind::Raise { exception, message, status } => {
+                self.expression(message);
+                self.code.push(Instruction::I32Const(*status as i32));
+                self.code.push(Instruction::I32Const(*exception as i32));
+                self.call("rt_raise");
+                self.code.push(Instruction::Br(self.depth - self.caught));
+            }
+            TNodeKind::Log { message, level } => {
+                self.expression(message);
+                self.code.push(Instruction::I32Const(*level as i32));
+                self.call("rt_log");
+            }
+            TNodeKind::Serialize { value, defaults, out } => {
+                self.expression(value);
+                let descriptor = self.shared.descriptor(&value.ty);
+                self.address(descriptor);
+                self.code.push(Instruction::I32Const(i32::from(*defaults)));
+                self.call("rt_json_serialize");
+                self.code.push(Instruction::LocalSet(*out as u32));
+            }
+            TNodeKind::Deserialize { text, out } => {
+                self.expression(text);
+                let descriptor = self.shared.descriptor(&self.variables[*out].ty);
+                self.address(descriptor);
+                self.call("rt_json_deserialize");
+                self.code.push(Instruction::LocalSet(*out as u32));
+                self.leave_if_raised();
+            }
+            TNodeKind::ListEdit { list, edit } => self.list_edit(list, edit),
+            TNodeKind::ListSort { list, by } => self.list_sort(list, by),
+            TNodeKind::ListSearch { list, search, element, condition, out } => {
+                self.list_search(list, *search, *element, condition, *out);
+            }
+            TNodeKind::ListCopy { list, distinct, out } => self.list_copy(list, *distinct, *out),
+            TNodeKind::Commit => {
+                self.call("rt_commit");
+                self.leave_if_raised();
+            }
+            TNodeKind::Abort => self.call("rt_abort"),
+            TNodeKind::Leave(leave) => {
+                // Check lets `cycle` and `exit` stand in loops only.
+                let to = match (leave, self.loops.last()) {
+                    (Leave::Return, _) | (_, None) => 0,
+                    (Leave::Cycle, Some(blocks)) => blocks.cycle,
+                    (Leave::Exit, Some(blocks)) => blocks.exit,
+                };
+                self.code.push(Instruction::Br(self.depth - to));
+            }
+        }
+    }
+
+    fn assign(&mut self, target: &TExpr, value: &TExpr) {
+        if let TKind::Local(variable) = target.kind {
+            self.owned(value);
+            self.code.push(Instruction::LocalSet(variable as u32));
+            return;
+        }
+        // Before the place: the value may change what the place is in.
+        let held = self.temporary(word(&target.ty));
+        self.owned(value);
+        self.code.push(Instruction::LocalSet(held));
+        let index = if let TKind::Field(record, index) = &target.kind {
+            self.expression(record);
+            *index
+        } else if let TKind::Item(list, index) = &target.kind {
+            self.slot_of(list, index);
+            0
+        } else {
+            self.code.push(Instruction::Unreachable); // check lets only places stand on the left
+            return;
+        };
+        self.code.push(Instruction::LocalGet(held));
+        self.code.push(store(&target.ty, index));
+    }
+
+    fn switch(&mut self, cases: &[(TExpr, Vec<TNode>)], otherwise: &[TNode]) {
+        self.open(Instruction::Block(BlockType::Empty));
+        for (condition, flow) in cases {
+            self.expression(condition);
+            self.open(Instruction::If(BlockType::Empty));
+            self.nodes(flow);
+            self.code.push(Instruction::Br(1));
+            self.close();
+        }
+        self.nodes(otherwise);
+        self.close();
+    }
+
+    /// Puts the outputs on the stack; whether something was raised is to be asked when they are off it.
+    pub(super) fn invoke(&mut self, action: usize, arguments: &[Option<TExpr>]) {
+        let named = self.shared.named;
+        for (argument, input) in arguments.iter().zip(&named.actions[action].variables) {
+            match argument {
+                Some(value) => self.owned(value),
+                None => self.default_value(input),
+            }
+        }
+        self.protect(1);
+        self.code.push(Instruction::Call(self.shared.runtime.functions + action as u32));
+        self.protect(-1);
+    }
+
+    fn guarded(&mut self, body: &[TNode], handlers: &[THandler]) {
+        // A handler that goes on with the transaction needs one that a failed statement has not doomed.
+        let database = |handler: &&THandler| handler.takes.0 <= DATABASE && DATABASE <= handler.takes.1;
+        let protects = handlers.iter().find(database).is_some_and(|handler| !handler.abort);
+        self.open(Instruction::Block(BlockType::Empty));
+        let done = self.depth;
+        self.open(Instruction::Block(BlockType::Empty));
+        let around = std::mem::replace(&mut self.caught, self.depth);
+        self.protected += u32::from(protects);
+        self.nodes(body);
+        self.protected -= u32::from(protects);
+        self.caught = around;
+        self.code.push(Instruction::Br(self.depth - done));
+        self.close();
+        for handler in handlers {
+            self.code.push(Instruction::I32Const(handler.takes.0 as i32));
+            self.code.push(Instruction::I32Const(handler.takes.1 as i32));
+            self.call("rt_raised");
+            self.open(Instruction::If(BlockType::Empty));
+            self.code.push(Instruction::I32Const(i32::from(handler.abort)));
+            self.code.push(Instruction::I32Const(i32::from(handler.log)));
+            self.call("rt_catch");
+            self.code.push(Instruction::LocalSet(handler.message as u32));
+            self.nodes(&handler.flow);
+            self.code.push(Instruction::Br(self.depth - done));
+            self.close();
+        }
+        self.code.push(Instruction::Br(self.depth - self.caught));
+        self.close();
+    }
+
+    /// Around a statement or call: whether a statement that fails is undone alone.
+    pub(super) fn protect(&mut self, by: i32) {
+        if self.protected > 0 {
+            self.code.push(Instruction::I32Const(by));
+            self.call("rt_protect");
+        }
+    }
+
+    /// `limits` are the index to begin with and the most elements.
+    fn for_each(
+        &mut self,
+        list: &TExpr,
+        element: usize,
+        limits: [Option<&TExpr>; 2],
+        body: &[TNode],
+        name: &str,
+    ) {
+        let cursor = self.cursor(list);
+        let [start, max] = limits;
+        if let Some(start) = start {
+            self.expression(start);
+            self.call("rt_not_negative");
+            self.code.push(Instruction::LocalSet(cursor.index));
+        }
+        if let Some(max) = max {
+            self.code.extend([Instruction::LocalGet(cursor.index), Instruction::LocalGet(cursor.count)]);
+            self.expression(max);
+            self.call("rt_limit");
+            self.code.push(Instruction::LocalSet(cursor.count));
+        }
+        let kept = keep::kept(body, element, self.variables, &self.uses);
+        let mark = self.temporary(ValType::I32);
+        if kept.is_some() {
+            self.call("rt_mark");
+            self.code.push(Instruction::LocalSet(mark));
+        }
+        self.begin(&cursor, element);
+        let exit = self.depth - 1;
+        self.open(Instruction::Block(BlockType::Empty));
+        self.loops.push(LoopBlocks { exit, cycle: self.depth });
+        self.nodes(body);
+        self.loops.pop();
+        self.close();
+        if let Some(kept) = kept {
+            self.free(mark, &kept);
+        }
+        self.mark(name);
+        self.end(&cursor);
+    }
+
+    /// The locals of a loop over a list, from its first element.
+    pub(super) fn cursor(&mut self, list: &TExpr) -> Cursor {
+        let mut local = || self.temporary(ValType::I32);
+        let cursor = Cursor { list: local(), count: local(), index: local() };
+        self.expression(list);
+        self.code.push(Instruction::LocalTee(cursor.list));
+        self.call("rt_list_len");
+        self.code.extend([Instruction::LocalSet(cursor.count), Instruction::I32Const(0)]);
+        self.code.push(Instruction::LocalSet(cursor.index));
+        cursor
+    }
+
+    /// Opens the loop; `element` holds one element after the other. The block around it is one level out.
+    pub(super) fn begin(&mut self, cursor: &Cursor, element: usize) {
+        self.open(Instruction::Block(BlockType::Empty));
+        self.open(Instruction::Loop(BlockType::Empty));
+        self.code.extend([Instruction::LocalGet(cursor.index), Instruction::LocalGet(cursor.count)]);
+        self.code.extend([Instruction::I32GeS, Instruction::BrIf(1)]);
+        self.code.extend([Instruction::LocalGet(cursor.list), Instruction::LocalGet(cursor.index)]);
+        self.call("rt_list_slot");
+        self.leave_if_raised(); // the body may have removed elements
+        self.code.push(load(&self.variables[element].ty, 0));
+        self.code.push(Instruction::LocalSet(element as u32));
+    }
+
+    pub(super) fn end(&mut self, cursor: &Cursor) {
+        self.code.extend([
+            Instruction::LocalGet(cursor.index),
+            Instruction::I32Const(1),
+            Instruction::I32Add,
+        ]);
+        self.code.extend([Instruction::LocalSet(cursor.index), Instruction::Br(0)]);
+        self.close();
+        self.close();
+    }
+
+    /// Gives back what was allocated since the mark, once it is worth it, but for what the places hold.
+    fn free(&mut self, mark: u32, kept: &[&TExpr]) {
+        self.code.push(Instruction::LocalGet(mark));
+        self.call("rt_worth_freeing");
+        self.open(Instruction::If(BlockType::Empty));
+        let (record, moved) = (self.temporary(ValType::I32), self.temporary(ValType::I32));
+        for place in kept {
+            // Records stay where they are: only what their slots point to moves.
+            if let TKind::Field(of, index) = &place.kind {
+                self.expression(of);
+                self.code.extend([Instruction::LocalTee(record), load(&place.ty, *index)]);
+            } else {
+                self.expression(place);
+            }
+            self.code.push(Instruction::LocalGet(mark));
+            self.call(if place.ty == Type::Decimal { "rt_keep_decimal" } else { "rt_keep_bytes" });
+            if let TKind::Field(_, index) = &place.kind {
+                self.code.extend([Instruction::LocalSet(moved), Instruction::LocalGet(record)]);
+                self.code.extend([Instruction::LocalGet(moved), store(&place.ty, *index)]);
+            } else if let TKind::Local(variable) = place.kind {
+                self.code.push(Instruction::LocalSet(variable as u32));
+            }
+        }
+        self.code.push(Instruction::LocalGet(mark));
+        self.call("rt_free");
+        self.close();
+    }
+}
+
+/// Locals of a loop over a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cursor {
+    pub(super) list: u32,
+    pub(super) count: u32,
+    pub(super) index: u32,
+}
