@@ -8,6 +8,7 @@ mod expressions;
 mod flow;
 mod lists;
 mod routes;
+mod warnings;
 
 use crate::ast::{self, Expr, ExprKind, Name, Parsed};
 use crate::problem::{Problems, near};
@@ -30,7 +31,12 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
         bodies.push(Body { variables, nodes });
     }
     let routes = routes::routes(parsed, &named, problems);
-    Typed { named, bodies, routes }
+    let typed = Typed { named, bodies, routes };
+    // What is broken may use what seems unused.
+    if !problems.has_errors() {
+        warnings::warn(parsed, &typed, problems);
+    }
+    typed
 }
 
 struct Checker<'c, 'p> {

@@ -139,7 +139,7 @@ fn read_action(
         outputs: declarations(keys, "outputs", problems),
         locals: declarations(keys, "locals", problems),
         flow: keys.take("flow").map(|n| flow::read(n, problems)).unwrap_or_default(),
-        handlers: flow::handlers(keys, problems),
+        handlers: flow::handlers(keys, problems).unwrap_or_default(),
         is_function: false,
         name,
         rest,

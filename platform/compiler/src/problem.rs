@@ -76,7 +76,10 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0403", "the input cannot come from there"),
     ("OML0404", "not an HTTP status for an error"),
     ("OML0501", "the filter cannot run in the database"),
+    ("OML0601", "nobody uses it"),
     ("OML0602", "the node is never reached"),
+    ("OML0603", "a query for every element of a loop"),
+    ("OML0604", "a query without a limit"),
     ("OML0901", "internal compiler error"),
 ];
 
@@ -111,6 +114,10 @@ impl<'a> Problems<'a> {
 
     pub(crate) fn warning(&mut self, code: &'static str, at: Span, message: impl Into<String>) {
         self.push(code, Severity::Warning, at, message.into(), None);
+    }
+
+    pub(crate) fn warning_hint(&mut self, code: &'static str, at: Span, message: String, hint: String) {
+        self.push(code, Severity::Warning, at, message, Some(hint));
     }
 
     fn push(

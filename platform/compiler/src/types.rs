@@ -178,6 +178,7 @@ pub(crate) enum Segment {
 #[derive(Debug)]
 pub(crate) struct TNode {
     pub(crate) name: String,
+    pub(crate) span: Span,
     pub(crate) kind: TNodeKind,
 }
 

@@ -160,3 +160,23 @@ pub(crate) fn each_node<'n>(nodes: &'n [TNode], look: &mut impl FnMut(&'n TNode)
         node.kind.flows().into_iter().for_each(|flow| each_node(flow, look));
     }
 }
+
+/// The actions that a flow calls, each once.
+pub(crate) fn callees(nodes: &[TNode]) -> Vec<usize> {
+    let mut found = Vec::new();
+    each_node(nodes, &mut |node| {
+        if let TNodeKind::Call { action, .. } = &node.kind {
+            found.push(*action);
+        }
+        for expr in node.kind.expressions() {
+            expr.each(&mut |part| {
+                if let TKind::Invoke(action, _) = &part.kind {
+                    found.push(*action);
+                }
+            });
+        }
+    });
+    found.sort_unstable();
+    found.dedup();
+    found
+}

@@ -111,6 +111,74 @@ fn nodes_and_declarations() {
 }
 
 #[test]
+fn flows_and_exceptions() {
+    let action = |flow: &str| {
+        format!(
+            "app: T\nexceptions: {{ Late: }}\nactions:\n  F:\n    locals: {{ L: Text List, R: Late2 List }}\n    outputs: {{ N: Integer }}\n    flow:\n{flow}structures: {{ Late2: {{ attributes: {{ A: Text }} }} }}\n"
+        )
+    };
+    problems(&action("      - raise: Lat\n        message: '\"x\"'\n"), "OML0108@8:16");
+    problems(&action("      - raise: Database\n        message: '\"x\"'\n"), "OML0308@8:16");
+    problems(&action("      - exit\n"), "OML0307@8:9");
+    problems(&action("      - retrun\n"), "OML0002@8:9");
+    problems(&action("      - try: []\n"), "OML0005@8:9");
+    problems(&action("      - try: []\n        handlers: [ { do: [] } ]\n"), "OML0005@9:21");
+    problems(&action("      - switch: [ { do: [] } ]\n"), "OML0005@8:19");
+    problems(&action("      - json_serialize: N\n"), "OML0202@8:25");
+    problems(&action("      - json_deserialize: '\"\"'\n        type: Text\n"), "OML0202@9:15");
+    problems(&action("      - list_sort: R\n"), "OML0005@8:20");
+    problems(&action("      - list_sort: L\n        by: A\n"), "OML0104@9:13");
+    problems(&action("      - list_clear: N\n"), "OML0202@8:21");
+    problems(&action("      - list_clear: Nope.List\n"), "OML0103@8:21");
+    problems(&action("      - log: ExceptionMessage\n"), "OML0103@8:14"); // known in handlers only
+    problems(&action("      - return\n      - exit\n"), "OML0307@9:9 OML0602@9:9");
+    let twice = "      - try: []\n        handlers: [ { exception: Late }, { exception: User }, { exception: Late } ]\n";
+    problems(&action(twice), "OML0004@9:76");
+    problems("app: T\nexceptions: { User: }\n", "OML0004@2:15");
+    problems("app: T\nactions: { F: { function: true } }\n", "OML0303@2:12");
+    problems("app: T\nactions: { Length: { function: true, outputs: { N: Text } } }\n", "OML0004@2:12");
+    let function = |call: &str| {
+        format!(
+            "app: T\nactions:\n  F: {{ function: true, inputs: {{ A: {{ type: Text, mandatory: true }}, B: Text }}, outputs: {{ X: Text }} }}\n  G: {{ flow: [ {{ log: '{call}' }} ] }}\n"
+        )
+    };
+    problems(&function("F(\"a\")"), "OML0601@3:34 OML0601@3:70");
+    problems(&function("F()"), "OML0208@4:24");
+    problems(&function("F(\"a\", \"b\", \"c\")"), "OML0204@4:24");
+}
+
+#[test]
+fn warnings_tell_what_is_probably_not_meant() {
+    let app = |flow: &str| {
+        format!(
+            "app: T\nentities: {{ E: {{ attributes: {{ T: Text }} }}, S: {{ static: true }} }}\nactions:\n  Find: {{ inputs: {{ Id: E Identifier }}, outputs: {{ E: E }}, flow: [ {{ get: E, id: Id }}, {{ assign: {{ E: GetE.Record }} }} ] }}\n  Via: {{ flow: [ {{ call: Find }} ] }}\n  Spare: {{ inputs: {{ N: Text }} }}\nrest:\n  A:\n    methods:\n      M:\n        inputs: {{ Q: Text }}\n        locals: {{ L: Text List, Never: Text }}\n        flow:\n{flow}"
+        )
+    };
+    let unused = "OML0601@6:3 OML0601@6:22 OML0601@12:33";
+    problems(
+        &app("          - for_each: L\n            as: X\n            do: []\n"),
+        &format!("OML0601@4:3 OML0601@5:3 {unused}"),
+    );
+    let via = |flow: &str, expected: &str| {
+        problems(
+            &app(&format!("          - call: Via\n          - log: L.Length\n{flow}")),
+            format!("{unused} {expected}").trim_end(),
+        );
+    };
+    via("", "");
+    via(
+        "          - for_each: L\n            as: X\n            do:\n              - if: X = Q\n                then: [ call: Via ]\n",
+        "OML0603@20:25",
+    );
+    via("          - list: E\n", "OML0604@16:13");
+    via("          - list: E\n            where: E.T = Q\n", "OML0604@16:13");
+    via(
+        "          - list: E\n            max: 0\n          - list: S\n          - list: E\n            where: E.T = Q and E.Id = NullIdentifier()\n",
+        "",
+    );
+}
+
+#[test]
 fn defaults_and_records_must_fit_their_lengths() {
     let entity =
         |attribute: &str| format!("app: T\nentities:\n  E: {{ attributes: {{ A: {attribute} }} }}\n");

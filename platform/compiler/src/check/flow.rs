@@ -17,7 +17,8 @@ impl Checker<'_, '_> {
             return body;
         }
         let handlers = self.handlers(&action.handlers);
-        vec![TNode { name: "Start".to_owned(), kind: TNodeKind::Try { body, handlers } }]
+        let span = action.name.span;
+        vec![TNode { name: "Start".to_owned(), span, kind: TNodeKind::Try { body, handlers } }]
     }
 
     pub(super) fn flow(&mut self, nodes: &[ast::Node]) -> Vec<TNode> {
@@ -121,7 +122,7 @@ impl Checker<'_, '_> {
                 ("End".to_owned(), TNodeKind::Leave(*leave))
             }
         };
-        Some(TNode { name: shown.unwrap_or(default_name), kind })
+        Some(TNode { name: shown.unwrap_or(default_name), span: node.span, kind })
     }
 
     fn entity_action(

@@ -1,7 +1,7 @@
 //! Which actions may call themselves, directly or through others: only those count how deep they are.
 
 use crate::types::*;
-use crate::walk::each_node;
+use crate::walk::callees;
 
 /// For every action whether it is on a circle of calls. An action between two circles counts too, which costs
 /// it two calls and nothing else.
@@ -31,23 +31,4 @@ fn without_end(edges: &[Vec<usize>], back: &[Vec<usize>]) -> Vec<bool> {
         }
     }
     endless
-}
-
-fn callees(nodes: &[TNode]) -> Vec<usize> {
-    let mut found = Vec::new();
-    each_node(nodes, &mut |node| {
-        if let TNodeKind::Call { action, .. } = &node.kind {
-            found.push(*action);
-        }
-        for expr in node.kind.expressions() {
-            expr.each(&mut |part| {
-                if let TKind::Invoke(action, _) = &part.kind {
-                    found.push(*action);
-                }
-            });
-        }
-    });
-    found.sort_unstable();
-    found.dedup();
-    found
 }

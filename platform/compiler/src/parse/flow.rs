@@ -59,9 +59,9 @@ pub(super) fn read(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<Node> 
 }
 
 /// What stands under `handlers`, of a node or of an action.
-pub(super) fn handlers(keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Vec<Handler> {
-    let Some(node) = keys.take("handlers") else { return Vec::new() };
-    items(node, problems).iter().filter_map(|n| handler(n, problems)).collect()
+pub(super) fn handlers(keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Option<Vec<Handler>> {
+    let node = keys.take("handlers")?;
+    Some(items(node, problems).iter().filter_map(|n| handler(n, problems)).collect())
 }
 
 fn handler(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Handler> {
@@ -171,10 +171,10 @@ impl Reader<'_, '_, '_> {
             "try" => {
                 let body = read(subject, self.problems);
                 let handlers = handlers(self.keys, self.problems);
-                if handlers.is_empty() {
-                    self.problems.error("OML0005", self.span, "`try` needs `handlers`");
+                if handlers.is_none() {
+                    self.missing("handlers");
                 }
-                NodeKind::Try { body, handlers }
+                NodeKind::Try { body, handlers: handlers.unwrap_or_default() }
             }
             "raise" => {
                 let exception = self.text(subject)?;
