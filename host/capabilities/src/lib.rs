@@ -1,7 +1,7 @@
 //! The capabilities a host gives to its guests, each in a module of its own: [`sql`], [`log`], [`egress`].
 //!
 //! [`Granted`] is what one request has; [`linker`] is what every app is linked against. Of WASI a guest gets
-//! clocks, randomness, streams and HTTP. File system, sockets and environment are linked, because many
+//! clocks, randomness, streams, HTTP and its settings. File system, sockets and environment are linked, because many
 //! toolchains import them, and empty.
 
 pub mod egress;
@@ -13,11 +13,14 @@ use std::sync::Arc;
 use odeon_engine::{Capabilities, Engine, Finish, State};
 use wasmtime::component::{HasData, Linker};
 use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_config::WasiConfig;
 use wasmtime_wasi_http::WasiHttpHooks;
 
 use crate::egress::Egress;
 use crate::log::{RequestLog, Stream};
 use crate::sql::session::Session;
+
+pub use wasmtime_wasi_config::WasiConfigVariables as Settings;
 
 /// What one request of one app may use.
 pub struct Granted {
@@ -27,6 +30,8 @@ pub struct Granted {
     pub log: RequestLog,
     /// Where the app may call.
     pub egress: Egress,
+    /// What the stage sets for the app, as `wasi:config`.
+    pub settings: Arc<Settings>,
 }
 
 impl Granted {
@@ -75,5 +80,8 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State<Granted>>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     sql::add_to_linker(&mut linker)?;
     log::add_to_linker(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State<Granted>| {
+        WasiConfig::from(&*state.capabilities.settings)
+    })?;
     Ok(linker)
 }

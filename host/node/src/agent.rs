@@ -11,14 +11,16 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use async_nats::Client;
 use async_nats::jetstream::{self, kv};
+use odeon_capabilities::Settings;
 use odeon_capabilities::egress::Egress;
 use odeon_engine::artefact::{self, Verified};
 use odeon_engine::wasmtime::component::Component;
 use odeon_engine::{App, Fits};
 use odeon_protocol::bucket::{self, News};
+use odeon_protocol::secrets::{Place, StageKey};
 use odeon_protocol::{
     AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
-    Serving, Signed, TrustedKeys, subjects,
+    Serving, SettingValue, Signed, TrustedKeys, subjects,
 };
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, Semaphore};
@@ -52,6 +54,7 @@ const QUEUE_MAX: usize = 1_024;
 pub(crate) struct Agent {
     host: Arc<Host>,
     trusted: TrustedKeys,
+    secrets: StageKey,
     incarnation: String,
     loads: Semaphore,
     known: Mutex<BTreeMap<AppId, DesiredApp>>,
@@ -64,10 +67,11 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(host: Arc<Host>, trusted: TrustedKeys) -> Arc<Self> {
+    pub(crate) fn new(host: Arc<Host>, trusted: TrustedKeys, secrets: StageKey) -> Arc<Self> {
         Arc::new(Self {
             host,
             trusted,
+            secrets,
             incarnation: uuid::Uuid::new_v4().to_string(),
             loads: Semaphore::new(LOADS_AT_ONCE),
             known: Mutex::default(),
@@ -215,11 +219,28 @@ impl Agent {
             app: linked,
             limits: serving.limits.clone(),
             egress: Egress::allow(serving.egress_allow.iter().cloned()),
+            settings: Arc::new(self.settings(app, &serving.settings)?),
             database: serving.database,
             instances: Arc::new(Semaphore::new(instances)),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
             unload: CancellationToken::new(),
         })
+    }
+
+    /// The settings of an app in clear.
+    fn settings(&self, app: &AppId, values: &BTreeMap<String, SettingValue>) -> Result<Settings> {
+        let here = &self.host.settings;
+        let open = |(name, value): (&String, &SettingValue)| {
+            let value = match value {
+                SettingValue::Plain(value) => value.clone(),
+                SettingValue::Secret(secret) => {
+                    let place = Place { organization: &here.organization, stage: &here.stage, app, name };
+                    self.secrets.open(place, secret)?
+                }
+            };
+            Ok((name.clone(), value))
+        };
+        values.iter().map(open).collect()
     }
 
     /// Whoever is told that this host is ready may send a request at once: the login must be here by then.

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use odeon_capabilities::Granted;
 use odeon_capabilities::egress::Egress;
+use odeon_capabilities::{Granted, Settings};
 use odeon_engine::App;
 use odeon_protocol::{AppId, Generation, Limits, Revision};
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ pub(crate) struct Served {
     pub(crate) app: App<Granted>,
     pub(crate) limits: Limits,
     pub(crate) egress: Egress,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) database: bool,
     /// Instances at once.
     pub(crate) instances: Arc<Semaphore>,

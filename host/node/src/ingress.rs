@@ -136,7 +136,8 @@ async fn run(
         true => Arc::new(Session::new(host.pools.clone(), served.id.as_str())),
         false => Arc::new(Session::none()),
     };
-    let granted = Granted { sql: sql.clone(), log: log.clone(), egress: served.egress.clone() };
+    let (egress, settings) = (served.egress.clone(), served.settings.clone());
+    let granted = Granted { sql: sql.clone(), log: log.clone(), egress, settings };
     let request_limits = RequestLimits {
         memory_bytes_max: limits.instance_memory_bytes_max,
         wall_ms_max: limits.request_wall_ms_max,

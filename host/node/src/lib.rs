@@ -29,6 +29,7 @@ use odeon_capabilities::Granted;
 use odeon_capabilities::sql::pool::Pools;
 use odeon_engine::wasmtime::component::Linker;
 use odeon_engine::{Engine, EngineSettings, State};
+use odeon_protocol::secrets::StageKey;
 use odeon_protocol::{TrustedKeys, subjects};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
@@ -84,6 +85,11 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let trusted = tokio::fs::read(&settings.trusted_keys).await;
     let trusted = trusted.with_context(|| format!("read {}", settings.trusted_keys.display()))?;
     let trusted = TrustedKeys::from_json(&trusted)?;
+    let file = &settings.secrets_key;
+    let key = tokio::fs::read_to_string(file).await.with_context(|| format!("read {}", file.display()))?;
+    let secrets = StageKey::from_text(&key).with_context(|| {
+        format!("{} holds no key; make it with `odeon-platform stage-key`", file.display())
+    })?;
     let engine = Engine::new(EngineSettings::default()).map_err(to_anyhow).context("start the engine")?;
     let linker = odeon_capabilities::linker(&engine).map_err(to_anyhow).context("link the capabilities")?;
     let state = Arc::new(StateDir::open(&settings.state_dir)?);
@@ -113,7 +119,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let (address, admin_address) = (address?, admin.local_addr()?.to_string());
     info!(host = %settings.host, address, admin_address, "the host serves");
 
-    let agent = Agent::new(host.clone(), trusted);
+    let agent = Agent::new(host.clone(), trusted, secrets);
     agent.resume();
     tokio::spawn(ingress::serve(host.clone(), listener));
     tokio::spawn(admin::serve(host.clone(), admin));

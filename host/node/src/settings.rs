@@ -31,6 +31,8 @@ pub struct Settings {
     pub credentials: PathBuf,
     /// Public keys that claims and desired state must be sealed with.
     pub trusted_keys: PathBuf,
+    /// The stage's key for the secret settings of its apps.
+    pub secrets_key: PathBuf,
     /// Folder for artefacts and the last known desired state.
     pub state_dir: PathBuf,
     /// Database connections of all apps together.

@@ -143,6 +143,7 @@ mod tests {
             placements: placements.iter().map(|host| host.parse().unwrap()).collect(),
             limits: Limits::default(),
             egress_allow: Vec::new(),
+            settings: Default::default(),
             database: false,
         };
         let state = if placements.is_empty() {

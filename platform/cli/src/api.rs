@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use reqwest::{Client, Method, RequestBuilder, Response};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::layout::{Layout, Status};
@@ -89,6 +89,23 @@ pub(crate) struct Place {
     pub(crate) line: u32,
     pub(crate) column: u32,
     pub(crate) end_column: u32,
+}
+
+/// A setting of an app in a stage.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Setting {
+    pub(crate) name: String,
+    pub(crate) data_type: String,
+    pub(crate) is_secret: bool,
+    pub(crate) value: Option<String>,
+    pub(crate) origin: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Changed {
+    operation_key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +217,26 @@ impl Api {
         self.operate("/api/deployments/v1/deployment-operations", &body).await
     }
 
+    /// The settings of an app in a stage.
+    pub(crate) async fn settings(&self, asset: &Asset, stage: &str) -> Result<Vec<Setting>> {
+        read(self.request(Method::GET, &settings_path(asset, stage))).await
+    }
+    /// Changes settings; gives the finished operation that applies them, where the app serves.
+    pub(crate) async fn change_settings(
+        &self,
+        asset: &Asset,
+        stage: &str,
+        changes: &[(String, Option<String>)],
+    ) -> Result<Option<Operation>> {
+        let change = |(name, value): &(String, Option<String>)| json!({ "name": name, "value": value });
+        let body = json!({ "settings": changes.iter().map(change).collect::<Vec<_>>() });
+        let request = self.request(Method::PATCH, &settings_path(asset, stage)).json(&body);
+        match read::<Changed>(request).await?.operation_key {
+            Some(key) => self.follow("/api/deployments/v1/deployment-operations", &key).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Adds an organization and gives its first token.
     pub(crate) async fn add_organization(&self, name: &str) -> Result<String> {
         let request = self.request(Method::POST, "/api/identity/v1/organizations");
@@ -244,7 +281,12 @@ impl Api {
 
     async fn operate(&self, path: &str, body: &Value) -> Result<Operation> {
         let accepted: Key = read(self.request(Method::POST, path).json(body)).await?;
-        let path = format!("{path}/{}", accepted.key);
+        self.follow(path, &accepted.key).await
+    }
+
+    /// Tells the steps of an operation until it ends.
+    async fn follow(&self, path: &str, key: &str) -> Result<Operation> {
+        let path = format!("{path}/{key}");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(OPERATION_S_MAX);
         let mut told = 0;
         loop {
@@ -257,7 +299,7 @@ impl Api {
                 return Ok(operation);
             }
             if tokio::time::Instant::now() > deadline {
-                bail!("the operation {} still runs after {OPERATION_S_MAX} s; look at {path}", accepted.key);
+                bail!("the operation {key} still runs after {OPERATION_S_MAX} s; look at {path}");
             }
             tokio::time::sleep(Duration::from_millis(POLL_MS)).await;
         }
@@ -267,6 +309,10 @@ impl Api {
         let timeout = Duration::from_secs(ANSWER_S_MAX);
         self.client.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(timeout)
     }
+}
+
+fn settings_path(asset: &Asset, stage: &str) -> String {
+    format!("/api/asset-configurations/v1/environments/{stage}/applications/{}/settings", asset.key)
 }
 
 async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T> {

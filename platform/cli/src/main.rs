@@ -80,6 +80,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// See and change what a stage sets for an app.
+    #[command(subcommand)]
+    Settings(commands::settings::SettingsCommand),
     /// Show log lines of an app.
     Logs {
         /// Name of the app.
@@ -148,6 +151,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Deploy(arguments) => commands::deploy::deploy(&layout, arguments).await,
         Command::Rollback { app, stage } => commands::deploy::rollback(&layout, &app, &stage).await,
         Command::Undeploy { app, stage } => commands::deploy::undeploy(&layout, &app, &stage).await,
+        Command::Settings(command) => commands::settings::settings(&layout, command).await,
         Command::Apps { json } => commands::apps::apps(&layout, json).await,
         Command::Logs { app, stage, follow, request, json } => {
             commands::logs::logs(&layout, commands::logs::Which { app, stage, follow, request, json }).await

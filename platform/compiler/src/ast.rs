@@ -11,6 +11,7 @@ pub(crate) struct Parsed {
     pub(crate) app: Option<Name>,
     pub(crate) entities: Vec<Entity>,
     pub(crate) structures: Vec<Structure>,
+    pub(crate) settings: Vec<Declared>,
     /// The app's own user exceptions.
     pub(crate) exceptions: Vec<Name>,
     pub(crate) actions: Vec<Action>,
@@ -44,6 +45,8 @@ pub(crate) struct Declared {
     pub(crate) source: Option<(Source, Span)>,
     /// The HTTP name of a header input, where it is not the input's own.
     pub(crate) header: Option<Name>,
+    /// Of a setting that nobody may read but the app.
+    pub(crate) secret: Option<Span>,
 }
 
 /// Where a REST input comes from; the numbers are the runtime's.

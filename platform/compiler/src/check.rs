@@ -71,6 +71,7 @@ impl Checker<'_, '_> {
                 TKind::Constant(_)
                 | TKind::Null
                 | TKind::Attribute(..)
+                | TKind::Setting(_)
                 | TKind::Length(_)
                 | TKind::Negate(_)
                 | TKind::Not(_)

@@ -25,12 +25,13 @@ mod walk;
 mod yaml;
 
 use odeon_oml::schema::Schema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use problem::{CODES, Problem, Severity, render};
 pub use sources::{Sources, Span};
 
 use problem::Problems;
+use types::is_text;
 
 /// What came of a model.
 #[derive(Debug, Clone)]
@@ -43,19 +44,31 @@ pub struct Compiled {
     pub schema: Schema,
     /// All problems, by place.
     pub problems: Vec<Problem>,
-    /// What a stage may set for the app. Empty in this cut of the language.
+    /// What a stage may set for the app.
     pub settings: Vec<Setting>,
     /// Other apps whose public elements this one uses. Empty in this cut of the language.
     pub dependencies: Vec<Dependency>,
 }
 
 /// A value that each stage may set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// Its name.
     pub name: String,
+    /// Its type, as in the model.
+    pub data_type: String,
+    /// Nobody may read the value but the app.
+    pub secret: bool,
     /// The value when a stage sets none.
-    pub default: String,
+    pub default: Option<String>,
+}
+
+impl Setting {
+    /// Whether a text is a value of the setting's type.
+    pub fn accepts(&self, value: &str) -> bool {
+        let ty = resolve::basic(&self.data_type);
+        ty.is_some_and(|ty| is_text(&ty) || literal::read(value, &ty).is_some())
+    }
 }
 
 /// A use of another app.
@@ -86,6 +99,16 @@ pub fn compile(sources: &Sources) -> Compiled {
     compiled
 }
 
+fn settings(named: &types::Named) -> Vec<Setting> {
+    let setting = |def: &types::SettingDef| Setting {
+        name: def.name.clone(),
+        data_type: named.shown(&def.ty),
+        secret: def.secret,
+        default: def.default.as_ref().map(literal::shown),
+    };
+    named.settings.iter().map(setting).collect()
+}
+
 /// Finds the problems and the schema, and emits nothing.
 pub fn check(sources: &Sources) -> Compiled {
     analyse(sources).0
@@ -101,7 +124,7 @@ fn analyse(sources: &Sources) -> (Compiled, types::Typed) {
         component: None,
         schema: schema::schema(&typed.named),
         problems: problems.into_sorted(),
-        settings: Vec::new(),
+        settings: settings(&typed.named),
         dependencies: Vec::new(),
     };
     (compiled, typed)

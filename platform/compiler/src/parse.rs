@@ -56,6 +56,7 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         keys.finish(problems);
         parsed.structures.push(Structure { name, attributes });
     }
+    parsed.settings.extend(declarations(&mut file, "settings", problems));
     for (name, node) in file.named("exceptions", problems) {
         let mut keys = Keys::of(node, "an exception", problems);
         keys.take("description");
@@ -159,6 +160,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
             delete_rule: None,
             source: None,
             header: None,
+            secret: None,
         };
         out.push(match &node.shape {
             Shape::Scalar(_) => plain(text_of(node, problems).unwrap_or(empty)),
@@ -188,6 +190,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
                     let sources = [Source::Path, Source::Query, Source::Header, Source::Body];
                     Some((sources[choice(n, &["path", "query", "header", "body"], problems)?], n.span))
                 });
+                declared.secret = keys.take("secret").filter(|n| flag(n, problems)).map(|n| n.span);
                 declared.header = keys.take("header").and_then(|n| header_of(n, problems));
                 if let (None, Some(header)) = (&declared.source, &declared.header) {
                     declared.source = Some((Source::Header, header.span));

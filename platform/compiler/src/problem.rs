@@ -55,6 +55,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0106", "unknown function"),
     ("OML0107", "unknown record of a static entity"),
     ("OML0108", "unknown exception"),
+    ("OML0109", "unknown setting"),
     ("OML0201", "the expression cannot be read"),
     ("OML0202", "types do not fit"),
     ("OML0203", "the operator does not take these types"),

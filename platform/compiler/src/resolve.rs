@@ -95,6 +95,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         }
         named.exceptions.push(name.text.clone());
     }
+    named.settings = settings(&parsed.settings, &named.types, problems);
     for (index, api) in parsed.apis.iter().enumerate() {
         if parsed.apis[..index].iter().any(|a| a.text == api.text) {
             problems.error("OML0004", api.span, format!("the API `{}` exists already", api.text));
@@ -103,12 +104,18 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     named
 }
 
+/// The basic type of that name, with or without spaces.
+pub(crate) fn basic(name: &str) -> Option<Type> {
+    let squeezed = name.replace(' ', "");
+    BASIC.iter().find(|(name, _)| *name == squeezed).map(|(_, ty)| ty.clone())
+}
+
 impl TypeNames {
     /// The type that a word of the model names.
     pub(crate) fn type_of(&self, word: &Name, problems: &mut Problems<'_>) -> Type {
         let squeezed = word.text.replace(' ', "");
-        if let Some((_, ty)) = BASIC.iter().find(|(name, _)| *name == squeezed) {
-            return ty.clone();
+        if let Some(ty) = basic(&word.text) {
+            return ty;
         }
         if let Some(of) = word.text.strip_suffix(" List") {
             let of = Name { text: of.trim().to_owned(), span: word.span };
@@ -163,6 +170,7 @@ fn fields_of(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'
             if let Some((_, at)) = d.source {
                 problems.error("OML0303", at, "`in` and `header` belong to an input of a REST method");
             }
+            no_secret(d, problems);
             FieldDef {
                 name: d.name.text.clone(),
                 default: default_of(d, &ty, problems),
@@ -173,6 +181,12 @@ fn fields_of(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'
             }
         })
         .collect()
+}
+
+fn no_secret(declared: &Declared, problems: &mut Problems<'_>) {
+    if let Some(at) = declared.secret {
+        problems.error("OML0303", at, "`secret` belongs to a setting");
+    }
 }
 
 fn default_of(declared: &Declared, ty: &Type, problems: &mut Problems<'_>) -> Option<Constant> {
@@ -353,6 +367,32 @@ fn contains_itself(goal: usize, parts: &[Vec<usize>]) -> bool {
     false
 }
 
+fn settings(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'_>) -> Vec<SettingDef> {
+    let mut settings: Vec<SettingDef> = Vec::new();
+    for setting in declared {
+        let mut ty = scope.type_of(&setting.type_name, problems);
+        if matches!(ty, Type::Record(_) | Type::List(_) | Type::Identifier(_) | Type::Binary) {
+            let message = format!("a setting cannot be `{}`", setting.type_name.text);
+            problems.error("OML0304", setting.type_name.span, message);
+            ty = Type::Unknown;
+        }
+        if let (Some(_), Some(default)) = (setting.secret, &setting.default) {
+            problems.error("OML0303", default.span, "a secret has no default: it would be in the model");
+        }
+        if settings.iter().any(|other| other.name == setting.name.text) {
+            let message = format!("the setting `{}` exists already", setting.name.text);
+            problems.error("OML0004", setting.name.span, message);
+        }
+        settings.push(SettingDef {
+            name: setting.name.text.clone(),
+            default: default_of(setting, &ty, problems),
+            ty,
+            secret: setting.secret.is_some(),
+        });
+    }
+    settings
+}
+
 fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'_>) -> ActionDef {
     let mut variables: Vec<LocalDef> = Vec::new();
     for (group, is_input) in [(&action.inputs, true), (&action.outputs, false), (&action.locals, false)] {
@@ -367,6 +407,7 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
             if let Some((_, at)) = d.delete_rule {
                 problems.error("OML0303", at, "a delete rule belongs to an attribute of an entity");
             }
+            no_secret(d, problems);
             if let Some((source, at)) = d.source {
                 if !(is_input && action.rest.is_some()) {
                     problems.error("OML0303", at, "`in` and `header` belong to an input of a REST method");

@@ -31,6 +31,10 @@ pub(crate) enum Type {
     List(Box<Type>),
 }
 
+pub(crate) fn is_text(ty: &Type) -> bool {
+    matches!(ty, Type::Text | Type::Email | Type::Phone)
+}
+
 /// An entity or a structure.
 #[derive(Debug)]
 pub(crate) struct RecordDef {
@@ -110,6 +114,15 @@ pub(crate) struct TypeNames {
     pub(crate) entities: usize,
 }
 
+/// A value that each stage may set.
+#[derive(Debug)]
+pub(crate) struct SettingDef {
+    pub(crate) name: String,
+    pub(crate) ty: Type,
+    pub(crate) secret: bool,
+    pub(crate) default: Option<Constant>,
+}
+
 /// Everything that has a name.
 #[derive(Debug, Default)]
 pub(crate) struct Named {
@@ -117,6 +130,7 @@ pub(crate) struct Named {
     pub(crate) records: Vec<RecordDef>,
     /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
     pub(crate) exceptions: Vec<String>,
+    pub(crate) settings: Vec<SettingDef>,
     pub(crate) actions: Vec<ActionDef>,
     /// The actions that can be called, by name: all but the methods of REST APIs.
     pub(crate) callable: BTreeMap<String, usize>,
@@ -289,6 +303,8 @@ pub(crate) enum TKind {
     Field(Box<TExpr>, usize),
     /// An attribute of the row under test, in a filter.
     Attribute(usize, usize),
+    /// What the stage sets, or the default.
+    Setting(usize),
     Item(Box<TExpr>, Box<TExpr>),
     Length(Box<TExpr>),
     Negate(Box<TExpr>),

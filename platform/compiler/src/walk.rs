@@ -9,9 +9,12 @@ impl TExpr {
     /// The expressions right inside this one.
     pub(crate) fn parts(&self) -> Vec<&TExpr> {
         match &self.kind {
-            TKind::Broken | TKind::Constant(_) | TKind::Null | TKind::Local(_) | TKind::Attribute(..) => {
-                Vec::new()
-            }
+            TKind::Broken
+            | TKind::Constant(_)
+            | TKind::Null
+            | TKind::Local(_)
+            | TKind::Attribute(..)
+            | TKind::Setting(_) => Vec::new(),
             TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => {
                 vec![a]
             }

@@ -148,6 +148,25 @@ fn flows_and_exceptions() {
 }
 
 #[test]
+fn settings() {
+    let app = |settings: &str| format!("app: T\nsettings: {{ {settings} }}\n");
+    problems(&app("A: Text, B: { type: Integer, default: 7 }, C: { type: Text, secret: true }"), "");
+    problems(&app("A: { type: Integer, default: x }"), "OML0207@2:42");
+    problems(&app("A: { type: Text, secret: true, default: x }"), "OML0303@2:53");
+    problems(&app("A: Text List"), "OML0304@2:16");
+    let used = "app: T\nsettings: { Limit: Integer }\nactions: { F: { flow: [ { log: Settings.Limt } ] } }\n";
+    problems(used, "OML0109@3:41");
+    problems(
+        "app: T\nstructures: { S: { attributes: { A: { type: Text, secret: true } } } }\n",
+        "OML0303@2:60",
+    );
+    let settings = check(&sources(&app("A: Phone Number, B: { type: Decimal, default: 1.5 }"))).settings;
+    assert_eq!(settings[0].data_type, "Phone Number");
+    assert_eq!(settings[1].default.as_deref(), Some("1.5"));
+    assert!(settings[0].accepts("\"1\"") && settings[1].accepts("-2") && !settings[1].accepts("two"));
+}
+
+#[test]
 fn warnings_tell_what_is_probably_not_meant() {
     let app = |flow: &str| {
         format!(

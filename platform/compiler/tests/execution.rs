@@ -510,3 +510,16 @@ fn the_same_sources_give_the_same_bytes() {
     harness::build(&expenses_sources());
     eprintln!("expenses: {} bytes, compiled in {:?}", first.len(), start.elapsed());
 }
+
+#[test]
+fn settings_are_what_the_stage_says_or_the_default() {
+    let app = App::start(&sources(
+        "app: S\nsettings:\n  Limit: { type: Currency, default: 99.5 }\n  Name: Text\n  From: { type: Date, default: 2024-02-29 }\n  Count: Long Integer\n  Token: { type: Text, secret: true }\nrest:\n  A:\n    methods:\n      M:\n        outputs: { Out: Text }\n        flow:\n          - assign: { Out: 'Settings.Limit * 2 + \";\" + Settings.Name + \";\" + DateToText(Settings.From) + \";\" + (Settings.Count + 1) + Settings.Token' }\n",
+    ));
+    assert_eq!(app.get("/S/rest/A/M").body, r#""199;;2024-02-29;1""#);
+    let set = [("Limit", "0.25"), ("Name", "n"), ("From", "2025-01-01"), ("Count", "7"), ("Token", "t")];
+    app.script.lock().unwrap().settings = set.to_vec();
+    assert_eq!(app.get("/S/rest/A/M").body, r#""0.5;n;2025-01-01;8t""#);
+    app.script.lock().unwrap().settings = vec![("Limit", "much"), ("Count", "1.5")]; // of another revision
+    assert_eq!(app.get("/S/rest/A/M").body, r#""199;;2024-02-29;1""#);
+}

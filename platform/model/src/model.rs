@@ -27,6 +27,8 @@ pub struct File {
     pub entities: BTreeMap<String, Entity>,
     /// The structures by name.
     pub structures: BTreeMap<String, Structure>,
+    /// What each stage may set for the app, by name.
+    pub settings: BTreeMap<String, Attribute>,
     /// The app's own user exceptions by name.
     pub exceptions: BTreeMap<String, Exception>,
     /// The server actions by name.
@@ -105,6 +107,9 @@ pub struct AttributeFull {
     pub source: Option<ParameterSource>,
     /// The HTTP name of a REST input that comes from a header; the input's own name when absent.
     pub header: Option<String>,
+    /// Nobody may read the value but the app (settings only).
+    #[serde(default)]
+    pub secret: bool,
 }
 
 /// Where a REST input comes from.

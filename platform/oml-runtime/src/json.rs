@@ -323,7 +323,8 @@ fn expected(kind: u32) -> &'static str {
     }
 }
 
-unsafe fn scalar(value: &str, slot: u32, shape: u32) -> bool {
+/// Reads a single value into a slot; false when it is none of the type.
+pub(crate) unsafe fn scalar(value: &str, slot: u32, shape: u32) -> bool {
     let word = match shape {
         BOOLEAN if value.eq_ignore_ascii_case("true") => Some(1),
         BOOLEAN if value.eq_ignore_ascii_case("false") => Some(0),

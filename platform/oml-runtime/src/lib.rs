@@ -7,7 +7,7 @@
 //!
 //! Map: [`decimal`], [`calendar`] and [`fold`] are plain arithmetic and are tested natively; the rest
 //! exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists` that of lists, `ops`
-//! what expressions call, `exceptions` what fails, `json` text in and out, `sql` statements, `http` one
+//! what expressions call, `exceptions` what fails, `json` text in and out, `settings` what the stage sets, `sql` statements, `http` one
 //! request from head to response.
 //!
 //! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
@@ -33,6 +33,8 @@ mod lists;
 mod memory;
 #[cfg(target_arch = "wasm32")]
 mod ops;
+#[cfg(target_arch = "wasm32")]
+mod settings;
 #[cfg(target_arch = "wasm32")]
 mod sql;
 #[cfg(target_arch = "wasm32")]

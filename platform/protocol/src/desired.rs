@@ -1,8 +1,11 @@
 //! What the Platform wants of a stage: one signed [`DesiredApp`] per app, in the stage's KV bucket.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AppId, AppName, Digest, Generation, HostId, OrganizationId, Revision, StageName};
+use crate::secrets::Secret;
 use crate::signing::{Sealable, Signed};
 
 /// App X at revision N in stage S, with a generation that only grows.
@@ -47,6 +50,19 @@ pub struct Serving {
     pub egress_allow: Vec<String>,
     /// Whether the app has a database login in this stage.
     pub database: bool,
+    /// What the stage sets for the app, by name; what it does not set has the app's default.
+    #[serde(default)]
+    pub settings: BTreeMap<String, SettingValue>,
+}
+
+/// The value of a setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SettingValue {
+    /// Everybody in the stage may read it.
+    Plain(String),
+    /// Only the hosts may.
+    Secret(Secret),
 }
 
 /// Per replica limits. The defaults are those of the design.

@@ -7,7 +7,7 @@
 //! - Absence means nothing. Only a signed [`DesiredState::Removed`] takes an app away.
 //! - A [`Generation`] only grows. News that is not newer is refused, whoever sends it.
 //!
-//! Map: [`ids`] names things, [`signing`] seals them, [`desired`] is what the Platform wants,
+//! Map: [`ids`] names things, [`signing`] seals them, [`secrets`] hides values, [`desired`] is what the Platform wants,
 //! [`observed`] is what runs, [`subjects`] says where each message travels, [`requests`] is what is
 //! asked and answered inside a stage, [`headers`] is what HTTP requests carry between us,
 //! `bucket` (feature `nats`) follows what lies in a KV bucket.
@@ -19,10 +19,11 @@ pub mod headers;
 pub mod ids;
 pub mod observed;
 pub mod requests;
+pub mod secrets;
 pub mod signing;
 pub mod subjects;
 
-pub use desired::{Claim, DesiredApp, DesiredState, Limits, NativeArtefact, Serving};
+pub use desired::{Claim, DesiredApp, DesiredState, Limits, NativeArtefact, Serving, SettingValue};
 pub use ids::{
     AppId, AppName, Digest, Generation, HostId, IdError, OrganizationId, Revision, RouterId, StageName,
 };

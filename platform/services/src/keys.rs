@@ -4,6 +4,7 @@
 //! Layout: `operator.nk`, `system.nk` and `account-<organization>-<stage>.nk` are NATS seeds;
 //! `signing.seed` seals claims and desired state (hexadecimal ed25519 seed); `trusted.json` lists the
 //! public keys that hosts accept, so that a key can be rotated before the old one is revoked.
+//! `secrets.seed` is what each stage's key for secret settings is derived from.
 //! Files are 0600 and written whole or not at all.
 
 use std::collections::BTreeMap;
@@ -12,9 +13,10 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use data_encoding::HEXLOWER;
 use nkeys::{KeyPair, KeyPairType};
+use odeon_protocol::secrets::StageKey;
 use odeon_protocol::{OrganizationId, Signer, StageName};
 
 /// An opened key folder.
@@ -31,6 +33,7 @@ impl Keys {
         keys.nkey("operator", KeyPairType::Operator)?;
         keys.nkey("system", KeyPairType::Account)?;
         keys.signer()?;
+        keys.seed("secrets")?;
         Ok(keys)
     }
 
@@ -66,24 +69,7 @@ impl Keys {
 
     /// The key that seals claims and desired state.
     pub fn signer(&self) -> Result<Signer> {
-        let path = self.folder.join("signing.seed");
-        let signer = match read_if_there(&path)? {
-            Some(text) => {
-                let seed = HEXLOWER.decode(text.trim().as_bytes()).ok().and_then(|seed| seed.try_into().ok());
-                match seed {
-                    Some(seed) => Signer::from_seed(&seed),
-                    None => bail!(
-                        "{} is not a 32-byte hexadecimal seed; restore it from a backup",
-                        path.display()
-                    ),
-                }
-            }
-            None => {
-                let signer = Signer::generate();
-                write_private(&path, HEXLOWER.encode(&signer.seed()).as_bytes())?;
-                signer
-            }
-        };
+        let signer = Signer::from_seed(&self.seed("signing")?);
         let trusted = self.trusted_file();
         let mut keys: Vec<String> = match read_if_there(&trusted)? {
             Some(text) => {
@@ -98,9 +84,32 @@ impl Keys {
         Ok(signer)
     }
 
+    /// The key that a stage's secret settings are sealed with.
+    pub fn secrets(&self, organization: &OrganizationId, stage: &StageName) -> Result<StageKey> {
+        Ok(StageKey::derive(&self.seed("secrets")?, organization, stage))
+    }
+
     /// The list of public keys that hosts, routers and migrators accept.
     pub fn trusted_file(&self) -> PathBuf {
         self.folder.join("trusted.json")
+    }
+
+    /// 32 random bytes, made when they are first asked for.
+    fn seed(&self, name: &str) -> Result<[u8; 32]> {
+        let path = self.folder.join(format!("{name}.seed"));
+        match read_if_there(&path)? {
+            Some(text) => {
+                let seed = HEXLOWER.decode(text.trim().as_bytes()).ok().and_then(|seed| seed.try_into().ok());
+                seed.with_context(|| {
+                    format!("{} is not a 32-byte hexadecimal seed; restore it from a backup", path.display())
+                })
+            }
+            None => {
+                let seed = Signer::generate().seed();
+                write_private(&path, HEXLOWER.encode(&seed).as_bytes())?;
+                Ok(seed)
+            }
+        }
     }
 
     fn nkey(&self, name: &str, kind: KeyPairType) -> Result<KeyPair> {

@@ -11,6 +11,7 @@
 mod api;
 mod assets;
 mod builds;
+mod configurations;
 mod deployments;
 mod identity;
 pub mod keys;

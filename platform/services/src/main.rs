@@ -44,6 +44,18 @@ enum Command {
         #[arg(long)]
         name: String,
     },
+    /// Print the key that the secret settings of a stage are sealed with, for its hosts.
+    StageKey {
+        /// Folder of private keys.
+        #[arg(long)]
+        keys: PathBuf,
+        /// Name of the organization.
+        #[arg(long)]
+        organization: String,
+        /// Name of the stage.
+        #[arg(long)]
+        stage: StageName,
+    },
     /// Print the OpenAPI 3.1 document.
     Openapi,
     /// Serve.
@@ -62,6 +74,10 @@ fn main() -> Result<()> {
         Command::Provision { keys, organization, stage, role, name } => {
             let keys = Keys::open_or_create(&keys)?;
             print(&provision(&keys, &keys.organization(&organization)?, &stage, role, &name)?)
+        }
+        Command::StageKey { keys, organization, stage } => {
+            let keys = Keys::open_or_create(&keys)?;
+            print(&keys.secrets(&keys.organization(&organization)?, &stage)?.to_text())
         }
         Command::Openapi => print(&openapi()?),
         Command::Serve { config } => {

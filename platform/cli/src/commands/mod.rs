@@ -9,4 +9,5 @@ pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod organization;
 pub(crate) mod publish;
+pub(crate) mod settings;
 pub(crate) mod status;

@@ -1,7 +1,7 @@
 //! The stages of a local installation: a migrator, hosts and a router each.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -76,6 +76,8 @@ pub(crate) async fn recipes(
         "user": database.owner, "password": database.password,
     });
     recipes.push(site.recipe(Role::Migrator, &format!("stages/{name}/{name}-migrator"), &settings)?);
+    let file = site.layout.path(format!("run/stages/{name}/secrets.key"));
+    let secrets_key = made_once(site, stage, file, "stage-key", &[])?;
     for (at, zone) in stage.zones.iter().enumerate() {
         let host = format!("{name}-{}", at + 1);
         let mut settings = common(&credentials(site, stage, "host", &host)?);
@@ -83,6 +85,7 @@ pub(crate) async fn recipes(
         settings["zone"] = json!(zone);
         settings["listen"] = json!("127.0.0.1:0");
         settings["admin_listen"] = json!("127.0.0.1:0");
+        settings["secrets_key"] = json!(secrets_key);
         settings["state_dir"] = json!(state(&host)?);
         settings["database_connections_max"] = json!(DATABASE_CONNECTIONS_MAX);
         recipes.push(site.recipe(Role::Host, &format!("stages/{name}/host-{host}"), &settings)?);
@@ -124,26 +127,27 @@ fn organization(site: &Site<'_>) -> Result<String> {
         .with_context(|| format!("{} does not name `{ORGANIZATION}`", file.display()))
 }
 
-/// NATS credentials of a process, made once.
-fn credentials(site: &Site<'_>, stage: &StagePlan, role: &str, name: &str) -> Result<std::path::PathBuf> {
+/// NATS credentials of a process.
+fn credentials(site: &Site<'_>, stage: &StagePlan, role: &str, name: &str) -> Result<PathBuf> {
     let file = site.layout.path(format!("run/stages/{}/{name}.creds", stage.name));
+    made_once(site, stage, file, "provision", &["--role", role, "--name", name])
+}
+
+/// A file of a stage with what `odeon-platform` prints, unless it is there.
+fn made_once(
+    site: &Site<'_>,
+    stage: &StagePlan,
+    file: PathBuf,
+    command: &str,
+    more: &[&str],
+) -> Result<PathBuf> {
     if file.exists() {
         return Ok(file);
     }
     let keys = site.layout.path("run/keys");
-    let arguments = [
-        "provision".as_ref(),
-        "--keys".as_ref(),
-        keys.as_os_str(),
-        "--organization".as_ref(),
-        ORGANIZATION.as_ref(),
-        "--stage".as_ref(),
-        stage.name.as_ref(),
-        "--role".as_ref(),
-        role.as_ref(),
-        "--name".as_ref(),
-        name.as_ref(),
-    ];
+    let mut arguments = vec![command.as_ref(), "--keys".as_ref(), keys.as_os_str()];
+    let said = ["--organization", ORGANIZATION, "--stage", stage.name];
+    arguments.extend(said.iter().chain(more).map(AsRef::<std::ffi::OsStr>::as_ref));
     let said = site.run_as.run(&site.binary("odeon-platform"), &arguments)?;
     site.run_as.write(&file, said.as_bytes())?;
     Ok(file)

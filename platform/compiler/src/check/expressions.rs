@@ -134,6 +134,9 @@ impl Checker<'_, '_> {
                 return broken;
             }
         }
+        if matches!(&of.kind, ExprKind::Name(n) if n == "Settings") {
+            return self.setting(member, span).unwrap_or(broken);
+        }
         if let ExprKind::Member(entities, entity) = &of.kind
             && matches!(&entities.kind, ExprKind::Name(n) if n == "Entities")
         {
@@ -193,6 +196,17 @@ impl Checker<'_, '_> {
                 None
             }
         }
+    }
+
+    fn setting(&mut self, name: &Name, span: Span) -> Option<TExpr> {
+        let settings = &self.named.settings;
+        if let Some(index) = settings.iter().position(|setting| setting.name == name.text) {
+            return Some(TExpr { ty: settings[index].ty.clone(), span, kind: TKind::Setting(index) });
+        }
+        let hint = near(&name.text, settings.iter().map(|setting| setting.name.as_str()));
+        let message = format!("there is no setting `{}`", name.text);
+        self.problems.error_hint("OML0109", name.span, message, hint);
+        None
     }
 
     fn static_record(&mut self, entity: &Name, record: &Name, span: Span) -> Option<TExpr> {
@@ -401,10 +415,6 @@ impl Checker<'_, '_> {
         let span = value.span;
         TExpr { ty: ty.clone(), span, kind: TKind::Convert(Box::new(value)) }
     }
-}
-
-fn is_text(ty: &Type) -> bool {
-    matches!(ty, Type::Text | Type::Email | Type::Phone)
 }
 
 fn is_number(ty: &Type) -> bool {

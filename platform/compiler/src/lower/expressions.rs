@@ -29,6 +29,17 @@ impl Generator<'_, '_> {
                 self.expression(record);
                 self.code.push(load(&expr.ty, *index));
             }
+            TKind::Setting(index) => {
+                let setting = &self.shared.named.settings[*index];
+                let slot = self.shared.slot(setting.default.as_ref(), &setting.ty);
+                let (name, default) = (self.shared.data.text(&setting.name), self.shared.data.words(&slot));
+                let descriptor = self.shared.descriptor(&setting.ty);
+                self.address(name);
+                self.address(descriptor);
+                self.address(default);
+                self.call("rt_setting");
+                self.code.push(load(&expr.ty, 0));
+            }
             TKind::Item(list, index) => {
                 self.slot_of(list, index);
                 self.code.push(load(&expr.ty, 0));
@@ -203,20 +214,16 @@ impl Generator<'_, '_> {
             (Type::Date, Type::DateTime) => self.call("rt_date_to_datetime"),
             (Type::Time, Type::DateTime) => self.call("rt_time_to_datetime"),
             (Type::Text, Type::DateTime) => self.call("rt_text_to_datetime"),
-            (Type::Boolean, _) if to_text(to) => self.call("rt_bool_to_text"),
-            (Type::Integer, _) if to_text(to) => self.call("rt_int_to_text"),
-            (Type::Long | Type::Identifier(_), _) if to_text(to) => self.call("rt_long_to_text"),
-            (Type::Decimal, _) if to_text(to) => self.call("rt_dec_to_text"),
-            (Type::Date, _) if to_text(to) => self.call("rt_date_to_text"),
-            (Type::Time, _) if to_text(to) => self.call("rt_time_to_text"),
-            (Type::DateTime, _) if to_text(to) => self.call("rt_datetime_to_text"),
+            (Type::Boolean, _) if is_text(to) => self.call("rt_bool_to_text"),
+            (Type::Integer, _) if is_text(to) => self.call("rt_int_to_text"),
+            (Type::Long | Type::Identifier(_), _) if is_text(to) => self.call("rt_long_to_text"),
+            (Type::Decimal, _) if is_text(to) => self.call("rt_dec_to_text"),
+            (Type::Date, _) if is_text(to) => self.call("rt_date_to_text"),
+            (Type::Time, _) if is_text(to) => self.call("rt_time_to_text"),
+            (Type::DateTime, _) if is_text(to) => self.call("rt_datetime_to_text"),
             _ => {} // the same word means the same value
         }
     }
-}
-
-fn to_text(ty: &Type) -> bool {
-    matches!(ty, Type::Text | Type::Email | Type::Phone)
 }
 
 /// What is no comparison is not asked for.

@@ -139,6 +139,7 @@ impl Loop<'_> {
             TKind::If(_, then, otherwise) => self.is_old(then) && self.is_old(otherwise),
             TKind::Broken
             | TKind::Attribute(..)
+            | TKind::Setting(_)
             | TKind::Length(_)
             | TKind::Negate(_)
             | TKind::Not(_)

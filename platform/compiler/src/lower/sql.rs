@@ -219,6 +219,7 @@ pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
         | TKind::Constant(_)
         | TKind::Null
         | TKind::Local(_)
+        | TKind::Setting(_)
         | TKind::Field(..)
         | TKind::Item(..)
         | TKind::Length(_)
@@ -282,6 +283,7 @@ impl Statement<'_> {
             | TKind::Constant(_)
             | TKind::Null
             | TKind::Local(_)
+            | TKind::Setting(_)
             | TKind::Field(..)
             | TKind::Item(..)
             | TKind::Length(_)

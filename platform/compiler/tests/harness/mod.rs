@@ -1,4 +1,4 @@
-//! Runs a compiled component under wasmtime, with a scripted database.
+//! Runs a compiled component under wasmtime, with a scripted database and settings.
 //!
 //! [`Script`] is a fake of `odeon:sql/session`: it hands out prepared answers in order and records what
 //! was asked. What SQL means to PostgreSQL is tested where there is one; here it is read as text.
@@ -34,6 +34,7 @@ pub(crate) struct Script {
     pub(crate) answers: VecDeque<Answer>,
     pub(crate) seen: Vec<String>,
     pub(crate) logged: Vec<String>,
+    pub(crate) settings: Vec<(&'static str, &'static str)>,
 }
 
 /// An app ready to serve.
@@ -208,6 +209,18 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
         })
         .unwrap();
     }
+    let settings = script.clone();
+    let mut config = linker.instance("wasi:config/store@0.2.0-rc.1").unwrap();
+    config
+        .func_new("get", move |_, _, params, results| {
+            let Val::String(key) = &params[0] else { panic!("a key is text") };
+            let script = settings.lock().unwrap();
+            let value = script.settings.iter().find(|(name, _)| name == key);
+            let value = value.map(|(_, value)| Box::new(Val::String((*value).into())));
+            results[0] = Val::Result(Ok(Some(Box::new(Val::Option(value)))));
+            Ok(())
+        })
+        .unwrap();
     let script = script.clone();
     linker
         .instance("odeon:log/logging@0.1.0")

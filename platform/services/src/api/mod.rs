@@ -60,6 +60,7 @@ fn routes() -> OpenApiRouter<Arc<Platform>> {
         .merge(crate::identity::api::router())
         .merge(crate::assets::api::router())
         .merge(crate::builds::api::router())
+        .merge(crate::configurations::api::router())
         .merge(crate::deployments::api::router())
         .merge(crate::monitoring::api::router())
 }

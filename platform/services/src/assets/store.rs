@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
+use odeon_compiler::Setting;
 use odeon_protocol::{AppId, AppName, Claim, Digest, OrganizationId, Revision, Signed};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -28,6 +29,7 @@ pub(crate) struct StoredRevision {
     pub(crate) claim: Signed<Claim>,
     pub(crate) schema: Option<Value>,
     pub(crate) dependencies: Vec<String>,
+    pub(crate) settings: Vec<Setting>,
     pub(crate) created_by: String,
     pub(crate) created_at: DateTime<Utc>,
 }
@@ -42,6 +44,7 @@ pub(crate) struct NewRevision<'a> {
     pub(crate) wasm_digest: Digest,
     pub(crate) native_digest: Option<Digest>,
     pub(crate) schema: Option<Value>,
+    pub(crate) settings: Vec<Setting>,
     pub(crate) dependencies: Value,
     pub(crate) created_by: &'a str,
 }
@@ -76,7 +79,8 @@ pub(crate) async fn add_revision(
     let revision = Revision(u32::try_from(row.get::<i32, _>(0)).context("the stored revision")?);
     sqlx::query(
         "insert into assets.revisions (asset_key, revision, organization_id, message, model_digest, wasm_digest, \
-         native_digest, claim, schema, dependencies, created_by) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         native_digest, claim, schema, dependencies, created_by, settings) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(key.as_str())
     .bind(i32::try_from(revision.0)?)
@@ -89,6 +93,7 @@ pub(crate) async fn add_revision(
     .bind(new.schema)
     .bind(new.dependencies)
     .bind(new.created_by)
+    .bind(Json(new.settings))
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
@@ -135,7 +140,7 @@ pub(crate) async fn find(
 }
 
 const REVISION: &str = "select revision, message, model_digest, wasm_digest, native_digest, claim, schema, \
-    dependencies, created_by, created_at, count(*) over () from assets.revisions";
+    dependencies, created_by, created_at, settings, count(*) over () from assets.revisions";
 
 /// The revisions of an asset, newest first, and how many there are.
 pub(crate) async fn revisions(
@@ -154,7 +159,7 @@ pub(crate) async fn revisions(
         .bind(limit)
         .fetch_all(database)
         .await?;
-    let total = rows.first().map_or(0, |row| row.get(10));
+    let total = rows.first().map_or(0, |row| row.get(11));
     Ok((rows.iter().map(stored_revision).collect::<Result<_>>()?, total))
 }
 
@@ -198,5 +203,6 @@ fn stored_revision(row: &PgRow) -> Result<StoredRevision> {
         dependencies: row.get::<Json<_>, _>(7).0,
         created_by: row.get(8),
         created_at: row.get(9),
+        settings: row.get::<Json<_>, _>(10).0,
     })
 }

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use odeon_compiler::Setting;
 use odeon_protocol::{AppId, AppName, Claim, NativeArtefact, OrganizationId, Revision};
 use serde_json::json;
 
@@ -49,6 +50,8 @@ struct Compiled {
     model: Option<Bytes>,
     component: Bytes,
     schema: Option<serde_json::Value>,
+    settings: Vec<Setting>,
+    warnings: Vec<Message>,
 }
 
 /// Runs a build. `Ok(None)`: the input has problems, which `progress` now tells.
@@ -67,6 +70,7 @@ pub(crate) async fn build(
         }
     };
     progress.step("compile", started);
+    progress.messages.extend(compiled.warnings);
 
     let started = Instant::now();
     let native = match native::precompile(platform, &compiled.component).await? {
@@ -104,6 +108,7 @@ pub(crate) async fn build(
         wasm_digest: wasm.clone(),
         native_digest: native.as_ref().map(|native| native.digest.clone()),
         schema: compiled.schema,
+        settings: compiled.settings,
         dependencies: json!(dependencies),
         created_by: request.actor,
     };
@@ -138,7 +143,15 @@ async fn compile(upload: Upload, name: Option<AppName>) -> Result<Result<Compile
 
 fn check_component(name: AppName, component: Bytes) -> Result<Compiled, Vec<Message>> {
     match component::check(&component) {
-        Ok(()) => Ok(Compiled { name, kind: "component", model: None, component, schema: None }),
+        Ok(()) => Ok(Compiled {
+            name,
+            kind: "component",
+            model: None,
+            component,
+            schema: None,
+            settings: Vec::new(),
+            warnings: Vec::new(),
+        }),
         Err(reason) => Err(vec![Message::error("OS-BLD-40002", reason)]),
     }
 }
@@ -147,12 +160,19 @@ fn compile_project(project: crate::assets::uploads::Project) -> Result<Compiled,
     let model = Bytes::from(serde_json::to_vec(&project).expect("a map of texts is JSON"));
     let sources = odeon_compiler::Sources::new(project.files);
     let compiled = odeon_compiler::compile(&sources);
-    let (Some(app), Some(component)) = (compiled.app, compiled.component) else {
-        return Err(compiled.problems.iter().map(Message::problem).collect());
-    };
+    let problems = compiled.problems.iter().map(Message::problem).collect();
+    let (Some(app), Some(component)) = (compiled.app, compiled.component) else { return Err(problems) };
     let name = app
         .parse()
         .map_err(|error: odeon_protocol::IdError| vec![Message::error("OS-BLD-40003", error.to_string())])?;
     let schema = serde_json::to_value(&compiled.schema).expect("a schema is JSON");
-    Ok(Compiled { name, kind: "oml", model: Some(model), component: component.into(), schema: Some(schema) })
+    Ok(Compiled {
+        name,
+        kind: "oml",
+        model: Some(model),
+        component: component.into(),
+        schema: Some(schema),
+        settings: compiled.settings,
+        warnings: problems,
+    })
 }

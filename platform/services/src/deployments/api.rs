@@ -120,7 +120,7 @@ async fn publish(
         .first_stage(&caller.organization)
         .ok_or_else(|| ApiError::not_found("OS-DPL-40403", "a stage"))?;
     let task = Task::Publish { upload, name, message: new.message };
-    accept(platform, caller, Kind::Publish, stage, None, task).await
+    accept(platform, caller, Kind::Publish, stage, None, task).await.map(accepted)
 }
 
 /// Deploys a stored revision, rolls back to the one before, or undeploys.
@@ -132,12 +132,7 @@ async fn deploy(
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
     caller.require(Scope::Deploy)?;
     let asset = assets::api::find(&platform, &caller, &new.asset_key).await?;
-    let stage = new
-        .environment
-        .parse::<StageName>()
-        .ok()
-        .filter(|stage| platform.stage(&caller.organization, stage).is_some())
-        .ok_or_else(|| ApiError::not_found("OS-DPL-40403", format!("the stage `{}`", new.environment)))?;
+    let stage = stage(&platform, &caller, &new.environment)?;
     let current = store::find(&platform.database, &asset.key, &stage).await?;
     let (task, revision) = match new.operation {
         Kind::Publish => {
@@ -158,6 +153,11 @@ async fn deploy(
             let egress_allow = new.egress_allow.map(check_egress).transpose()?;
             (Task::Deploy { app: asset.key.clone(), revision, egress_allow }, Some(revision))
         }
+        Kind::ApplyConfigs => {
+            let detail =
+                "change settings with PATCH /api/asset-configurations/v1/…/settings; that applies them";
+            return Err(ApiError::bad_request("OS-DPL-40006", detail));
+        }
         Kind::Rollback => {
             let previous = current
                 .as_ref()
@@ -177,7 +177,15 @@ async fn deploy(
             (Task::Undeploy { app: asset.key.clone() }, None)
         }
     };
-    accept(platform, caller, new.operation, stage, revision, task).await
+    accept(platform, caller, new.operation, stage, revision, task).await.map(accepted)
+}
+
+/// The caller's stage of that name, or 404.
+pub(crate) fn stage(platform: &Platform, caller: &Caller, name: &str) -> Result<StageName, ApiError> {
+    let parsed = name.parse::<StageName>().ok();
+    parsed
+        .filter(|stage| platform.stage(&caller.organization, stage).is_some())
+        .ok_or_else(|| ApiError::not_found("OS-DPL-40403", format!("the stage `{name}`")))
 }
 
 /// Authorities as the host compares them; the first that is none is named.
@@ -198,20 +206,21 @@ fn check_egress(authorities: Vec<String>) -> Result<Vec<String>, ApiError> {
     Ok(authorities.into_iter().map(|text| text.to_ascii_lowercase()).collect())
 }
 
-async fn accept(
+/// Begins an operation, and says its key.
+pub(crate) async fn accept(
     platform: Arc<Platform>,
     caller: Caller,
     kind: Kind,
     stage: StageName,
     revision: Option<Revision>,
     task: Task,
-) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+) -> Result<Uuid, ApiError> {
     let place = platform.operations.clone().try_acquire_owned().map_err(|_| {
         ApiError::busy(format!("{} operations are running; try again in a moment", crate::OPERATIONS_MAX))
     })?;
     let app = match &task {
         Task::Publish { .. } => None,
-        Task::Deploy { app, .. } | Task::Undeploy { app } => Some(app),
+        Task::Deploy { app, .. } | Task::Undeploy { app } | Task::Apply { app, .. } => Some(app),
     };
     let new = NewOperation {
         organization: &caller.organization,
@@ -239,7 +248,11 @@ async fn accept(
         operation::run(platform, operation).await;
         drop(place);
     });
-    Ok((StatusCode::ACCEPTED, Json(Accepted { key })))
+    Ok(key)
+}
+
+fn accepted(key: Uuid) -> (StatusCode, Json<Accepted>) {
+    (StatusCode::ACCEPTED, Json(Accepted { key }))
 }
 
 /// Publish operations, newest first.

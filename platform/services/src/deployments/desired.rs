@@ -12,6 +12,7 @@ use super::store::{self, Deployment};
 use crate::Platform;
 use crate::assets;
 use crate::assets::store::StoredRevision;
+use crate::configurations;
 use crate::nats::stage::Stage;
 
 /// The generation of the next change: newer than the database's and than anything the stage has seen.
@@ -101,13 +102,16 @@ async fn stored(platform: &Platform, wanted: &Deployment) -> Result<StoredRevisi
 }
 
 async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredState> {
+    let revision = stored(platform, wanted).await?;
+    let settings = configurations::delivered(platform, wanted, &revision).await?;
     Ok(DesiredState::Serving(Box::new(Serving {
         name: wanted.name.clone(),
-        claim: stored(platform, wanted).await?.claim,
+        claim: revision.claim,
         revision: wanted.revision,
         placements: wanted.placements.clone(),
         limits: Limits::default(),
         egress_allow: wanted.egress_allow.clone(),
         database: true,
+        settings,
     })))
 }

@@ -22,6 +22,8 @@ use super::{desired, reconcile};
 use crate::Platform;
 use crate::assets::uploads::Upload;
 use crate::builds::{self, BuildRequest, Built};
+use crate::configurations;
+use crate::configurations::store::Change;
 use crate::identity;
 use crate::nats::stage::{Seen, Stage};
 
@@ -37,6 +39,7 @@ pub(crate) enum Task {
     Publish { upload: Upload, name: Option<odeon_protocol::AppName>, message: String },
     Deploy { app: AppId, revision: Revision, egress_allow: Option<Vec<String>> },
     Undeploy { app: AppId },
+    Apply { app: AppId, changes: Vec<Change> },
 }
 
 /// Everything an operation needs to know.
@@ -76,6 +79,7 @@ async fn execute(platform: &Arc<Platform>, operation: &Operation, progress: &mut
         Task::Publish { .. } => publish(platform, operation, progress).await,
         Task::Deploy { app, revision, .. } => deploy(platform, operation, app, *revision, progress).await,
         Task::Undeploy { app } => undeploy(platform, operation, app, progress).await,
+        Task::Apply { app, changes } => apply(platform, operation, app, changes, progress).await,
     }
 }
 
@@ -109,6 +113,22 @@ async fn publish(platform: &Arc<Platform>, operation: &Operation, progress: &mut
     }
     store::save_progress(&platform.database, operation.key, "Running", progress).await?;
     deploy(platform, operation, &built.app, built.revision, progress).await
+}
+
+/// Saves settings and brings them to the hosts, as a new generation of the revision that serves.
+async fn apply(
+    platform: &Arc<Platform>,
+    operation: &Operation,
+    app: &AppId,
+    changes: &[Change],
+    progress: &mut Progress,
+) -> Outcome {
+    let place = (&operation.organization, app, &operation.stage);
+    configurations::store::save(&platform.database, place, &operation.actor, changes).await?;
+    match store::find(&platform.database, app, &operation.stage).await?.filter(|found| found.serving) {
+        Some(serving) => deploy(platform, operation, app, serving.revision, progress).await,
+        None => Ok(Ok(())), // undeployed meanwhile
+    }
 }
 
 async fn deploy(
@@ -159,7 +179,7 @@ async fn deploy(
     let egress_before = before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default();
     let asked = match &operation.task {
         Task::Deploy { egress_allow, .. } => egress_allow.clone(),
-        Task::Publish { .. } | Task::Undeploy { .. } => None,
+        Task::Publish { .. } | Task::Undeploy { .. } | Task::Apply { .. } => None,
     };
     let wanted = Deployment {
         organization: operation.organization.clone(),
@@ -167,7 +187,7 @@ async fn deploy(
         name: asset.name.clone(),
         stage: operation.stage.clone(),
         revision,
-        previous_revision: serving_before.map(|before| before.revision).filter(|before| *before != revision),
+        previous_revision: previous(serving_before, revision),
         serving: true,
         generation,
         placements,
@@ -184,6 +204,7 @@ async fn deploy(
                 Kind::Deploy => "deployment.deploy",
                 Kind::Rollback => "deployment.rollback",
                 Kind::Undeploy => "deployment.undeploy",
+                Kind::ApplyConfigs => "deployment.apply",
             };
             audit(platform, operation, action, asset.name.as_str(), detail).await?;
             info!(app = %asset.name, stage = %operation.stage, %revision, "deployed");
@@ -207,6 +228,12 @@ async fn deploy(
             Ok(Err(Failed))
         }
     }
+}
+
+/// What a rollback would go back to: not the same revision, deployed or configured again.
+fn previous(before: Option<&Deployment>, revision: Revision) -> Option<Revision> {
+    let before = before?;
+    if before.revision == revision { before.previous_revision } else { Some(before.revision) }
 }
 
 async fn undeploy(

@@ -169,6 +169,8 @@ pub(crate) enum Kind {
     Undeploy,
     /// Deploy the revision that served before.
     Rollback,
+    /// Bring changed settings to the revision that serves.
+    ApplyConfigs,
 }
 
 impl Kind {
@@ -179,6 +181,7 @@ impl Kind {
             Self::Deploy => "Deploy",
             Self::Undeploy => "Undeploy",
             Self::Rollback => "Rollback",
+            Self::ApplyConfigs => "ApplyConfigs",
         }
     }
 }
