@@ -1,4 +1,4 @@
-//! The capabilities a host gives to its guests, each in a module of its own: [`sql`], [`log`], [`egress`].
+//! The capabilities a host gives to its guests, each in a module of its own: [`sql`], [`log`], [`egress`], [`timers`].
 //!
 //! [`Granted`] is what one request has; [`linker`] is what every app is linked against. Of WASI a guest gets
 //! clocks, randomness, streams, HTTP and its settings. File system, sockets and environment are linked, because many
@@ -7,6 +7,7 @@
 pub mod egress;
 pub mod log;
 pub mod sql;
+pub mod timers;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use wasmtime_wasi_http::WasiHttpHooks;
 use crate::egress::Egress;
 use crate::log::{RequestLog, Stream};
 use crate::sql::session::Session;
+use crate::timers::Wake;
 
 pub use wasmtime_wasi_config::WasiConfigVariables as Settings;
 
@@ -32,6 +34,8 @@ pub struct Granted {
     pub egress: Egress,
     /// What the stage sets for the app, as `wasi:config`.
     pub settings: Arc<Settings>,
+    /// The app's timers.
+    pub timers: Arc<dyn Wake>,
 }
 
 impl Granted {
@@ -80,6 +84,7 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State<Granted>>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     sql::add_to_linker(&mut linker)?;
     log::add_to_linker(&mut linker)?;
+    timers::add_to_linker(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State<Granted>| {
         WasiConfig::from(&*state.capabilities.settings)
     })?;

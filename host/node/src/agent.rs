@@ -30,6 +30,7 @@ use tracing::{info, warn};
 use crate::Host;
 use crate::apps::Served;
 use crate::compile::{in_child, to_anyhow};
+use crate::timers::AppTimers;
 
 /// Apps that are loaded at once.
 const LOADS_AT_ONCE: usize = 4;
@@ -220,6 +221,7 @@ impl Agent {
             limits: serving.limits.clone(),
             egress: Egress::allow(serving.egress_allow.iter().cloned()),
             settings: Arc::new(self.settings(app, &serving.settings)?),
+            timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),
             database: serving.database,
             instances: Arc::new(Semaphore::new(instances)),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),

@@ -15,6 +15,8 @@ use odeon_protocol::{AppId, Generation, Limits, Revision};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::timers::AppTimers;
+
 /// How long the requests of a replaced revision may go on, in seconds.
 const DRAIN_S_MAX: u64 = 30;
 
@@ -28,6 +30,7 @@ pub(crate) struct Served {
     pub(crate) limits: Limits,
     pub(crate) egress: Egress,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) timers: Arc<AppTimers>,
     pub(crate) database: bool,
     /// Instances at once.
     pub(crate) instances: Arc<Semaphore>,
@@ -73,6 +76,10 @@ impl Apps {
     pub(crate) fn serving(&self, id: &AppId) -> Option<Revision> {
         let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
         table.values().find(|served| served.id == *id).map(|served| served.revision)
+    }
+    /// Every app that serves.
+    pub(crate) fn all(&self) -> Vec<Arc<Served>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
     pub(crate) fn len(&self) -> usize {
         self.0.read().unwrap_or_else(PoisonError::into_inner).len()

@@ -20,7 +20,7 @@ use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{Body, GuestError, RequestLimits};
-use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX};
+use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tracing::debug;
@@ -130,14 +130,7 @@ async fn run(
     let instance = instance.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
     drop(waiting);
 
-    let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
-    let log = RequestLog::new(Arc::new(sink), id);
-    let sql = match served.database {
-        true => Arc::new(Session::new(host.pools.clone(), served.id.as_str())),
-        false => Arc::new(Session::none()),
-    };
-    let (egress, settings) = (served.egress.clone(), served.settings.clone());
-    let granted = Granted { sql: sql.clone(), log: log.clone(), egress, settings };
+    let Admitted { granted, sql, log } = admit(host, served, id);
     let request_limits = RequestLimits {
         memory_bytes_max: limits.instance_memory_bytes_max,
         wall_ms_max: limits.request_wall_ms_max,
@@ -153,12 +146,38 @@ async fn run(
     Ok(response)
 }
 
+/// What a request has when it is let in.
+pub(crate) struct Admitted {
+    pub(crate) granted: Granted,
+    pub(crate) sql: Arc<Session>,
+    pub(crate) log: RequestLog,
+}
+
+/// Gives a request what its app may use.
+pub(crate) fn admit(host: &Host, served: &Served, id: &str) -> Admitted {
+    let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
+    let log = RequestLog::new(Arc::new(sink), id);
+    let sql = match served.database {
+        true => Arc::new(Session::new(host.pools.clone(), served.id.as_str())),
+        false => Arc::new(Session::none()),
+    };
+    let granted = Granted {
+        sql: sql.clone(),
+        log: log.clone(),
+        egress: served.egress.clone(),
+        settings: served.settings.clone(),
+        timers: served.timers.clone(),
+    };
+    Admitted { granted, sql, log }
+}
+
 /// The request as the guest sees it.
 fn prepare(request: Request<Incoming>, id: &str, body_max: u64) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     if let Ok(id) = HeaderValue::from_str(id) {
         parts.headers.insert(REQUEST_ID, id);
     }
+    parts.headers.remove(TRIGGER); // ours to say
     if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
         parts.headers.insert(header::HOST, HeaderValue::from_static("localhost"));
     }

@@ -18,6 +18,8 @@ mod metrics;
 mod problem;
 pub mod settings;
 mod state;
+mod timers;
+mod triggers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,6 +139,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     tokio::spawn(agent.clone().beat(nats.clone(), address, admin_address));
     tokio::spawn(agent.clone().report(nats.clone()));
     tokio::spawn(agent.follow(nats.clone()));
+    tokio::spawn(timers::run(host.clone(), nats.clone()));
     tokio::spawn(logs::publish(nats, settings.host.clone(), lines));
 
     shutdown.await;

@@ -144,6 +144,7 @@ mod tests {
             limits: Limits::default(),
             egress_allow: Vec::new(),
             settings: Default::default(),
+            timers: Vec::new(),
             database: false,
         };
         let state = if placements.is_empty() {

@@ -102,6 +102,18 @@ pub(crate) struct Setting {
     pub(crate) origin: String,
 }
 
+/// A timer of an app in a stage.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Timer {
+    pub(crate) name: String,
+    pub(crate) schedule: Option<String>,
+    pub(crate) next_run_at: Option<String>,
+    pub(crate) running_on: Option<String>,
+    pub(crate) last_run_at: Option<String>,
+    pub(crate) last_failure: Option<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Changed {
@@ -219,7 +231,7 @@ impl Api {
 
     /// The settings of an app in a stage.
     pub(crate) async fn settings(&self, asset: &Asset, stage: &str) -> Result<Vec<Setting>> {
-        read(self.request(Method::GET, &settings_path(asset, stage))).await
+        read(self.request(Method::GET, &configuration_path(asset, stage, "settings"))).await
     }
     /// Changes settings; gives the finished operation that applies them, where the app serves.
     pub(crate) async fn change_settings(
@@ -230,11 +242,21 @@ impl Api {
     ) -> Result<Option<Operation>> {
         let change = |(name, value): &(String, Option<String>)| json!({ "name": name, "value": value });
         let body = json!({ "settings": changes.iter().map(change).collect::<Vec<_>>() });
-        let request = self.request(Method::PATCH, &settings_path(asset, stage)).json(&body);
+        let request = self.request(Method::PATCH, &configuration_path(asset, stage, "settings")).json(&body);
         match read::<Changed>(request).await?.operation_key {
             Some(key) => self.follow("/api/deployments/v1/deployment-operations", &key).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The timers of an app in a stage.
+    pub(crate) async fn timers(&self, asset: &Asset, stage: &str) -> Result<Vec<Timer>> {
+        read(self.request(Method::GET, &configuration_path(asset, stage, "timers"))).await
+    }
+    /// Makes the next run of a timer be now.
+    pub(crate) async fn run_timer(&self, asset: &Asset, stage: &str, timer: &str) -> Result<()> {
+        let path = configuration_path(asset, stage, &format!("timers/{timer}/runs"));
+        checked(self.request(Method::POST, &path)).await.map(drop)
     }
 
     /// Adds an organization and gives its first token.
@@ -311,8 +333,8 @@ impl Api {
     }
 }
 
-fn settings_path(asset: &Asset, stage: &str) -> String {
-    format!("/api/asset-configurations/v1/environments/{stage}/applications/{}/settings", asset.key)
+fn configuration_path(asset: &Asset, stage: &str, what: &str) -> String {
+    format!("/api/asset-configurations/v1/environments/{stage}/applications/{}/{what}", asset.key)
 }
 
 async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T> {

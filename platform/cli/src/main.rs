@@ -83,6 +83,9 @@ enum Command {
     /// See and change what a stage sets for an app.
     #[command(subcommand)]
     Settings(commands::settings::SettingsCommand),
+    /// See and run what an app runs by itself.
+    #[command(subcommand)]
+    Timers(commands::timers::TimersCommand),
     /// Show log lines of an app.
     Logs {
         /// Name of the app.
@@ -152,6 +155,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Rollback { app, stage } => commands::deploy::rollback(&layout, &app, &stage).await,
         Command::Undeploy { app, stage } => commands::deploy::undeploy(&layout, &app, &stage).await,
         Command::Settings(command) => commands::settings::settings(&layout, command).await,
+        Command::Timers(command) => commands::timers::timers(&layout, command).await,
         Command::Apps { json } => commands::apps::apps(&layout, json).await,
         Command::Logs { app, stage, follow, request, json } => {
             commands::logs::logs(&layout, commands::logs::Which { app, stage, follow, request, json }).await

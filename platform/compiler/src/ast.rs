@@ -63,6 +63,7 @@ pub(crate) enum Source {
 pub(crate) struct Action {
     pub(crate) name: Name,
     pub(crate) rest: Option<RestMethod>,
+    pub(crate) timer: Option<Timer>,
     /// It can be called in expressions.
     pub(crate) is_function: bool,
     pub(crate) inputs: Vec<Declared>,
@@ -79,6 +80,16 @@ pub(crate) struct RestMethod {
     /// Index into GET, POST, PUT, DELETE.
     pub(crate) verb: u32,
     pub(crate) path: Name,
+}
+
+/// When an action runs by itself. Its flow calls the action that the model names.
+#[derive(Debug, Clone)]
+pub(crate) struct Timer {
+    /// A cron pattern of five fields, in UTC.
+    pub(crate) schedule: Option<Name>,
+    pub(crate) when_published: bool,
+    /// Minutes that a run may take.
+    pub(crate) timeout: u32,
 }
 
 #[derive(Debug)]
@@ -142,6 +153,8 @@ pub(crate) enum NodeKind {
         list: Expr,
         action: ListAction,
     },
+    /// The next run of a timer is now.
+    Wake(Name),
     Commit,
     Abort,
     Leave(Leave),

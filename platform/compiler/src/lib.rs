@@ -44,6 +44,8 @@ pub struct Compiled {
     pub schema: Schema,
     /// All problems, by place.
     pub problems: Vec<Problem>,
+    /// What runs by itself.
+    pub timers: Vec<Timer>,
     /// What a stage may set for the app.
     pub settings: Vec<Setting>,
     /// Other apps whose public elements this one uses. Empty in this cut of the language.
@@ -69,6 +71,19 @@ impl Setting {
         let ty = resolve::basic(&self.data_type);
         ty.is_some_and(|ty| is_text(&ty) || literal::read(value, &ty).is_some())
     }
+}
+
+/// An action that runs by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timer {
+    /// Its name.
+    pub name: String,
+    /// A cron pattern of five fields, in UTC.
+    pub schedule: Option<String>,
+    /// It runs whenever a revision was deployed.
+    pub when_published: bool,
+    /// Minutes that a run may take.
+    pub timeout_minutes: u32,
 }
 
 /// A use of another app.
@@ -99,6 +114,19 @@ pub fn compile(sources: &Sources) -> Compiled {
     compiled
 }
 
+fn timers(actions: &[ast::Action]) -> Vec<Timer> {
+    let timer = |action: &ast::Action| {
+        let timer = action.timer.as_ref()?;
+        Some(Timer {
+            name: action.name.text.clone(),
+            schedule: timer.schedule.as_ref().map(|pattern| pattern.text.clone()),
+            when_published: timer.when_published,
+            timeout_minutes: timer.timeout,
+        })
+    };
+    actions.iter().filter_map(timer).collect()
+}
+
 fn settings(named: &types::Named) -> Vec<Setting> {
     let setting = |def: &types::SettingDef| Setting {
         name: def.name.clone(),
@@ -124,6 +152,7 @@ fn analyse(sources: &Sources) -> (Compiled, types::Typed) {
         component: None,
         schema: schema::schema(&typed.named),
         problems: problems.into_sorted(),
+        timers: timers(&parsed.actions),
         settings: settings(&typed.named),
         dependencies: Vec::new(),
     };

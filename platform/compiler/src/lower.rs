@@ -53,16 +53,25 @@ pub(crate) fn lower(typed: &Typed, runtime: &Runtime) -> Plan {
     for ((def, body), guarded) in typed.named.actions.iter().zip(&typed.bodies).zip(recursive) {
         plan.functions.push(action(def, body, guarded, &mut shared));
     }
-    let mut rows = Vec::new();
-    for route in &typed.routes {
+    let entry = |plan: &mut Plan, function: Function| {
         let entry = runtime.table as u32 + plan.table.len() as u32;
         plan.table.push(plan.functions.len() as u32);
-        plan.functions.push(wrapper(route, &shared));
+        plan.functions.push(function);
+        entry
+    };
+    let mut rows = Vec::new();
+    for route in &typed.routes {
+        let entry = entry(&mut plan, wrapper(route.action, &shared));
         rows.extend(route_row(route, entry, &mut shared));
     }
-    let routes = shared.data.words(&rows);
+    let mut triggers = vec![typed.named.timers.len() as u32];
+    for (timer, action) in &typed.named.timers {
+        let entry = entry(&mut plan, wrapper(*action, &shared));
+        triggers.extend([shared.data.text(&format!("timers/{timer}")), entry]);
+    }
+    let (routes, triggers) = (shared.data.words(&rows), shared.data.words(&triggers));
     let heap = shared.data.place(16);
-    shared.data.fill(descriptor, &[heap, typed.routes.len() as u32, routes, 0]);
+    shared.data.fill(descriptor, &[heap, typed.routes.len() as u32, routes, triggers]);
     plan.data = shared.data;
     plan
 }
@@ -176,16 +185,16 @@ fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
     ]
 }
 
-/// What the table holds for a REST method: takes a frame of slots, calls the action, fills in outputs.
-fn wrapper(route: &Route, shared: &Shared<'_>) -> Function {
-    let def = &shared.named.actions[route.action];
+/// What the table holds for an action that the runtime calls: takes a frame of slots, calls the action, fills in outputs.
+fn wrapper(action: usize, shared: &Shared<'_>) -> Function {
+    let def = &shared.named.actions[action];
     let outputs = def.outputs();
     let mut code = Vec::new();
     for (index, input) in def.variables[..def.inputs].iter().enumerate() {
         code.push(Instruction::LocalGet(0));
         code.push(load(&input.ty, index));
     }
-    code.push(Instruction::Call(shared.runtime.functions + route.action as u32));
+    code.push(Instruction::Call(shared.runtime.functions + action as u32));
     for (index, output) in outputs.iter().enumerate().rev() {
         code.push(Instruction::LocalSet(1 + index as u32));
         code.push(Instruction::LocalGet(0));

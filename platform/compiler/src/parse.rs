@@ -5,6 +5,7 @@
 
 mod expression;
 mod flow;
+mod timer;
 
 use odeon_oml::schema::DeleteRule;
 
@@ -69,6 +70,9 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         let action = Action { is_function, ..read_action(name, None, &mut keys, problems) };
         keys.finish(problems);
         parsed.actions.push(action);
+    }
+    for (name, node) in file.named("timers", problems) {
+        parsed.actions.extend(timer::read(name, node, problems));
     }
     for (api, node) in file.named("rest", problems) {
         let mut keys = Keys::of(node, "a REST API", problems);
@@ -142,6 +146,7 @@ fn read_action(
         flow: keys.take("flow").map(|n| flow::read(n, problems)).unwrap_or_default(),
         handlers: flow::handlers(keys, problems).unwrap_or_default(),
         is_function: false,
+        timer: None,
         name,
         rest,
     }

@@ -76,13 +76,15 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     }
     rows::link(parsed, &mut named, problems);
     find_cycles(&named, problems);
-    let mut seen: BTreeMap<(Option<&str>, &str), ()> = BTreeMap::new();
+    let mut seen: BTreeMap<(Option<&str>, bool, &str), ()> = BTreeMap::new();
     for (index, action) in parsed.actions.iter().enumerate() {
         let api = action.rest.as_ref().map(|r| r.api.as_str());
-        if seen.insert((api, &action.name.text), ()).is_some() {
+        if seen.insert((api, action.timer.is_some(), &action.name.text), ()).is_some() {
             problems.error("OML0004", action.name.span, format!("`{}` exists already", action.name.text));
         }
-        if action.rest.is_none() {
+        if action.timer.is_some() {
+            named.timers.insert(action.name.text.clone(), index);
+        } else if action.rest.is_none() {
             named.callable.insert(action.name.text.clone(), index);
         }
         named.actions.push(action_def(action, &scope, problems));
@@ -440,6 +442,7 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
         is_function: action.is_function,
         name: match &action.rest {
             Some(rest) => format!("{}.{}", rest.api, action.name.text),
+            None if action.timer.is_some() => format!("Timer.{}", action.name.text),
             None => action.name.text.clone(),
         },
         variables,

@@ -134,6 +134,8 @@ pub(crate) struct Named {
     pub(crate) actions: Vec<ActionDef>,
     /// The actions that can be called, by name: all but the methods of REST APIs.
     pub(crate) callable: BTreeMap<String, usize>,
+    /// The actions that timers run, by the timer's name.
+    pub(crate) timers: BTreeMap<String, usize>,
 }
 
 impl Named {
@@ -217,6 +219,7 @@ pub(crate) enum TNodeKind {
     ListSort { list: TExpr, by: Vec<SortKey> },
     ListSearch { list: TExpr, search: Search, element: usize, condition: TExpr, out: usize },
     ListCopy { list: TExpr, distinct: bool, out: usize },
+    Wake { timer: String },
     Commit,
     Abort,
     Leave(Leave),

@@ -81,7 +81,11 @@ impl TNodeKind {
             },
             TNodeKind::ListSort { list, .. } | TNodeKind::ListCopy { list, .. } => vec![list],
             TNodeKind::ListSearch { list, condition, .. } => vec![list, condition],
-            TNodeKind::Try { .. } | TNodeKind::Commit | TNodeKind::Abort | TNodeKind::Leave(_) => Vec::new(),
+            TNodeKind::Try { .. }
+            | TNodeKind::Wake { .. }
+            | TNodeKind::Commit
+            | TNodeKind::Abort
+            | TNodeKind::Leave(_) => Vec::new(),
         }
     }
 
@@ -111,6 +115,7 @@ impl TNodeKind {
             | TNodeKind::ListSort { .. }
             | TNodeKind::ListSearch { .. }
             | TNodeKind::ListCopy { .. }
+            | TNodeKind::Wake { .. }
             | TNodeKind::Commit
             | TNodeKind::Abort
             | TNodeKind::Leave(_) => Vec::new(),
@@ -140,6 +145,7 @@ impl TNodeKind {
             | TNodeKind::Log { .. }
             | TNodeKind::ListEdit { .. }
             | TNodeKind::ListSort { .. }
+            | TNodeKind::Wake { .. }
             | TNodeKind::Commit
             | TNodeKind::Abort
             | TNodeKind::Leave(_) => Vec::new(),

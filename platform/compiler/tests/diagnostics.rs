@@ -158,12 +158,36 @@ fn settings() {
     problems(used, "OML0109@3:41");
     problems(
         "app: T\nstructures: { S: { attributes: { A: { type: Text, secret: true } } } }\n",
-        "OML0303@2:60",
+        "OML0303@2:59",
     );
     let settings = check(&sources(&app("A: Phone Number, B: { type: Decimal, default: 1.5 }"))).settings;
     assert_eq!(settings[0].data_type, "Phone Number");
     assert_eq!(settings[1].default.as_deref(), Some("1.5"));
     assert!(settings[0].accepts("\"1\"") && settings[1].accepts("-2") && !settings[1].accepts("two"));
+}
+
+#[test]
+fn timers() {
+    let app = |timer: &str| {
+        format!(
+            "app: T\nactions: {{ A: {{ inputs: {{ N: {{ type: Integer, mandatory: true }} }} }} }}\ntimers: {{ T: {{ {timer} }} }}\n"
+        )
+    };
+    problems(
+        &app("action: A, with: { N: 1 }, schedule: '*/5 * * * *', when_published: true, timeout: 60"),
+        "OML0601@2:27",
+    );
+    problems(&app("action: A"), "OML0208@3:24");
+    problems(&app("action: B"), "OML0105@3:24");
+    problems(&app("schedule: '0 3 * * *'"), "OML0005@3:11");
+    problems(&app("action: A, with: { N: X }"), "OML0103@3:38");
+    problems(&app("action: A, with: { N: 1 }, timeout: 61"), "OML0003@3:52");
+    for schedule in ["3:00", "* * * *", "0 0 3 * * *", "99 * * * *", "@daily"] {
+        problems(&app(&format!("action: A, with: {{ N: 1 }}, schedule: '{schedule}'")), "OML0405@3:53");
+    }
+    problems("app: T\nactions: { A: { flow: [ wake: Nightly ] } }\n", "OML0110@2:31");
+    let refused = check(&sources(&app("action: A, with: { N: 1 }, schedule: '99 * * * *'"))).problems;
+    insta::assert_snapshot!(refused[0].message, @"");
 }
 
 #[test]

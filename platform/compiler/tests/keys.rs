@@ -33,6 +33,7 @@ fn the_schema_offers_exactly_the_keys_that_the_compiler_takes() {
         ("", format!("app: T\n{NO_KEY}: 1\n")),
         ("Entity", format!("app: T\nentities: {{ E: {{ {NO_KEY}: 1 }} }}\n")),
         ("EntityIndex", format!("app: T\nentities: {{ E: {{ indexes: {{ I: {{ {NO_KEY}: 1 }} }} }} }}\n")),
+        ("Timer", format!("app: T\ntimers: {{ N: {{ {NO_KEY}: 1 }} }}\n")),
         ("Exception", format!("app: T\nexceptions: {{ E: {{ {NO_KEY}: 1 }} }}\n")),
         ("Handler", format!("app: T\nactions: {{ A: {{ handlers: [ {{ {NO_KEY}: 1 }} ] }} }}\n")),
         ("Case", format!("app: T\nactions: {{ A: {{ flow: [ switch: [ {{ {NO_KEY}: 1 }} ] ] }} }}\n")),
@@ -75,6 +76,7 @@ fn the_schema_offers_exactly_the_keys_that_the_compiler_takes() {
         "json_deserialize: T, type: R",
         "try: [], handlers: []",
         "log: X",
+        "wake: T",
         "raise: User, message: X",
         "return: ",
     ];

@@ -33,6 +33,8 @@ pub struct File {
     pub exceptions: BTreeMap<String, Exception>,
     /// The server actions by name.
     pub actions: BTreeMap<String, Action>,
+    /// The timers by name.
+    pub timers: BTreeMap<String, Timer>,
     /// The exposed REST APIs by name.
     pub rest: BTreeMap<String, RestApi>,
 }
@@ -166,6 +168,24 @@ pub struct Action {
     pub flow: Vec<Step>,
     /// What takes the exceptions of the whole flow.
     pub handlers: Vec<Handler>,
+}
+
+/// An action that runs by itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timer {
+    /// What it is for.
+    pub description: Option<String>,
+    /// The server action that it runs.
+    pub action: String,
+    /// The inputs of the action.
+    pub with: Option<BTreeMap<String, Literal>>,
+    /// A cron pattern of five fields, in UTC; without one it runs when it is woken.
+    pub schedule: Option<String>,
+    /// It runs whenever a revision was deployed.
+    pub when_published: bool,
+    /// Minutes that a run may take, 1 to 60; 20 when absent.
+    pub timeout: Option<u32>,
 }
 
 /// An exposed REST API.
@@ -383,6 +403,8 @@ pub struct Node {
     pub log: Option<Literal>,
     /// How much the line matters; info when absent.
     pub level: Option<LogLevel>,
+    /// Wake: a timer runs now.
+    pub wake: Option<String>,
     /// JSON Serialize: a record or list; output `JSON`.
     pub json_serialize: Option<Literal>,
     /// Attributes that hold their default are written too; false when absent.

@@ -23,6 +23,9 @@ const BODY_BYTES_MAX: usize = 29_989_273;
 /// Bytes per write to the response stream; the interface takes 4096 at most per blocking write.
 const WRITE_BYTES: usize = 4096;
 
+/// Header of what the host starts by itself; it takes it from everybody else's requests.
+const TRIGGER: &str = "odeon-trigger";
+
 const IN_PATH: u32 = 0;
 const IN_QUERY: u32 = 1;
 const IN_HEADER: u32 = 2;
@@ -88,6 +91,9 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let segments: Vec<String> =
         path.split('/').filter(|s| !s.is_empty()).skip(1).map(|s| decoded(s, false)).collect();
+    if headers.has(TRIGGER) {
+        return triggered(&segments.join("/"), &request_id);
+    }
     let verb = match request.method() {
         Method::Get | Method::Head => 0,
         Method::Post => 1,
@@ -148,19 +154,40 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
         return refuse(400, &problems);
     }
 
+    match run(found.function, frame) {
+        Ok(()) => Answer { status: 200, body: written(found, frame + inputs * 8), allow: None },
+        Err((status, message)) => refuse(status as u16, &[message]),
+    }
+}
+
+/// What the host starts by itself, such as a timer: a path of its own, no inputs, no answer but how it ended.
+unsafe fn triggered(path: &str, request_id: &str) -> Answer {
+    let table = rd32(app() + 12);
+    let rows = (0..rd32(table)).map(|index| table + 4 + index * 8);
+    let Some(row) = rows.into_iter().find(|row| text(rd32(*row)) == path) else {
+        return failure(404, &["There is no such trigger".into()], request_id);
+    };
+    match run(rd32(row + 4), 0) {
+        Ok(()) => Answer { status: 204, body: String::new(), allow: None },
+        Err((status, message)) => failure(status as u16, &[message], request_id),
+    }
+}
+
+/// Runs an action to its end, and commits; what nobody handled rolls back, is logged and comes back.
+unsafe fn run(function: u32, frame: u32) -> Result<(), (u32, String)> {
     // SAFETY: the compiler put this function into the table with exactly this type.
-    let function: extern "C" fn(u32) -> u32 = core::mem::transmute(found.function);
+    let function: extern "C" fn(u32) -> u32 = core::mem::transmute(function);
     function(frame);
     if RT_PENDING == 0 {
         sql::commit();
     }
-    if RT_PENDING != 0 {
-        sql::rollback();
-        let (status, message) = exceptions::take();
-        exceptions::report(status, &message);
-        return refuse(status as u16, &[message]);
+    if RT_PENDING == 0 {
+        return Ok(());
     }
-    Answer { status: 200, body: written(found, frame + inputs * 8), allow: None }
+    sql::rollback();
+    let (status, message) = exceptions::take();
+    exceptions::report(status, &message);
+    Err((status, message))
 }
 
 unsafe fn fits(route: Route, path: &[String]) -> bool {

@@ -7,7 +7,8 @@
 //!
 //! Map: [`decimal`], [`calendar`] and [`fold`] are plain arithmetic and are tested natively; the rest
 //! exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists` that of lists, `ops`
-//! what expressions call, `exceptions` what fails, `json` text in and out, `settings` what the stage sets, `sql` statements, `http` one
+//! what expressions call, `exceptions` what fails, `json` text in and out, `settings` what the stage sets, `timers` what
+//! wakes them, `sql` statements, `http` one
 //! request from head to response.
 //!
 //! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
@@ -38,13 +39,15 @@ mod settings;
 #[cfg(target_arch = "wasm32")]
 mod sql;
 #[cfg(target_arch = "wasm32")]
+mod timers;
+#[cfg(target_arch = "wasm32")]
 mod values;
 
 #[cfg(target_arch = "wasm32")]
 mod bindings {
     //! The host's side of the world, generated.
     wit_bindgen::generate!({
-        path: ["../../sdk/wit/sql.wit", "../../sdk/wit/log.wit", "wit"],
+        path: ["../../sdk/wit/sql.wit", "../../sdk/wit/log.wit", "../../sdk/wit/timers.wit", "wit"],
         world: "odeon:oml-runtime/app",
         generate_all,
     });

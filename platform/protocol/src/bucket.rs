@@ -1,4 +1,4 @@
-//! Follows a KV bucket for ever, whatever happens to it.
+//! Follows a KV bucket for ever, whatever happens to it, and changes values that others change too.
 //!
 //! A watch alone is not enough: it goes on from the last sequence number it saw, and a bucket that was
 //! purged, emptied or restored begins with other numbers, so that news would be passed over in silence.
@@ -10,9 +10,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::kv::{Operation, Store};
+use async_nats::jetstream::kv::{EntryError, Operation, Store, UpdateError, UpdateErrorKind};
 use async_nats::jetstream::stream::Info;
 use futures_util::StreamExt as _;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Wait before a bucket is read again, in milliseconds.
 const AGAIN_MS: u64 = 500;
@@ -38,6 +40,63 @@ pub enum News<'a> {
     },
     /// Every entry that was there has been told.
     CaughtUp,
+}
+
+/// How often a value is changed again that somebody else changed meanwhile.
+const CHANGES_MAX: u32 = 10;
+
+/// Why a value could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// NATS did not answer, or refused.
+    #[error("read `{0}` in a bucket")]
+    Read(String, #[source] EntryError),
+    /// NATS did not answer, or refused.
+    #[error("write `{0}` into a bucket")]
+    Write(String, #[source] UpdateError),
+    /// Others came first, every time.
+    #[error("`{0}` was changed by others {CHANGES_MAX} times in between")]
+    Contended(String),
+}
+
+/// A value, and the revision to write the next one on. What is not there, or cannot be read, is none.
+pub async fn read_value<T: DeserializeOwned>(
+    store: &Store,
+    key: &str,
+) -> Result<(Option<T>, u64), ChangeError> {
+    let entry = store.entry(key).await.map_err(|error| ChangeError::Read(key.to_owned(), error))?;
+    Ok(entry.map_or((None, 0), |entry| (serde_json::from_slice(&entry.value).ok(), entry.revision)))
+}
+
+/// Writes a value on a revision; false when somebody wrote meanwhile.
+pub async fn write_value<T: Serialize>(
+    store: &Store,
+    key: &str,
+    value: &T,
+    revision: u64,
+) -> Result<bool, ChangeError> {
+    let bytes = serde_json::to_vec(value).expect("what is kept in buckets has string keys only");
+    match store.update(key, bytes.into(), revision).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == UpdateErrorKind::WrongLastRevision => Ok(false),
+        Err(error) => Err(ChangeError::Write(key.to_owned(), error)),
+    }
+}
+
+/// Changes a value, however often others write in between. `change` gives none to leave it as it is; false then.
+pub async fn change_value<T: Serialize + DeserializeOwned>(
+    store: &Store,
+    key: &str,
+    mut change: impl FnMut(Option<T>) -> Option<T>,
+) -> Result<bool, ChangeError> {
+    for _ in 0..CHANGES_MAX {
+        let (value, revision) = read_value(store, key).await?;
+        let Some(next) = change(value) else { return Ok(false) };
+        if write_value(store, key, &next, revision).await? {
+            return Ok(true);
+        }
+    }
+    Err(ChangeError::Contended(key.to_owned()))
 }
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{AppId, AppName, Digest, Generation, HostId, OrganizationId, Revision, StageName};
 use crate::secrets::Secret;
 use crate::signing::{Sealable, Signed};
+use crate::timers::Timer;
 
 /// App X at revision N in stage S, with a generation that only grows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub struct Serving {
     /// What the stage sets for the app, by name; what it does not set has the app's default.
     #[serde(default)]
     pub settings: BTreeMap<String, SettingValue>,
+    /// What the app runs by itself.
+    #[serde(default)]
+    pub timers: Vec<Timer>,
 }
 
 /// The value of a setting.

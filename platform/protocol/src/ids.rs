@@ -165,7 +165,7 @@ impl fmt::Display for Digest {
 }
 
 /// The number of an immutable revision of an app, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision(pub u32);
 
 impl fmt::Display for Revision {

@@ -9,7 +9,7 @@
 //!
 //! Map: [`ids`] names things, [`signing`] seals them, [`secrets`] hides values, [`desired`] is what the Platform wants,
 //! [`observed`] is what runs, [`subjects`] says where each message travels, [`requests`] is what is
-//! asked and answered inside a stage, [`headers`] is what HTTP requests carry between us,
+//! asked and answered inside a stage, [`timers`] is what runs by itself, [`headers`] is what HTTP requests carry between us,
 //! `bucket` (feature `nats`) follows what lies in a KV bucket.
 
 #[cfg(feature = "nats")]
@@ -22,6 +22,7 @@ pub mod requests;
 pub mod secrets;
 pub mod signing;
 pub mod subjects;
+pub mod timers;
 
 pub use desired::{Claim, DesiredApp, DesiredState, Limits, NativeArtefact, Serving, SettingValue};
 pub use ids::{

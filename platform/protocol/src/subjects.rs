@@ -8,6 +8,8 @@ use crate::ids::{AppId, HostId, RouterId};
 pub const DESIRED_BUCKET: &str = "desired";
 /// KV bucket of replica and router statuses.
 pub const OBSERVED_BUCKET: &str = "observed";
+/// KV bucket of [`crate::timers::TimerState`]; written by every host of the stage.
+pub const TIMERS_BUCKET: &str = "timers";
 /// Object Store bucket of components and native artefacts, named by digest.
 pub const COMPONENTS_BUCKET: &str = "components";
 /// JetStream stream of log lines; subjects `logs.<app>.<host>`, payload: a JSON list of [`crate::LogLine`].
@@ -38,6 +40,10 @@ pub fn replica_key(host: &HostId, app: &AppId) -> String {
 /// Key of a router's status in [`OBSERVED_BUCKET`].
 pub fn router_key(router: &RouterId, app: &AppId) -> String {
     format!("router.{router}.{app}")
+}
+/// Key of a timer in [`TIMERS_BUCKET`].
+pub fn timer_key(app: &AppId, timer: &str) -> String {
+    format!("{app}.{timer}")
 }
 /// Where a host's heartbeats go.
 pub fn host_heartbeat(host: &HostId) -> String {

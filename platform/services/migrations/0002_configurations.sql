@@ -15,8 +15,9 @@ create table configurations.settings (
     check (num_nonnulls(value, secret) = 1)
 );
 
--- What may be set is part of the revision, as its tables are.
+-- What may be set, and what runs by itself, is part of the revision, as its tables are.
 alter table assets.revisions add column settings jsonb not null default '[]';
+alter table assets.revisions add column timers jsonb not null default '[]';
 
 alter table deployments.operations drop constraint operations_kind_check;
 alter table deployments.operations add constraint operations_kind_check

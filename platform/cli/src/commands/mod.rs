@@ -11,3 +11,4 @@ pub(crate) mod organization;
 pub(crate) mod publish;
 pub(crate) mod settings;
 pub(crate) mod status;
+pub(crate) mod timers;

@@ -24,6 +24,9 @@ pub(crate) const STAGES: [StagePlan; 3] = [
     StagePlan { name: "production", zones: &["a", "b", "c"] },
 ];
 
+/// Raised when a role may do more or less than before: credentials carry what is allowed, so new ones are made.
+const CREDENTIALS_VERSION: u32 = 2;
+
 /// Name of a stage's database.
 pub(crate) fn database(stage: &StagePlan) -> String {
     format!("stage_{}", stage.name)
@@ -129,7 +132,8 @@ fn organization(site: &Site<'_>) -> Result<String> {
 
 /// NATS credentials of a process.
 fn credentials(site: &Site<'_>, stage: &StagePlan, role: &str, name: &str) -> Result<PathBuf> {
-    let file = site.layout.path(format!("run/stages/{}/{name}.creds", stage.name));
+    let file = format!("run/stages/{}/{name}.{CREDENTIALS_VERSION}.creds", stage.name);
+    let file = site.layout.path(file);
     made_once(site, stage, file, "provision", &["--role", role, "--name", name])
 }
 

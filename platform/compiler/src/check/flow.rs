@@ -110,6 +110,15 @@ impl Checker<'_, '_> {
                 (default, TNodeKind::Deserialize { text, out })
             }
             NodeKind::List { list, action } => self.list_action(node, list, action),
+            NodeKind::Wake(timer) => {
+                if !self.named.timers.contains_key(&timer.text) {
+                    let hint = near(&timer.text, self.named.timers.keys().map(String::as_str));
+                    let message = format!("there is no timer `{}`", timer.text);
+                    self.problems.error_hint("OML0110", timer.span, message, hint);
+                    return None;
+                }
+                (format!("Wake{}", timer.text), TNodeKind::Wake { timer: timer.text.clone() })
+            }
             NodeKind::Commit => ("CommitTransaction".to_owned(), TNodeKind::Commit),
             NodeKind::Abort => ("AbortTransaction".to_owned(), TNodeKind::Abort),
             NodeKind::Leave(leave) => {

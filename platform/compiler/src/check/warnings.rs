@@ -43,9 +43,10 @@ fn reads(body: &Body) -> Vec<bool> {
     reads
 }
 
-/// Actions that no REST method leads to. An app without any is still being written.
+/// Actions that no REST method and no timer leads to. An app without any is still being written.
 fn unused_actions(parsed: &Parsed, calls: &[Vec<usize>], problems: &mut Problems<'_>) {
-    let mut used: Vec<bool> = parsed.actions.iter().map(|action| action.rest.is_some()).collect();
+    let mut used: Vec<bool> =
+        parsed.actions.iter().map(|action| action.rest.is_some() || action.timer.is_some()).collect();
     let mut next: Vec<usize> = (0..used.len()).filter(|action| used[*action]).collect();
     if next.is_empty() {
         return;

@@ -104,6 +104,12 @@ impl Generator<'_, '_> {
                 self.list_search(list, *search, *element, condition, *out);
             }
             TNodeKind::ListCopy { list, distinct, out } => self.list_copy(list, *distinct, *out),
+            TNodeKind::Wake { timer } => {
+                let timer = self.shared.data.text(timer);
+                self.address(timer);
+                self.call("rt_wake");
+                self.leave_if_raised();
+            }
             TNodeKind::Commit => {
                 self.call("rt_commit");
                 self.leave_if_raised();

@@ -9,7 +9,7 @@ use crate::sources::Span;
 use crate::yaml::{self, Scalar, Shape};
 
 /// The keys that say what a node does; each in a node of its own.
-const KINDS: [&str; 28] = [
+const KINDS: [&str; 29] = [
     "assign",
     "if",
     "switch",
@@ -35,6 +35,7 @@ const KINDS: [&str; 28] = [
     "json_serialize",
     "json_deserialize",
     "log",
+    "wake",
     "try",
     "raise",
     "return",
@@ -187,6 +188,7 @@ impl Reader<'_, '_, '_> {
                 let level = level.and_then(|n| choice(n, &["info", "warning", "error"], self.problems));
                 NodeKind::Log { message: self.expr(subject), level: levels[level.unwrap_or(0)] }
             }
+            "wake" => NodeKind::Wake(self.text(subject)?),
             "json_serialize" => NodeKind::Serialize {
                 value: self.expr(subject),
                 defaults: self.keys.flag("serialize_defaults", false, self.problems),
@@ -304,7 +306,7 @@ impl Reader<'_, '_, '_> {
     }
 }
 
-fn expr(node: &yaml::Node, problems: &mut Problems<'_>) -> Expr {
+pub(super) fn expr(node: &yaml::Node, problems: &mut Problems<'_>) -> Expr {
     match &node.shape {
         Shape::Scalar(scalar) => expression::read(scalar, node.span, problems),
         Shape::Null | Shape::Sequence(_) | Shape::Mapping(_) => {

@@ -464,3 +464,48 @@ fn rows_of_the_database_compare_as_records() {
     app.answers([Answer::Rows([row(1, "é"), row(1, "E"), row(2, "e")].concat())]);
     gives(&app, 0, "sameother");
 }
+
+#[test]
+fn a_timer_runs_its_action_and_can_be_woken() {
+    let app = App::start(&sources(
+        r#"
+app: T
+entities: { Item: { attributes: { Count: Integer } } }
+actions:
+  CleanUp:
+    inputs: { Count: Integer, Fail: Boolean }
+    locals: { I: Item }
+    flow:
+      - assign: { I.Count: Count }
+      - create: Item
+        record: I
+      - if: Fail
+        then: [ { raise: User, message: '"later"' } ]
+timers:
+  Nightly: { action: CleanUp, schedule: "0 3 * * *", with: { Count: 2 + 5 } }
+  Fails: { action: CleanUp, with: { Fail: True } }
+rest: { A: { methods: { Wake: { flow: [ wake: Nightly ] } } } }
+"#,
+    ));
+    let trigger = |path: &str| app.send_with("POST", path, &[("odeon-trigger", "timer")], "");
+    app.answers([Answer::Rows(vec![long(1)])]);
+    assert_eq!(trigger("/T/timers/Nightly").status, 204);
+    assert!(app.seen()[0].ends_with("[int32(7)]"), "{:?}", app.seen());
+    assert_eq!(app.seen()[1], "commit");
+
+    app.answers([Answer::Rows(vec![long(1)])]);
+    let reply = trigger("/T/timers/Fails");
+    assert_eq!((reply.status, app.seen()[1].as_str()), (400, "rollback"), "{}", reply.body);
+    assert!(app.script.lock().unwrap().logged[0].contains(r#"action="CleanUp" node="RaiseUser""#));
+    assert_eq!(trigger("/T/rest/A/Wake").status, 404);
+    assert_eq!(app.send("POST", "/T/timers/Nightly", "").status, 404); // without the header, no trigger
+
+    let reply = app.get("/T/rest/A/Wake");
+    assert!(
+        reply.body.contains("The timer Nightly could not be woken: the stage does not know it"),
+        "{}",
+        reply.body
+    );
+    app.script.lock().unwrap().timers = vec!["Nightly"];
+    assert_eq!(app.get("/T/rest/A/Wake").status, 200);
+}

@@ -35,6 +35,8 @@ pub(crate) struct Script {
     pub(crate) seen: Vec<String>,
     pub(crate) logged: Vec<String>,
     pub(crate) settings: Vec<(&'static str, &'static str)>,
+    /// Timers that can be woken.
+    pub(crate) timers: Vec<&'static str>,
 }
 
 /// An app ready to serve.
@@ -209,6 +211,19 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
         })
         .unwrap();
     }
+    let timers = script.clone();
+    let mut control = linker.instance("odeon:timers/control@0.1.0").unwrap();
+    control
+        .func_new("wake", move |_, _, params, results| {
+            let Val::String(timer) = &params[0] else { panic!("a timer is text") };
+            let mut script = timers.lock().unwrap();
+            script.seen.push(format!("wake {timer}"));
+            let known = script.timers.iter().any(|known| known == timer);
+            let unknown = Val::Variant("unknown".into(), None);
+            results[0] = Val::Result(if known { Ok(None) } else { Err(Some(Box::new(unknown))) });
+            Ok(())
+        })
+        .unwrap();
     let settings = script.clone();
     let mut config = linker.instance("wasi:config/store@0.2.0-rc.1").unwrap();
     config

@@ -61,6 +61,7 @@ fn routes() -> OpenApiRouter<Arc<Platform>> {
         .merge(crate::assets::api::router())
         .merge(crate::builds::api::router())
         .merge(crate::configurations::api::router())
+        .merge(crate::configurations::timers::router())
         .merge(crate::deployments::api::router())
         .merge(crate::monitoring::api::router())
 }

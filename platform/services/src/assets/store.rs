@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use odeon_compiler::Setting;
+use odeon_compiler::{Setting, Timer};
 use odeon_protocol::{AppId, AppName, Claim, Digest, OrganizationId, Revision, Signed};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -30,6 +30,7 @@ pub(crate) struct StoredRevision {
     pub(crate) schema: Option<Value>,
     pub(crate) dependencies: Vec<String>,
     pub(crate) settings: Vec<Setting>,
+    pub(crate) timers: Vec<Timer>,
     pub(crate) created_by: String,
     pub(crate) created_at: DateTime<Utc>,
 }
@@ -45,6 +46,7 @@ pub(crate) struct NewRevision<'a> {
     pub(crate) native_digest: Option<Digest>,
     pub(crate) schema: Option<Value>,
     pub(crate) settings: Vec<Setting>,
+    pub(crate) timers: Vec<Timer>,
     pub(crate) dependencies: Value,
     pub(crate) created_by: &'a str,
 }
@@ -79,8 +81,8 @@ pub(crate) async fn add_revision(
     let revision = Revision(u32::try_from(row.get::<i32, _>(0)).context("the stored revision")?);
     sqlx::query(
         "insert into assets.revisions (asset_key, revision, organization_id, message, model_digest, wasm_digest, \
-         native_digest, claim, schema, dependencies, created_by, settings) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+         native_digest, claim, schema, dependencies, created_by, settings, timers) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(key.as_str())
     .bind(i32::try_from(revision.0)?)
@@ -94,6 +96,7 @@ pub(crate) async fn add_revision(
     .bind(new.dependencies)
     .bind(new.created_by)
     .bind(Json(new.settings))
+    .bind(Json(new.timers))
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
@@ -140,7 +143,7 @@ pub(crate) async fn find(
 }
 
 const REVISION: &str = "select revision, message, model_digest, wasm_digest, native_digest, claim, schema, \
-    dependencies, created_by, created_at, settings, count(*) over () from assets.revisions";
+    dependencies, created_by, created_at, settings, timers, count(*) over () from assets.revisions";
 
 /// The revisions of an asset, newest first, and how many there are.
 pub(crate) async fn revisions(
@@ -159,7 +162,7 @@ pub(crate) async fn revisions(
         .bind(limit)
         .fetch_all(database)
         .await?;
-    let total = rows.first().map_or(0, |row| row.get(11));
+    let total = rows.first().map_or(0, |row| row.get(12));
     Ok((rows.iter().map(stored_revision).collect::<Result<_>>()?, total))
 }
 
@@ -204,5 +207,6 @@ fn stored_revision(row: &PgRow) -> Result<StoredRevision> {
         created_by: row.get(8),
         created_at: row.get(9),
         settings: row.get::<Json<_>, _>(10).0,
+        timers: row.get::<Json<_>, _>(11).0,
     })
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use odeon_compiler::Setting;
+use odeon_compiler::{Setting, Timer};
 use odeon_protocol::{AppId, AppName, Claim, NativeArtefact, OrganizationId, Revision};
 use serde_json::json;
 
@@ -51,6 +51,7 @@ struct Compiled {
     component: Bytes,
     schema: Option<serde_json::Value>,
     settings: Vec<Setting>,
+    timers: Vec<Timer>,
     warnings: Vec<Message>,
 }
 
@@ -109,6 +110,7 @@ pub(crate) async fn build(
         native_digest: native.as_ref().map(|native| native.digest.clone()),
         schema: compiled.schema,
         settings: compiled.settings,
+        timers: compiled.timers,
         dependencies: json!(dependencies),
         created_by: request.actor,
     };
@@ -150,6 +152,7 @@ fn check_component(name: AppName, component: Bytes) -> Result<Compiled, Vec<Mess
             component,
             schema: None,
             settings: Vec::new(),
+            timers: Vec::new(),
             warnings: Vec::new(),
         }),
         Err(reason) => Err(vec![Message::error("OS-BLD-40002", reason)]),
@@ -173,6 +176,7 @@ fn compile_project(project: crate::assets::uploads::Project) -> Result<Compiled,
         component: component.into(),
         schema: Some(schema),
         settings: compiled.settings,
+        timers: compiled.timers,
         warnings: problems,
     })
 }

@@ -1,4 +1,4 @@
-//! The configuration service: what each stage sets for an app, plain or secret.
+//! The configuration service: what each stage sets for an app, plain or secret, and how its timers are.
 //!
 //! A revision says which settings there are, of which type, with which default. A stage may set a value for
 //! each; the value outlives revisions and is delivered when the revision that serves still declares it as it was
@@ -6,6 +6,7 @@
 
 pub(crate) mod api;
 pub(crate) mod store;
+pub(crate) mod timers;
 
 use std::collections::BTreeMap;
 

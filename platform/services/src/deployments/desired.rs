@@ -8,6 +8,8 @@ use odeon_protocol::{
     AppId, AppName, DesiredApp, DesiredState, Generation, Limits, MigrateCommand, MigrateReply, Serving,
 };
 
+use odeon_protocol::timers::Timer;
+
 use super::store::{self, Deployment};
 use crate::Platform;
 use crate::assets;
@@ -101,6 +103,15 @@ async fn stored(platform: &Platform, wanted: &Deployment) -> Result<StoredRevisi
         .with_context(|| format!("revision {} of `{}` is not stored", wanted.revision, wanted.name))
 }
 
+fn timer(timer: &odeon_compiler::Timer) -> Timer {
+    Timer {
+        name: timer.name.clone(),
+        schedule: timer.schedule.clone(),
+        when_published: timer.when_published,
+        timeout_s: timer.timeout_minutes * 60,
+    }
+}
+
 async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredState> {
     let revision = stored(platform, wanted).await?;
     let settings = configurations::delivered(platform, wanted, &revision).await?;
@@ -113,5 +124,6 @@ async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredStat
         egress_allow: wanted.egress_allow.clone(),
         database: true,
         settings,
+        timers: revision.timers.iter().map(timer).collect(),
     })))
 }

@@ -61,9 +61,12 @@ impl Permissions {
             subjects::credentials(host),
             format!("logs.*.{host}"),
             format!("$KV.{}.host.{host}.>", subjects::OBSERVED_BUCKET),
+            // Shared: the first write of a state decides which host runs a timer.
+            format!("$KV.{}.>", subjects::TIMERS_BUCKET),
         ];
         publish.extend(read_stream(&format!("KV_{}", subjects::DESIRED_BUCKET)));
         publish.extend(read_stream(&format!("OBJ_{}", subjects::COMPONENTS_BUCKET)));
+        publish.extend(read_stream(&format!("KV_{}", subjects::TIMERS_BUCKET)));
         publish.extend(read_stream(&format!("KV_{}", subjects::OBSERVED_BUCKET)));
         Self { publish, subscribe: vec![format!("{}.>", subjects::inbox(host.as_str()))] }
     }
@@ -148,11 +151,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_may_write_nothing_that_carries_another_name() {
+    fn a_host_writes_what_carries_its_name_and_the_stages_timers() {
         let permissions = Permissions::host(&"dev-1".parse().unwrap());
         for subject in &permissions.publish {
             let reads = subject.starts_with("$JS.");
-            assert!(reads || subject.contains("dev-1"), "{subject}");
+            let shared = subject == "$KV.timers.>";
+            assert!(reads || shared || subject.contains("dev-1"), "{subject}");
         }
         assert_eq!(permissions.subscribe, ["_INBOX.dev-1.>"]);
     }

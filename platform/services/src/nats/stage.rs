@@ -216,6 +216,11 @@ impl Stage {
         .await;
     }
 
+    /// The states of the stage's timers.
+    pub(crate) async fn timers(&self) -> Result<kv::Store> {
+        self.jetstream.get_key_value(subjects::TIMERS_BUCKET).await.context("open the timers bucket")
+    }
+
     async fn follow_observed(self: Arc<Self>) {
         let open = || self.jetstream.get_key_value(subjects::OBSERVED_BUCKET);
         bucket::follow(self.client.clone(), open, |news| match news {
@@ -315,6 +320,7 @@ async fn ensure_stores(jetstream: &jetstream::Context) -> Result<Stores> {
     let bucket = |bucket: &str| kv::Config { bucket: bucket.to_owned(), history: 1, ..Default::default() };
     let desired = ensure_kv(jetstream, bucket(subjects::DESIRED_BUCKET)).await?;
     ensure_kv(jetstream, bucket(subjects::OBSERVED_BUCKET)).await?;
+    ensure_kv(jetstream, bucket(subjects::TIMERS_BUCKET)).await?;
     let components = match jetstream.get_object_store(subjects::COMPONENTS_BUCKET).await {
         Ok(store) => store,
         Err(_) => {

@@ -1,0 +1,225 @@
+//! The timers of the apps that serve here.
+//!
+//! Every second each timer is looked at. One that is due is claimed by writing its next state into the stage's
+//! bucket, on condition that nobody wrote meanwhile; whoever succeeds runs it and renews a lease. The rules are
+//! [`odeon_protocol::timers`]. Without NATS nothing new begins, and what runs goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use async_nats::Client;
+use async_nats::jetstream::{self, kv};
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+use odeon_capabilities::timers::{Error, Wake};
+use odeon_protocol::bucket::{self, News};
+use odeon_protocol::timers::{LEASE_MS, Timer, TimerState, TimerStep};
+use odeon_protocol::{AppId, HostId, subjects};
+use tokio::sync::OnceCell;
+use tracing::{info, warn};
+
+use crate::Host;
+use crate::apps::Served;
+use crate::triggers::{self, Trigger};
+
+/// Time between two looks at all timers, in milliseconds.
+const LOOK_MS: u64 = 1_000;
+/// Runs at once on one host; more wait for the next look.
+const RUNS_MAX: usize = 32;
+/// How long a host tries to say how a run ended, in seconds; then its lease has ended.
+const TELL_S_MAX: u64 = 30;
+
+/// The timers of one app, as its revision says.
+pub(crate) struct AppTimers {
+    app: AppId,
+    client: Arc<OnceCell<Client>>,
+    planned: Vec<Planned>,
+}
+
+struct Planned {
+    timer: Timer,
+    cron: Option<croner::Cron>,
+}
+
+impl Planned {
+    fn next(&self, after_ms: i64) -> Option<i64> {
+        let after = DateTime::<Utc>::from_timestamp_millis(after_ms)?;
+        let next = self.cron.as_ref()?.find_next_occurrence(&after, false).ok()?;
+        Some(next.timestamp_millis())
+    }
+}
+
+impl AppTimers {
+    pub(crate) fn new(app: &AppId, client: &Arc<OnceCell<Client>>, timers: &[Timer]) -> Self {
+        let planned = timers.iter().map(|timer| {
+            let cron = timer.schedule.as_deref().and_then(|pattern| match pattern.parse() {
+                Ok(cron) => Some(cron),
+                Err(error) => {
+                    warn!(%app, timer = timer.name, "the schedule `{pattern}` cannot be read: {error}");
+                    None
+                }
+            });
+            Planned { timer: timer.clone(), cron }
+        });
+        Self { app: app.clone(), client: client.clone(), planned: planned.collect() }
+    }
+}
+
+impl Wake for AppTimers {
+    fn wake<'a>(&'a self, timer: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            if !self.planned.iter().any(|planned| planned.timer.name == timer) {
+                return Err(Error::Unknown);
+            }
+            let woken = async {
+                let client = self.client.get().context("NATS was not reached yet")?;
+                let states = open(client).await?;
+                let key = subjects::timer_key(&self.app, timer);
+                let woken = |state: Option<TimerState>| Some(state.unwrap_or_default().woken(now_ms()));
+                bucket::change_value(&states, &key, woken).await.map_err(anyhow::Error::from)
+            };
+            woken.await.map(drop).map_err(|error| Error::Unavailable(format!("{error:#}")))
+        })
+    }
+}
+
+/// Looks at all timers for ever.
+pub(crate) async fn run(host: Arc<Host>, client: Client) {
+    let known: Arc<Mutex<BTreeMap<String, TimerState>>> = Arc::default();
+    tokio::spawn(follow(client.clone(), known.clone()));
+    let running: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let mut every = tokio::time::interval(Duration::from_millis(LOOK_MS));
+    loop {
+        every.tick().await;
+        if host.is_stopping() {
+            return;
+        }
+        for served in host.apps.all() {
+            for (at, planned) in served.timers.planned.iter().enumerate() {
+                let key = subjects::timer_key(&served.id, &planned.timer.name);
+                let state = known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+                if step(&host.settings.host, &served, planned, state.as_ref()) == TimerStep::Wait {
+                    continue;
+                }
+                let mut runs = running.lock().unwrap_or_else(PoisonError::into_inner);
+                if runs.len() >= RUNS_MAX || !runs.insert(key.clone()) {
+                    continue;
+                }
+                drop(runs);
+                let (host, client, served, running) =
+                    (host.clone(), client.clone(), served.clone(), running.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = act(&host, &client, &served, at, &key).await {
+                        warn!(timer = key, "{error:#}");
+                    }
+                    running.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                });
+            }
+        }
+    }
+}
+
+async fn follow(client: Client, known: Arc<Mutex<BTreeMap<String, TimerState>>>) {
+    let jetstream = jetstream::new(client.clone());
+    let open = || jetstream.get_key_value(subjects::TIMERS_BUCKET);
+    bucket::follow(client, open, |news| {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match news {
+            News::Put { key, value } => match serde_json::from_slice(value) {
+                Ok(state) => drop(known.insert(key.to_owned(), state)),
+                Err(error) => warn!(timer = key, "not the state of a timer: {error}"),
+            },
+            News::Deleted { key } => drop(known.remove(key)),
+            News::Opened => known.clear(),
+            News::CaughtUp => {}
+        }
+    })
+    .await;
+}
+
+fn step(host: &HostId, served: &Served, planned: &Planned, state: Option<&TimerState>) -> TimerStep {
+    planned.timer.step(state, (host, served.revision), now_ms(), |after| planned.next(after))
+}
+
+/// Writes what is due, and runs the timer if that is ours now.
+async fn act(host: &Arc<Host>, client: &Client, served: &Served, at: usize, key: &str) -> Result<()> {
+    let planned = &served.timers.planned[at];
+    let me = &host.settings.host;
+    let states = open(client).await?;
+    let (state, revision) = bucket::read_value::<TimerState>(&states, key).await?;
+    let run = match step(me, served, planned, state.as_ref()) {
+        TimerStep::Wait => return Ok(()),
+        TimerStep::Write(next) => {
+            let _ = bucket::write_value(&states, key, &next, revision).await?; // lost to another host: it wrote the same
+            return Ok(());
+        }
+        TimerStep::Run(next) => {
+            if !bucket::write_value(&states, key, &next, revision).await? {
+                return Ok(());
+            }
+            next.run.context("a claimed run")?
+        }
+    };
+    info!(app = served.name, timer = planned.timer.name, "a timer runs");
+    let trigger = Trigger {
+        kind: "timer",
+        path: format!("timers/{}", planned.timer.name),
+        wall: Duration::from_secs(u64::from(planned.timer.timeout_s)),
+    };
+    let outcome = tokio::select! {
+        outcome = triggers::run(host, served, trigger) => outcome,
+        () = renew(&states, key, me) => Err("the lease was lost".to_owned()),
+    };
+    if let Err(why) = &outcome {
+        warn!(app = served.name, timer = planned.timer.name, "a timer failed: {why}");
+    }
+    let tell = async {
+        loop {
+            let ours = |state: &TimerState| {
+                state.run.as_ref().is_some_and(|now| now.host == run.host && now.started_ms == run.started_ms)
+            };
+            let ended = bucket::change_value(&states, key, |state: Option<TimerState>| {
+                let state = state.filter(ours)?;
+                Some(state.ended(outcome.clone(), now_ms(), |after| planned.next(after)))
+            });
+            match ended.await {
+                Ok(_) => return,
+                Err(error) => warn!(timer = key, "how the run ended is not written yet: {error:#}"),
+            }
+            tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(TELL_S_MAX), tell)
+        .await
+        .context("nobody learns how the run ended")
+}
+
+/// Holds the lease. Ends when somebody else has it.
+async fn renew(states: &kv::Store, key: &str, me: &HostId) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(LEASE_MS.unsigned_abs() / 3)).await;
+        let mut lost = false;
+        let renewed = bucket::change_value(states, key, |state: Option<TimerState>| {
+            let state = state.and_then(|state| state.renewed(me, now_ms()));
+            lost = state.is_none();
+            state
+        });
+        match renewed.await {
+            Ok(_) if lost => return,
+            Ok(_) => {}
+            // Whoever takes over needs NATS too: as long as nobody reaches it, the run goes on.
+            Err(error) => warn!(timer = key, "the lease is not renewed: {error:#}"),
+        }
+    }
+}
+
+async fn open(client: &Client) -> Result<kv::Store> {
+    let states = jetstream::new(client.clone()).get_key_value(subjects::TIMERS_BUCKET).await;
+    states.context("open the timers bucket")
+}
+
+fn now_ms() -> i64 {
+    Utc::now().timestamp_millis()
+}
