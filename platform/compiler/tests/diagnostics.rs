@@ -187,7 +187,7 @@ fn timers() {
     }
     problems("app: T\nactions: { A: { flow: [ wake: Nightly ] } }\n", "OML0110@2:31");
     let refused = check(&sources(&app("action: A, with: { N: 1 }, schedule: '99 * * * *'"))).problems;
-    insta::assert_snapshot!(refused[0].message, @"");
+    insta::assert_snapshot!(refused[0].message, @"`99 * * * *` is no schedule: Component error: Number out of bounds.");
 }
 
 #[test]

@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn a_secret_opens_in_its_own_place_only() {
-        let (organization, app): (OrganizationId, AppId) = ("o".parse().unwrap(), "a".parse().unwrap());
+        let id = "6f1f0f0e-0b7a-4d5c-9d53-9f3c3d1a2b4c";
+        let (organization, app): (OrganizationId, AppId) = (id.parse().unwrap(), id.parse().unwrap());
         let (test, production): (StageName, StageName) =
             ("test".parse().unwrap(), "production".parse().unwrap());
         let key = StageKey::derive(&[7; KEY_BYTES], &organization, &test);
