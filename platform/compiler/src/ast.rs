@@ -9,13 +9,23 @@ pub(crate) use crate::yaml::Name;
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
     pub(crate) app: Option<Name>,
+    pub(crate) description: Option<String>,
     pub(crate) entities: Vec<Entity>,
     pub(crate) structures: Vec<Structure>,
     pub(crate) settings: Vec<Declared>,
     /// The app's own user exceptions.
     pub(crate) exceptions: Vec<Name>,
     pub(crate) actions: Vec<Action>,
-    pub(crate) apis: Vec<Name>,
+    pub(crate) apis: Vec<Api>,
+}
+
+/// An exposed REST API.
+#[derive(Debug)]
+pub(crate) struct Api {
+    pub(crate) name: Name,
+    pub(crate) description: Option<String>,
+    /// The action that is given user name and password before every method.
+    pub(crate) authentication: Option<Name>,
 }
 
 #[derive(Debug)]
@@ -37,6 +47,7 @@ pub(crate) struct Structure {
 #[derive(Debug, Clone)]
 pub(crate) struct Declared {
     pub(crate) name: Name,
+    pub(crate) description: Option<String>,
     pub(crate) type_name: Name,
     pub(crate) mandatory: bool,
     pub(crate) length: Option<(u32, Span)>,
@@ -62,6 +73,7 @@ pub(crate) enum Source {
 #[derive(Debug)]
 pub(crate) struct Action {
     pub(crate) name: Name,
+    pub(crate) description: Option<String>,
     pub(crate) rest: Option<RestMethod>,
     pub(crate) timer: Option<Timer>,
     /// It can be called in expressions.
@@ -80,6 +92,8 @@ pub(crate) struct RestMethod {
     /// Index into GET, POST, PUT, DELETE.
     pub(crate) verb: u32,
     pub(crate) path: Name,
+    /// The HTTP status of a success.
+    pub(crate) status: u32,
 }
 
 /// When an action runs by itself. Its flow calls the action that the model names.

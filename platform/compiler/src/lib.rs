@@ -13,6 +13,7 @@ mod check;
 mod emit;
 mod literal;
 mod lower;
+mod openapi;
 mod parse;
 mod plan;
 mod problem;
@@ -100,10 +101,10 @@ pub fn runtime_library() -> &'static [u8] {
 
 /// Compiles; a component comes out when no problem is an error.
 pub fn compile(sources: &Sources) -> Compiled {
-    let (mut compiled, typed) = analyse(sources);
+    let (mut compiled, parsed, typed) = analyse(sources);
     if compiled.problems.iter().all(|p| p.severity != Severity::Error) {
         let component = runtime::RUNTIME.as_ref().map_err(Clone::clone).and_then(|runtime| {
-            let plan = lower::lower(&typed, runtime);
+            let plan = lower::lower(&typed, &openapi::documents(&parsed, &typed), runtime);
             emit::emit(&plan, runtime)
         });
         match component {
@@ -142,13 +143,13 @@ pub fn check(sources: &Sources) -> Compiled {
     analyse(sources).0
 }
 
-fn analyse(sources: &Sources) -> (Compiled, types::Typed) {
+fn analyse(sources: &Sources) -> (Compiled, ast::Parsed, types::Typed) {
     let mut problems = Problems::new(sources);
     let parsed = parse::parse(sources, &mut problems);
     let named = resolve::resolve(&parsed, &mut problems);
     let typed = check::check(&parsed, named, &mut problems);
     let compiled = Compiled {
-        app: parsed.app.map(|name| name.text),
+        app: parsed.app.as_ref().map(|name| name.text.clone()),
         component: None,
         schema: schema::schema(&typed.named),
         problems: problems.into_sorted(),
@@ -156,5 +157,5 @@ fn analyse(sources: &Sources) -> (Compiled, types::Typed) {
         settings: settings(&typed.named),
         dependencies: Vec::new(),
     };
-    (compiled, typed)
+    (compiled, parsed, typed)
 }

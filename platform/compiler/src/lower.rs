@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use wasm_encoder::{BlockType, Instruction, MemArg, MemArgTarget, ValType};
 
 use crate::literal;
+use crate::openapi::Document;
 use crate::plan::{Data, Function, Plan};
 use crate::runtime::Runtime;
 use crate::types::*;
@@ -40,14 +41,14 @@ const IDENTIFIER: u32 = 11;
 const EMAIL: u32 = 12;
 const PHONE: u32 = 13;
 
-pub(crate) fn lower(typed: &Typed, runtime: &Runtime) -> Plan {
+pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) -> Plan {
     let mut shared = Shared {
         named: &typed.named,
         runtime,
         data: Data::new(runtime.heap_base.next_multiple_of(16)),
         descriptors: BTreeMap::new(),
     };
-    let descriptor = shared.data.reserve(4);
+    let descriptor = shared.data.reserve(6);
     let mut plan = Plan { descriptor, ..Plan::default() };
     let recursive = recursion::recursive(&typed.bodies);
     for ((def, body), guarded) in typed.named.actions.iter().zip(&typed.bodies).zip(recursive) {
@@ -59,19 +60,34 @@ pub(crate) fn lower(typed: &Typed, runtime: &Runtime) -> Plan {
         plan.functions.push(function);
         entry
     };
-    let mut rows = Vec::new();
+    let (mut rows, mut checks) = (Vec::new(), BTreeMap::new());
     for route in &typed.routes {
-        let entry = entry(&mut plan, wrapper(route.action, &shared));
-        rows.extend(route_row(route, entry, &mut shared));
+        let entry_of = entry(&mut plan, wrapper(route.action, &shared));
+        let authentication = match route.authentication {
+            Some(action) => {
+                *checks.entry(action).or_insert_with(|| entry(&mut plan, wrapper(action, &shared)))
+            }
+            None => 0,
+        };
+        rows.extend(route_row(route, entry_of, authentication, &mut shared));
     }
     let mut triggers = vec![typed.named.timers.len() as u32];
     for (timer, action) in &typed.named.timers {
         let entry = entry(&mut plan, wrapper(*action, &shared));
         triggers.extend([shared.data.text(&format!("timers/{timer}")), entry]);
     }
+    let mut pages = Vec::new();
+    for page in documents {
+        let texts = [&page.path, page.content_type, &page.text];
+        pages.extend(texts.map(|text| shared.data.text(text)));
+    }
+    let pages = shared.data.words(&pages);
     let (routes, triggers) = (shared.data.words(&rows), shared.data.words(&triggers));
     let heap = shared.data.place(16);
-    shared.data.fill(descriptor, &[heap, typed.routes.len() as u32, routes, triggers]);
+    shared.data.fill(
+        descriptor,
+        &[heap, typed.routes.len() as u32, routes, triggers, documents.len() as u32, pages],
+    );
     plan.data = shared.data;
     plan
 }
@@ -144,7 +160,7 @@ impl Shared<'_> {
     }
 }
 
-fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
+fn route_row(route: &Route, entry: u32, authentication: u32, shared: &mut Shared<'_>) -> [u32; 11] {
     let named = shared.named;
     let def = &named.actions[route.action];
     let mut segments = Vec::new();
@@ -182,6 +198,12 @@ fn route_row(route: &Route, entry: u32, shared: &mut Shared<'_>) -> [u32; 8] {
         def.outputs as u32,
         shared.data.words(&outputs),
         entry,
+        route.status,
+        authentication,
+        // A frame for it: its inputs, then its outputs.
+        route
+            .authentication
+            .map_or(0, |action| (named.actions[action].inputs + named.actions[action].outputs) as u32),
     ]
 }
 

@@ -46,7 +46,9 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
             parsed.app = Some(name);
         }
     }
-    file.take("description");
+    if let Some(description) = file.text("description", problems) {
+        parsed.description.get_or_insert(description);
+    }
     for (name, node) in file.named("entities", problems) {
         parsed.entities.push(read_entity(name, node, problems));
     }
@@ -76,20 +78,27 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
     }
     for (api, node) in file.named("rest", problems) {
         let mut keys = Keys::of(node, "a REST API", problems);
-        keys.take("description");
+        let description = keys.text("description", problems);
+        let authentication = keys.take("on_authentication").and_then(|n| text_of(n, problems));
         for (name, node) in keys.named("methods", problems) {
             let mut method = Keys::of(node, "a REST method", problems);
             let verb =
                 method.take("verb").and_then(|n| choice(n, &["GET", "POST", "PUT", "DELETE"], problems));
             let path = method.take("path").and_then(|n| text_of(n, problems));
             let path = path.unwrap_or_else(|| Name { text: format!("/{}", name.text), span: name.span });
-            let rest = RestMethod { api: api.text.clone(), verb: verb.unwrap_or(0) as u32, path };
+            let status = method.take("status").and_then(|n| success(n, problems));
+            let rest = RestMethod {
+                api: api.text.clone(),
+                verb: verb.unwrap_or(0) as u32,
+                path,
+                status: status.unwrap_or(STATUS_OK),
+            };
             let action = read_action(name, Some(rest), &mut method, problems);
             method.finish(problems);
             parsed.actions.push(action);
         }
         keys.finish(problems);
-        parsed.apis.push(api);
+        parsed.apis.push(Api { name: api, description, authentication });
     }
     file.finish(problems);
 }
@@ -138,8 +147,8 @@ fn read_action(
     keys: &mut Keys<'_>,
     problems: &mut Problems<'_>,
 ) -> Action {
-    keys.take("description");
     Action {
+        description: keys.text("description", problems),
         inputs: declarations(keys, "inputs", problems),
         outputs: declarations(keys, "outputs", problems),
         locals: declarations(keys, "locals", problems),
@@ -158,6 +167,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
         let empty = Name { text: String::new(), span: name.span };
         let plain = |type_name| Declared {
             name: name.clone(),
+            description: None,
             type_name,
             mandatory: false,
             length: None,
@@ -171,12 +181,13 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
             Shape::Scalar(_) => plain(text_of(node, problems).unwrap_or(empty)),
             Shape::Null | Shape::Sequence(_) | Shape::Mapping(_) => {
                 let mut keys = Keys::of(node, "a declaration", problems);
-                keys.take("description");
+                let description = keys.text("description", problems);
                 let type_name = keys.take("type").and_then(|n| text_of(n, problems));
                 if type_name.is_none() {
                     problems.error("OML0005", name.span, format!("`{}` has no `type`", name.text));
                 }
                 let mut declared = plain(type_name.unwrap_or(empty));
+                declared.description = description;
                 declared.mandatory = keys.flag("mandatory", false, problems);
                 declared.default = keys.take("default").and_then(|n| text_of(n, problems));
                 declared.length = keys.take("length").and_then(|n| {
@@ -240,6 +251,10 @@ impl<'n> Keys<'n> {
         Some(self.entries.remove(at).1)
     }
 
+    fn text(&mut self, key: &str, problems: &mut Problems<'_>) -> Option<String> {
+        self.take(key).and_then(|node| text_of(node, problems)).map(|name| name.text)
+    }
+
     /// True or false under a key that may be missing.
     fn flag(&mut self, key: &str, absent: bool, problems: &mut Problems<'_>) -> bool {
         self.take(key).map_or(absent, |node| flag(node, problems))
@@ -301,6 +316,18 @@ fn text_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Name> {
     }
 }
 
+/// The status of a success that is not the usual one.
+fn success(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<u32> {
+    let text = text_of(node, problems)?;
+    let status = text.text.parse().ok().filter(|s| (200..=299).contains(s));
+    if status.is_none() {
+        let message =
+            format!("`{}` is not 200 to 299; an error gets its status where it is raised", text.text);
+        problems.error("OML0404", node.span, message);
+    }
+    status
+}
+
 fn name_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Name> {
     text_of(node, problems)
 }
@@ -338,6 +365,8 @@ fn check_name(name: &Name, problems: &mut Problems<'_>) {
     }
 }
 
+/// The HTTP status of a method that does not say one.
+const STATUS_OK: u32 = 200;
 /// PostgreSQL cuts identifiers at 63 bytes; some room is left for names built from two.
 const NAME_BYTES_MAX: usize = 50;
 /// Longest name of a header; the ones in use are far shorter.

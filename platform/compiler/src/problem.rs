@@ -78,6 +78,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0403", "the input cannot come from there"),
     ("OML0404", "not an HTTP status for an error"),
     ("OML0405", "not a schedule"),
+    ("OML0406", "the action cannot check who calls"),
     ("OML0501", "the filter cannot run in the database"),
     ("OML0601", "nobody uses it"),
     ("OML0602", "the node is never reached"),

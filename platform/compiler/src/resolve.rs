@@ -99,8 +99,9 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     }
     named.settings = settings(&parsed.settings, &named.types, problems);
     for (index, api) in parsed.apis.iter().enumerate() {
-        if parsed.apis[..index].iter().any(|a| a.text == api.text) {
-            problems.error("OML0004", api.span, format!("the API `{}` exists already", api.text));
+        let name = &api.name;
+        if parsed.apis[..index].iter().any(|a| a.name.text == name.text) {
+            problems.error("OML0004", name.span, format!("the API `{}` exists already", name.text));
         }
     }
     named

@@ -179,6 +179,10 @@ pub(crate) struct Body {
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) action: usize,
+    /// The HTTP status of a success.
+    pub(crate) status: u32,
+    /// The action that checks user name and password.
+    pub(crate) authentication: Option<usize>,
     pub(crate) verb: u32,
     /// A literal segment, or the input that takes it.
     pub(crate) segments: Vec<Segment>,

@@ -329,6 +329,15 @@ fn rest_methods() {
     problems(&rest("      M: { path: '/M/{Id}' }\n"), "OML0401@5:18");
     problems(&rest("      M: {}\n      N: { path: /M }\n"), "OML0402@6:18");
     problems(&rest("      M: { inputs: { L: Text List } }\n"), "OML0403@5:25");
+    problems(&rest("      M: { status: 404 }\n"), "OML0404@5:20");
+    let guarded = |check: &str| {
+        format!(
+            "app: T\nactions:\n  Check: {{ inputs: {{ {check} }} }}\nrest: {{ A: {{ on_authentication: Check }} }}\n"
+        )
+    };
+    problems(&guarded("Username: Text, Password: Text"), "OML0601@3:22 OML0601@3:38");
+    problems(&guarded("Username: Text"), "OML0406@4:33");
+    problems("app: T\nrest: { A: { on_authentication: Chek } }\n", "OML0105@2:33");
     let input = |keys: &str| rest(&format!("      M: {{ inputs: {{ T: {{ type: Text, {keys} }} }} }}\n"));
     problems(&input("header: X-Tenant"), "");
     problems(&input("in: header, header: X-Tenant"), "");

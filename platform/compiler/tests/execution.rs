@@ -9,6 +9,8 @@ mod flows;
 mod harness;
 #[path = "execution/loops.rs"]
 mod loops;
+#[path = "execution/rest.rs"]
+mod rest;
 
 use harness::{Answer, App, Reply, long, sources, text, value};
 use wasmtime::component::Val;

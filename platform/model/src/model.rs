@@ -194,6 +194,8 @@ pub struct Timer {
 pub struct RestApi {
     /// What it is for.
     pub description: Option<String>,
+    /// The action that is given Username and Password of HTTP Basic authentication before every method.
+    pub on_authentication: Option<String>,
     /// The methods by name.
     pub methods: BTreeMap<String, RestMethod>,
 }
@@ -206,6 +208,8 @@ pub struct RestMethod {
     pub description: Option<String>,
     /// GET, POST, PUT or DELETE; GET when absent.
     pub verb: Option<Verb>,
+    /// The HTTP status of a success, 200 to 299; 200 when absent.
+    pub status: Option<u16>,
     /// The path below the API, with `{Input}` for parameters; `/<Method>` when absent.
     pub path: Option<String>,
     /// What it takes.

@@ -14,7 +14,7 @@ use crate::bindings::wasi::http::types::{
     Headers, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 use crate::bindings::wasi::io::streams::StreamError;
-use crate::memory::{RT_PENDING, app, rd32, rd64, rt_alloc, text, wr64};
+use crate::memory::{RT_PENDING, app, new_text, rd32, rd64, rt_alloc, text, wr64};
 use crate::values::write_default;
 use crate::{exceptions, json, sql};
 
@@ -38,7 +38,17 @@ pub(crate) struct Handler;
 struct Answer {
     status: u16,
     body: String,
+    content_type: &'static str,
     allow: Option<String>,
+    /// How a client shows who it is.
+    challenge: Option<&'static str>,
+}
+
+impl Default for Answer {
+    fn default() -> Answer {
+        let content_type = "application/json; charset=utf-8";
+        Answer { status: 204, body: String::new(), content_type, allow: None, challenge: None }
+    }
 }
 
 impl Guest for Handler {
@@ -57,7 +67,13 @@ struct Route {
     inputs: (u32, u32),
     outputs: (u32, u32),
     function: u32,
+    status: u32,
+    /// The function that checks who calls, or 0, and the slots of its frame.
+    authentication: (u32, u32),
 }
+
+/// Bytes of a row.
+const ROUTE_BYTES: u32 = 44;
 
 struct Input {
     name: &'static str,
@@ -68,9 +84,17 @@ struct Input {
 }
 
 unsafe fn route(index: u32) -> Route {
-    let at = rd32(app() + 8) + index * 32;
+    let at = rd32(app() + 8) + index * ROUTE_BYTES;
     let pair = |offset: u32| (rd32(at + offset), rd32(at + offset + 4));
-    Route { verb: rd32(at), segments: pair(4), inputs: pair(12), outputs: pair(20), function: rd32(at + 28) }
+    Route {
+        verb: rd32(at),
+        segments: pair(4),
+        inputs: pair(12),
+        outputs: pair(20),
+        function: rd32(at + 28),
+        status: rd32(at + 32),
+        authentication: pair(36),
+    }
 }
 
 unsafe fn input(route: Route, index: u32) -> Input {
@@ -106,6 +130,9 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     let fitting: Vec<Route> =
         (0..rd32(app() + 4)).map(|i| route(i)).filter(|r| fits(*r, &segments)).collect();
     if fitting.is_empty() {
+        if let Some(document) = document(&segments.join("/")).filter(|_| verb == 0) {
+            return document;
+        }
         return refuse(404, &["There is no such method".into()]);
     }
     // A literal segment is closer than a parameter: the route with the most literals answers.
@@ -118,6 +145,11 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
             ..refuse(405, &["The method does not take this verb".into()])
         };
     };
+
+    if let Err((status, message)) = authenticated(found, header(&headers, "authorization").as_deref()) {
+        let challenge = (status == 401).then_some("Basic realm=\"app\", charset=\"UTF-8\"");
+        return Answer { challenge, ..refuse(status as u16, &[message]) };
+    }
 
     let (inputs, outputs) = (found.inputs.0, found.outputs.0);
     let frame = rt_alloc((inputs + outputs) * 8);
@@ -155,9 +187,41 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     }
 
     match run(found.function, frame) {
-        Ok(()) => Answer { status: 200, body: written(found, frame + inputs * 8), allow: None },
+        Ok(()) => {
+            let body = written(found, frame + inputs * 8);
+            Answer { status: found.status as u16, body, ..Answer::default() }
+        }
         Err((status, message)) => refuse(status as u16, &[message]),
     }
+}
+
+/// Runs the action that checks who calls, where the API has one. It must not fail.
+unsafe fn authenticated(route: Route, given: Option<&str>) -> Result<(), (u32, String)> {
+    let (function, slots) = route.authentication;
+    if function == 0 {
+        return Ok(());
+    }
+    let credentials = given.and_then(|given| {
+        let (scheme, encoded) = given.split_once(' ')?;
+        let basic = scheme.eq_ignore_ascii_case("basic").then(|| json::from_base64(encoded.trim()))??;
+        let (user, password) = core::str::from_utf8(&basic).ok()?.split_once(':')?;
+        Some((new_text(user), new_text(password)))
+    });
+    let Some((user, password)) = credentials else {
+        return Err((401, "This needs a user name and a password (HTTP Basic authentication)".into()));
+    };
+    let frame = rt_alloc(slots * 8);
+    wr64(frame, i64::from(user));
+    wr64(frame + 8, i64::from(password));
+    run(function, frame)
+}
+
+/// What the app says of itself: made by the compiler, served as it is.
+unsafe fn document(path: &str) -> Option<Answer> {
+    let (count, at) = (rd32(app() + 16), rd32(app() + 20));
+    let row = (0..count).map(|index| at + index * 12).find(|row| text(rd32(*row)) == path)?;
+    let (content_type, body) = (text(rd32(row + 4)), text(rd32(row + 8)).into());
+    Some(Answer { status: 200, body, content_type, ..Answer::default() })
 }
 
 /// What the host starts by itself, such as a timer: a path of its own, no inputs, no answer but how it ended.
@@ -168,7 +232,7 @@ unsafe fn triggered(path: &str, request_id: &str) -> Answer {
         return failure(404, &["There is no such trigger".into()], request_id);
     };
     match run(rd32(row + 4), 0) {
-        Ok(()) => Answer { status: 204, body: String::new(), allow: None },
+        Ok(()) => Answer::default(),
         Err((status, message)) => failure(status as u16, &[message], request_id),
     }
 }
@@ -312,16 +376,17 @@ fn failure(status: u16, messages: &[String], request_id: &str) -> Answer {
     body.push_str(&format!("],\"StatusCode\":{status},\"errorCode\":\"OS-BERT-50000\",\"requestId\":"));
     json::write_string(&mut body, request_id);
     body.push('}');
-    Answer { status, body, allow: None }
+    Answer { status, body, ..Answer::default() }
 }
 
 /// Sends the answer. HEAD gets the head that GET would get, with the length of the body it does not get.
 fn respond(out: ResponseOutparam, answer: &Answer, is_head: bool) {
     let headers = Headers::new();
     let pairs = [
-        ("content-type", (!answer.body.is_empty()).then(|| "application/json; charset=utf-8".to_string())),
+        ("content-type", (!answer.body.is_empty()).then(|| answer.content_type.to_string())),
         ("content-length", Some(answer.body.len().to_string())),
         ("allow", answer.allow.clone()),
+        ("www-authenticate", answer.challenge.map(str::to_string)),
     ];
     for (name, value) in pairs {
         if let Some(value) = value {

@@ -458,7 +458,7 @@ fn to_base64(out: &mut String, raw: &[u8]) {
     }
 }
 
-fn from_base64(value: &str) -> Option<Vec<u8>> {
+pub(crate) fn from_base64(value: &str) -> Option<Vec<u8>> {
     let digits = value.trim_end_matches('=').as_bytes();
     if digits.len() % 4 == 1 || !value.len().is_multiple_of(4) || value.len() - digits.len() > 2 {
         return None;

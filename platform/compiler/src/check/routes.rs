@@ -3,7 +3,9 @@
 //! Invariant: every `{Name}` of a path is an input, every path input is in the path, and no request
 //! fits two methods equally well.
 
-use crate::ast::{Action, Parsed, RestMethod, Source};
+use std::collections::BTreeMap;
+
+use crate::ast::{Action, Name, Parsed, RestMethod, Source};
 use crate::problem::{Problems, near};
 use crate::types::{Named, Route, Segment, Type};
 
@@ -12,9 +14,18 @@ const DELETE: u32 = 3;
 
 pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
+    let checks: BTreeMap<&str, Option<usize>> = parsed
+        .apis
+        .iter()
+        .map(|api| {
+            let action = api.authentication.as_ref().and_then(|name| authentication(name, named, problems));
+            (api.name.text.as_str(), action)
+        })
+        .collect();
     for (index, action) in parsed.actions.iter().enumerate() {
         let Some(rest) = &action.rest else { continue };
-        let route = route(index, action, rest, named, problems);
+        let mut route = route(index, action, rest, named, problems);
+        route.authentication = checks.get(rest.api.as_str()).copied().flatten();
         if routes.iter().any(|r| r.verb == route.verb && same_shape(&r.segments, &route.segments)) {
             let message = format!("another method answers `{}` with this verb", rest.path.text);
             problems.error("OML0402", rest.path.span, message);
@@ -22,6 +33,26 @@ pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>
         routes.push(route);
     }
     routes
+}
+
+/// The action that checks who calls: it takes a user name and a password, and refuses by an exception.
+fn authentication(name: &Name, named: &Named, problems: &mut Problems<'_>) -> Option<usize> {
+    let Some(index) = named.callable.get(&name.text).copied() else {
+        let hint = near(&name.text, named.callable.keys().map(String::as_str));
+        problems.error_hint("OML0105", name.span, format!("there is no action `{}`", name.text), hint);
+        return None;
+    };
+    let def = &named.actions[index];
+    let inputs: Vec<(&str, &Type)> =
+        def.variables[..def.inputs].iter().map(|i| (i.name.as_str(), &i.ty)).collect();
+    if inputs != [("Username", &Type::Text), ("Password", &Type::Text)] {
+        let message = format!("`{}` cannot check who calls", name.text);
+        let hint = "it needs the inputs Username and Password, both Text, and raises InvalidLogin to refuse"
+            .to_owned();
+        problems.error_hint("OML0406", name.span, message, Some(hint));
+        return None;
+    }
+    Some(index)
 }
 
 fn route(
@@ -83,7 +114,7 @@ fn route(
         }
         sources.push(chosen);
     }
-    Route { action: index, verb: rest.verb, segments, sources }
+    Route { action: index, verb: rest.verb, status: rest.status, authentication: None, segments, sources }
 }
 
 fn same_shape(a: &[Segment], b: &[Segment]) -> bool {

@@ -10,7 +10,7 @@ use crate::walk::{callees, each_node};
 
 pub(super) fn warn(parsed: &Parsed, typed: &Typed, problems: &mut Problems<'_>) {
     let calls: Vec<Vec<usize>> = typed.bodies.iter().map(|body| callees(&body.nodes)).collect();
-    unused_actions(parsed, &calls, problems);
+    unused_actions(parsed, typed, &calls, problems);
     let queries = querying(&typed.bodies, &calls);
     for (index, (action, body)) in parsed.actions.iter().zip(&typed.bodies).enumerate() {
         let def = &typed.named.actions[index];
@@ -44,9 +44,10 @@ fn reads(body: &Body) -> Vec<bool> {
 }
 
 /// Actions that no REST method and no timer leads to. An app without any is still being written.
-fn unused_actions(parsed: &Parsed, calls: &[Vec<usize>], problems: &mut Problems<'_>) {
+fn unused_actions(parsed: &Parsed, typed: &Typed, calls: &[Vec<usize>], problems: &mut Problems<'_>) {
     let mut used: Vec<bool> =
         parsed.actions.iter().map(|action| action.rest.is_some() || action.timer.is_some()).collect();
+    typed.routes.iter().filter_map(|route| route.authentication).for_each(|action| used[action] = true);
     let mut next: Vec<usize> = (0..used.len()).filter(|action| used[*action]).collect();
     if next.is_empty() {
         return;

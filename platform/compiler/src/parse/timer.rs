@@ -12,7 +12,7 @@ const TIMEOUT_MINUTES_MAX: u32 = 60;
 
 pub(super) fn read(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Action> {
     let mut keys = Keys::of(node, "a timer", problems);
-    keys.take("description");
+    let description = keys.text("description", problems);
     let action = keys.take("action").and_then(|n| text_of(n, problems));
     if action.is_none() {
         problems.error("OML0005", name.span, format!("the timer `{}` needs `action`", name.text));
@@ -31,6 +31,7 @@ pub(super) fn read(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -
     let call = Node { name: None, span, kind: NodeKind::Call { action, with } };
     Some(Action {
         name,
+        description,
         rest: None,
         timer: Some(timer),
         is_function: false,

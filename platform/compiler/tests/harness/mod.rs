@@ -52,6 +52,7 @@ pub(crate) struct Reply {
     pub(crate) body: String,
     pub(crate) allow: Option<String>,
     pub(crate) length: Option<String>,
+    pub(crate) challenge: Option<String>,
 }
 
 struct State {
@@ -169,8 +170,9 @@ impl App {
             let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
             let (status, allow, length) =
                 (response.status().as_u16(), header("allow"), header("content-length"));
+            let challenge = header("www-authenticate");
             let body = response.into_body().collect().await.unwrap().to_bytes();
-            Reply { status, body: String::from_utf8(body.to_vec()).unwrap(), allow, length }
+            Reply { status, body: String::from_utf8(body.to_vec()).unwrap(), allow, length, challenge }
         };
         tokio::join!(guest, client).1
     }
