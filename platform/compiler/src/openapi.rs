@@ -248,8 +248,8 @@ fn page(app: &str, api: &ast::Api, methods: &[Method<'_>], named: &Named) -> Str
     if api.authentication.is_some() {
         paragraph(&mut html, "Every method needs HTTP Basic authentication.");
     }
-    html.push_str("<p><a href=\"");
-    let _ = write!(html, "/{app}/rest/{}/openapi.json\">OpenAPI 3.1 document</a></p>\n", api.name.text);
+    let document = format!("/{app}/rest/{}/openapi.json", api.name.text);
+    let _ = writeln!(html, "<p><a href=\"{document}\">OpenAPI 3.1 document</a></p>");
     for method in methods {
         let verb = VERBS[method.route.verb as usize].to_uppercase();
         let path = escaped(&method.rest.path.text);
