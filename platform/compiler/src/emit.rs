@@ -217,7 +217,7 @@ mod tests {
         ];
         let named = sources.iter().flat_map(|text| text.split('"').filter(|word| word.starts_with("rt_")));
         let missing: Vec<&str> = named
-            .chain(crate::types::BUILTINS.iter().map(|b| b.runtime))
+            .chain(crate::builtins::BUILTINS.iter().map(|b| b.runtime))
             .filter(|name| runtime.function(name) == u32::MAX)
             .collect();
         assert_eq!(missing, Vec::<&str>::new());

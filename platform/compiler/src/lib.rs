@@ -9,6 +9,7 @@
 extern crate alloc; // the shared sources of the runtime name it
 
 mod ast;
+mod builtins;
 mod check;
 mod emit;
 mod literal;

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use odeon_oml::schema::DeleteRule;
 
 use crate::ast::{self, Declared, Name, Parsed, Source};
+use crate::builtins::is_built_in;
 use crate::literal;
 use crate::problem::{Problems, near};
 use crate::types::*;
@@ -41,6 +42,7 @@ const EMAIL_LENGTH: u32 = 250;
 const PHONE_LENGTH: u32 = 20;
 
 pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
+    let app = parsed.app.as_ref().map(|app| app.text.clone()).unwrap_or_default();
     let mut scope = TypeNames { entities: parsed.entities.len(), ..TypeNames::default() };
     let record_names: Vec<&Name> =
         parsed.entities.iter().map(|e| &e.name).chain(parsed.structures.iter().map(|s| &s.name)).collect();
@@ -54,7 +56,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             );
         }
     }
-    let mut named = Named::default();
+    let mut named = Named { app, ..Named::default() };
     for entity in &parsed.entities {
         let record = entity_record(entity, parsed, &scope, problems);
         named.records.push(record);
@@ -435,7 +437,7 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
             format!("the function `{}` needs one output, not {}", action.name.text, action.outputs.len());
         problems.error("OML0303", action.name.span, message);
     }
-    if action.is_function && BUILTINS.iter().any(|b| b.name == action.name.text) {
+    if action.is_function && is_built_in(&action.name.text) {
         let message = format!("`{}` is a built-in function already", action.name.text);
         problems.error("OML0004", action.name.span, message);
     }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::ast::{Binary, Leave, LogLevel, Search, Source};
+use crate::builtins::Builtin;
 use crate::sources::Span;
 use odeon_oml::schema::DeleteRule;
 
@@ -126,6 +127,8 @@ pub(crate) struct SettingDef {
 /// Everything that has a name.
 #[derive(Debug, Default)]
 pub(crate) struct Named {
+    /// The app's name.
+    pub(crate) app: String,
     pub(crate) types: TypeNames,
     pub(crate) records: Vec<RecordDef>,
     /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
@@ -328,63 +331,3 @@ pub(crate) enum TKind {
     /// A function of the app.
     Invoke(usize, Vec<Option<TExpr>>),
 }
-
-/// A built-in function.
-#[derive(Debug)]
-pub(crate) struct Builtin {
-    pub(crate) name: &'static str,
-    pub(crate) parameters: &'static [Type],
-    pub(crate) result: Type,
-    /// The function of the runtime library.
-    pub(crate) runtime: &'static str,
-    /// SQL with $a, $b, $c for the arguments; none where the database has no equal.
-    pub(crate) sql: Option<&'static str>,
-}
-
-macro_rules! builtins {
-    ($($name:literal($($p:ident),*) -> $r:ident = $rt:literal, $sql:expr;)*) => {
-        &[$(Builtin {
-            name: $name, parameters: &[$(Type::$p),*], result: Type::$r, runtime: $rt, sql: $sql,
-        }),*]
-    };
-}
-
-/// If, NullIdentifier and the ones that only convert are in `check`.
-pub(crate) const BUILTINS: &[Builtin] = builtins! {
-    "Length"(Text) -> Integer = "rt_text_len", Some("length($a)");
-    "ToUpper"(Text) -> Text = "rt_text_upper", Some("upper($a)");
-    "ToLower"(Text) -> Text = "rt_text_lower", Some("lower($a)");
-    "Trim"(Text) -> Text = "rt_text_trim", Some("btrim($a)");
-    "Substr"(Text, Integer, Integer) -> Text = "rt_text_substr", None;
-    "Index"(Text, Text) -> Integer = "rt_text_index", None;
-    "Replace"(Text, Text, Text) -> Text = "rt_text_replace", None;
-    "CurrDateTime"() -> DateTime = "rt_now", None;
-    "CurrDate"() -> Date = "rt_today", None;
-    "NewDate"(Integer, Integer, Integer) -> Date = "rt_new_date", None;
-    "AddDays"(DateTime, Integer) -> DateTime = "rt_add_days", Some("($a + $b * interval '1 day')");
-    "AddSeconds"(DateTime, Integer) -> DateTime = "rt_add_seconds", Some("($a + $b * interval '1 second')");
-    "DiffDays"(DateTime, DateTime) -> Integer = "rt_diff_days", Some("($b::date - $a::date)");
-    "Year"(DateTime) -> Integer = "rt_date_year", Some("extract(year from $a)::int4");
-    "Month"(DateTime) -> Integer = "rt_date_month", Some("extract(month from $a)::int4");
-    "Day"(DateTime) -> Integer = "rt_date_day", Some("extract(day from $a)::int4");
-    "Round"(Decimal, Integer) -> Decimal = "rt_dec_round", None;
-    "Trunc"(Decimal) -> Decimal = "rt_dec_trunc", Some("trunc($a)");
-    "Abs"(Decimal) -> Decimal = "rt_dec_abs", Some("abs($a)");
-    "BooleanToText"(Boolean) -> Text = "rt_bool_to_text", None;
-    "IntegerToText"(Integer) -> Text = "rt_int_to_text", Some("$a::text");
-    "LongIntegerToText"(Long) -> Text = "rt_long_to_text", Some("$a::text");
-    "DecimalToText"(Decimal) -> Text = "rt_dec_to_text", None;
-    "DateToText"(Date) -> Text = "rt_date_to_text", None;
-    "TimeToText"(Time) -> Text = "rt_time_to_text", None;
-    "DateTimeToText"(DateTime) -> Text = "rt_datetime_to_text", None;
-    "DateTimeToDate"(DateTime) -> Date = "rt_datetime_to_date", Some("$a::date");
-    "TextToInteger"(Text) -> Integer = "rt_text_to_int", None;
-    "TextToLongInteger"(Text) -> Long = "rt_text_to_long", None;
-    "TextToDecimal"(Text) -> Decimal = "rt_text_to_dec", None;
-    "TextToDate"(Text) -> Date = "rt_text_to_date", None;
-    "TextToTime"(Text) -> Time = "rt_text_to_time", None;
-    "TextToDateTime"(Text) -> DateTime = "rt_text_to_datetime", None;
-    "DecimalToInteger"(Decimal) -> Integer = "rt_dec_to_int", None;
-    "DecimalToLongInteger"(Decimal) -> Long = "rt_dec_to_long", None;
-    "LongIntegerToInteger"(Long) -> Integer = "rt_long_to_int", None;
-};

@@ -4,6 +4,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+#[path = "execution/builtins.rs"]
+mod builtins;
 #[path = "execution/flows.rs"]
 mod flows;
 mod harness;

@@ -37,6 +37,25 @@ pub fn civil(days: i32) -> (i32, i32, i32) {
     (year_of_era + era * 400 + i32::from(month <= 2), month, day_of_year - (153 * mp + 2) / 5 + 1)
 }
 
+/// Moves a date by months; the last day of the month where it is shorter. `None` outside the range of the type.
+pub fn add_months(days: i32, months: i64) -> Option<i32> {
+    let (year, month, day) = civil(days);
+    let months = i64::from(year) * 12 + i64::from(month) - 1 + months;
+    let (year, month) = (i32::try_from(months.div_euclid(12)).ok()?, months.rem_euclid(12) as i32 + 1);
+    date(year, month, day.min(days_in(year, month)))
+}
+
+/// The day of the week; 0 is Sunday.
+pub fn weekday(days: i32) -> i32 {
+    (days + 4).rem_euclid(7) // 1970-01-01 was a Thursday
+}
+
+/// Microseconds since midnight, or `None` when there is no such time.
+pub fn time(hour: i32, minute: i32, second: i32) -> Option<i64> {
+    let valid = (0..24).contains(&hour) && (0..60).contains(&minute) && (0..60).contains(&second);
+    valid.then(|| (i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second)) * 1_000_000)
+}
+
 /// Reads `yyyy-MM-dd`, `yyyy/MM/dd` or `yyyy.MM.dd`.
 pub fn parse_date(text: &str) -> Option<i32> {
     let bytes = text.as_bytes();

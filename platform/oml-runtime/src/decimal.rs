@@ -108,6 +108,94 @@ pub fn trunc(units: i128) -> i128 {
     units / SCALE
 }
 
+/// What is left of a division, with the sign of the dividend; 0 for a divisor of 0.
+pub fn rem(a: i128, b: i128) -> i128 {
+    if b == 0 { 0 } else { a % b }
+}
+
+/// The square root, rounded at the eighth digit; `None` for a negative number.
+pub fn sqrt(units: i128) -> Option<i128> {
+    // The root of units * 10^8 is the result in units. It is below 2^76, so 76 bits are tried one by one.
+    let (hi, lo) = wide_mul(u128::try_from(units).ok()?, SCALE as u128);
+    let mut root: u128 = 0;
+    for bit in (0..76).rev() {
+        let next = root | 1 << bit;
+        if wide_mul(next, next) <= (hi, lo) {
+            root = next;
+        }
+    }
+    // (root + 1/2)^2 is root^2 + root + 1/4: beyond it the next one is nearer. A tie cannot be.
+    let (square_hi, square_lo) = wide_mul(root, root);
+    let (rest, borrow) = lo.overflowing_sub(square_lo);
+    let above = hi - square_hi - u128::from(borrow) > 0 || rest > root;
+    i128::try_from(root + u128::from(above)).ok()
+}
+
+/// A power. Whole exponents by multiplication, each step rounded; others through floating point, which has 15
+/// digits. `None` where there is no result within the range.
+pub fn power(base: i128, exponent: i128) -> Option<i128> {
+    if exponent % SCALE != 0 {
+        let value = |units: i128| units as f64 / SCALE as f64;
+        let result = (base > 0).then(|| exp(ln(value(base)) * value(exponent)))?;
+        let units = result * SCALE as f64 + 0.5;
+        return if units < UNITS_MAX as f64 { within(units as i128).ok() } else { None };
+    }
+    let mut left = (exponent / SCALE).unsigned_abs();
+    let (mut square, mut result) = (base, SCALE);
+    while left > 0 {
+        if left & 1 == 1 {
+            result = mul(result, square).ok()?;
+        }
+        left >>= 1;
+        if left > 0 {
+            // A power of 0, 1 or -1 may have any exponent; others leave the range or come to 0 soon.
+            square = mul(square, square).ok()?;
+        }
+    }
+    if exponent < 0 { div(SCALE, result).ok() } else { Some(result) }
+}
+
+/// The natural logarithm of a positive number: of its exponent, and a series for what is left, near 1.
+fn ln(value: f64) -> f64 {
+    let bits = value.to_bits();
+    let mut exponent = (bits >> 52) as i64 - 1023;
+    let mut mantissa = f64::from_bits(bits & ((1 << 52) - 1) | 1023 << 52);
+    if mantissa > core::f64::consts::SQRT_2 {
+        mantissa /= 2.0;
+        exponent += 1;
+    }
+    let ratio = (mantissa - 1.0) / (mantissa + 1.0);
+    let (square, mut term, mut sum) = (ratio * ratio, ratio, 0.0);
+    for odd in (1..40).step_by(2) {
+        sum += term / f64::from(odd);
+        term *= square;
+    }
+    2.0 * sum + exponent as f64 * core::f64::consts::LN_2
+}
+
+/// The exponential: a power of two, and a series for what is left, near 0.
+fn exp(value: f64) -> f64 {
+    let twos = value / core::f64::consts::LN_2;
+    if !(-1022.0..1022.0).contains(&twos) {
+        return if twos < 0.0 { 0.0 } else { f64::INFINITY };
+    }
+    let whole = twos as i64;
+    let rest = value - whole as f64 * core::f64::consts::LN_2;
+    let (mut term, mut sum) = (1.0, 1.0);
+    for n in 1..25 {
+        term *= rest / f64::from(n);
+        sum += term;
+    }
+    sum * f64::from_bits(((whole + 1023) as u64) << 52)
+}
+
+/// Rounds half away from zero at `digits` fractional digits (0 to 8).
+pub fn round_half_up(units: i128, digits: i32) -> i128 {
+    let step = 10i128.pow(8 - digits.clamp(0, 8) as u32);
+    let away = if (units % step).abs() * 2 >= step { units.signum() } else { 0 };
+    (units / step + away) * step
+}
+
 /// Rounds half to even at `digits` fractional digits (0 to 8).
 pub fn round(units: i128, digits: i32) -> i128 {
     let step = 10i128.pow(8 - digits.clamp(0, 8) as u32);

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use crate::bindings::exports::wasi::http::incoming_handler::Guest;
 use crate::bindings::wasi::http::types::{
-    Headers, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam,
+    Headers, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam, Scheme,
 };
 use crate::bindings::wasi::io::streams::StreamError;
 use crate::memory::{RT_PENDING, app, new_text, rd32, rd64, rt_alloc, text, wr64};
@@ -32,6 +32,21 @@ const IN_HEADER: u32 = 2;
 const PARAM_MANDATORY: u32 = 1;
 /// What a refused client is told of the verbs: what answers GET answers HEAD.
 const ALLOWED: [&str; 4] = ["GET, HEAD", "POST", "PUT", "DELETE"];
+
+/// URL and user agent of the request; empty for what the host starts.
+static mut REQUEST: (String, String) = (String::new(), String::new());
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_url() -> u32 {
+    let request = &raw const REQUEST;
+    new_text(&(*request).0)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_user_agent() -> u32 {
+    let request = &raw const REQUEST;
+    new_text(&(*request).1)
+}
 
 pub(crate) struct Handler;
 
@@ -118,6 +133,12 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     if headers.has(TRIGGER) {
         return triggered(&segments.join("/"), &request_id);
     }
+    let scheme = match request.scheme() {
+        Some(Scheme::Https) => "https",
+        Some(Scheme::Http | Scheme::Other(_)) | None => "http",
+    };
+    let url = format!("{scheme}://{}{target}", request.authority().unwrap_or_default());
+    REQUEST = (url, header(&headers, "user-agent").unwrap_or_default());
     let verb = match request.method() {
         Method::Get | Method::Head => 0,
         Method::Post => 1,

@@ -14,7 +14,7 @@ use crate::memory::{
     bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, rt_alloc, text, wr64,
 };
 use crate::values::*;
-use crate::{calendar, decimal};
+use crate::{calendar, decimal, format};
 
 /// Deeper documents are refused: the stack of the guest is finite.
 const DEPTH_MAX: u32 = 64;
@@ -335,7 +335,7 @@ pub(crate) unsafe fn scalar(value: &str, slot: u32, shape: u32) -> bool {
         TIME => calendar::parse_time(value),
         DATE_TIME => calendar::parse_date_time(value),
         BINARY => from_base64(value).map(|raw| i64::from(new_bytes(&raw))),
-        EMAIL if !value.is_empty() && !is_email(value) => None,
+        EMAIL if !value.is_empty() && !format::is_email(value) => None,
         TEXT | EMAIL | PHONE if !value.contains('\0') => Some(i64::from(new_text(value))),
         _ => None,
     };
@@ -343,12 +343,6 @@ pub(crate) unsafe fn scalar(value: &str, slot: u32, shape: u32) -> bool {
         wr64(slot, word);
     }
     word.is_some()
-}
-
-fn is_email(value: &str) -> bool {
-    let Some((name, domain)) = value.rsplit_once('@') else { return false };
-    let plain = |part: &str| !part.is_empty() && !part.contains([' ', '@', ',', '<', '>']);
-    plain(name) && plain(domain) && !domain.starts_with(['.', '-']) && !domain.ends_with(['.', '-'])
 }
 
 /// Writes a value: the word of its slot. Attributes that hold the default of their type only when `all` are

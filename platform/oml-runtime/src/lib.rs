@@ -7,7 +7,7 @@
 //!
 //! Map: [`decimal`], [`calendar`] and [`fold`] are plain arithmetic and are tested natively; the rest
 //! exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists` that of lists, `ops`
-//! what expressions call, `exceptions` what fails, `json` text in and out, `settings` what the stage sets, `timers` what
+//! what expressions call, `exceptions` what fails, `format` text for people, `json` text in and out, `settings` what the stage sets, `timers` what
 //! wakes them, `sql` statements, `http` one
 //! request from head to response.
 //!
@@ -24,6 +24,8 @@ pub mod fold;
 
 #[cfg(target_arch = "wasm32")]
 mod exceptions;
+#[cfg(target_arch = "wasm32")]
+mod format;
 #[cfg(target_arch = "wasm32")]
 mod http;
 #[cfg(target_arch = "wasm32")]

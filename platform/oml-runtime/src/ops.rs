@@ -9,8 +9,13 @@ use crate::bindings::wasi::clocks::wall_clock;
 use crate::calendar::{self, DATE_DEFAULT, DAY_US};
 use crate::decimal::{self, Overflow, SCALE};
 use crate::exceptions::raise;
-use crate::fold;
 use crate::memory::{decimal, new_decimal, new_text, text};
+use crate::{fold, format};
+
+const SECOND_US: i64 = 1_000_000;
+const MINUTE_US: i64 = 60 * SECOND_US;
+const HOUR_US: i64 = 60 * MINUTE_US;
+const DATE_TIME_DEFAULT: i64 = DATE_DEFAULT as i64 * DAY_US;
 
 fn whole32(result: Option<i32>) -> i32 {
     result.unwrap_or_else(|| {
@@ -74,6 +79,23 @@ exports! {
     rt_dec_round(a: u32, digits: i32) -> u32 = new_decimal(decimal::round(decimal(a), digits));
     rt_dec_trunc(a: u32) -> u32 = new_decimal(decimal::trunc(decimal(a)) * SCALE);
     rt_dec_abs(a: u32) -> u32 = new_decimal(decimal(a).abs());
+    rt_dec_mod(a: u32, b: u32) -> u32 = new_decimal(decimal::rem(decimal(a), decimal(b)));
+    rt_dec_power(a: u32, b: u32) -> u32 = new_decimal(decimal::power(decimal(a), decimal(b)).unwrap_or(0));
+    rt_dec_sqrt(a: u32) -> u32 = new_decimal(decimal::sqrt(decimal(a)).unwrap_or(0));
+    rt_dec_max(a: u32, b: u32) -> u32 = new_decimal(decimal(a).max(decimal(b)));
+    rt_dec_min(a: u32, b: u32) -> u32 = new_decimal(decimal(a).min(decimal(b)));
+    rt_dec_sign(a: u32) -> i32 = decimal(a).signum() as i32;
+    rt_dec_to_bool(a: u32) -> i32 = i32::from(decimal(a) != 0);
+    rt_dec_is_int(a: u32) -> i32 = i32::from(i32::try_from(decimal::round(decimal(a), 0) / SCALE).is_ok());
+    rt_dec_is_long(a: u32) -> i32 = i32::from(i64::try_from(decimal::round(decimal(a), 0) / SCALE).is_ok());
+    rt_bool_to_int(a: i32) -> i32 = a;
+    rt_int_to_bool(a: i32) -> i32 = i32::from(a != 0);
+    rt_int_to_dec(a: i32) -> u32 = new_decimal(i128::from(a) * SCALE);
+    rt_int_to_id(a: i32) -> i64 = i64::from(a);
+    rt_id_to_long(a: i64) -> i64 = a;
+    rt_long_is_int(a: i64) -> i32 = i32::from(i32::try_from(a).is_ok());
+    rt_null_binary() -> u32 = 0;
+    rt_null_date() -> i32 = DATE_DEFAULT;
 
     rt_text_cmp(a: u32, b: u32) -> i32 = fold::compare(text(a), text(b)) as i32;
     rt_text_concat(a: u32, b: u32) -> u32 = {
@@ -93,8 +115,30 @@ exports! {
         let taken: String = text(a).chars().skip(start as usize).take(length as usize).collect();
         new_text(&taken)
     };
-    rt_text_index(a: u32, search: u32) -> i32 =
-        text(a).find(text(search)).map_or(-1, |at| text(a)[..at].chars().count() as i32);
+    rt_text_trim_start(a: u32) -> u32 = new_text(text(a).trim_start_matches(' '));
+    rt_text_trim_end(a: u32) -> u32 = new_text(text(a).trim_end_matches(' '));
+    rt_text_index(a: u32, search: u32, start: i32, from_end: i32, any_case: i32) -> i32 =
+        index(text(a), text(search), start, from_end != 0, any_case != 0);
+    rt_chr(code: i32) -> u32 =
+        u32::try_from(code).ok().and_then(char::from_u32).filter(|c| *c != '\0').map_or(0, |c| new_text(c.encode_utf8(&mut [0; 4])));
+    rt_new_line() -> u32 = new_text("\n");
+    rt_encode_html(a: u32) -> u32 = new_text(&format::html(text(a)));
+    rt_encode_javascript(a: u32) -> u32 = new_text(&format::javascript(text(a)));
+    rt_encode_sql(a: u32) -> u32 = new_text(&text(a).replace('\'', "''"));
+    rt_encode_url(a: u32) -> u32 = new_text(&format::url(text(a)));
+    rt_email_create(name: u32, address: u32) -> u32 = new_text(&format::email(text(name), text(address)));
+    rt_email_is(a: u32) -> i32 = i32::from(a == 0 || format::is_email(text(a)));
+    rt_format_decimal(a: u32, digits: i32, point: u32, group: u32) -> u32 =
+        new_text(&format::decimal(decimal(a), digits, text(point), text(group)));
+    rt_format_currency(a: u32, symbol: u32, digits: i32, point: u32, group: u32) -> u32 =
+        new_text(&format::currency(decimal(a), text(symbol), digits, text(point), text(group)));
+    rt_format_percent(a: u32, digits: i32, point: u32) -> u32 =
+        new_text(&format::percent(decimal(a), digits, text(point)));
+    rt_format_phone(a: u32, country: i32, area: i32, first: i32, b1: u32, b2: u32, b3: u32) -> u32 =
+        new_text(&format::phone(text(a), [country, area, first], [text(b1), text(b2), text(b3)]));
+    rt_format_text(a: u32, least: i32, most: i32, left: i32, padding: u32) -> u32 =
+        new_text(&format::fitted(text(a), least, most, left != 0, text(padding)));
+    rt_format_datetime(a: i64, pattern: u32) -> u32 = new_text(&format::date_time(a, text(pattern)));
     rt_text_replace(a: u32, search: u32, by: u32) -> u32 =
         if search == 0 { 0 } else { new_text(&text(a).replace(text(search), text(by))) };
 
@@ -111,16 +155,40 @@ exports! {
     rt_text_to_date(a: u32) -> i32 = calendar::parse_date(text(a).trim()).unwrap_or(DATE_DEFAULT);
     rt_text_to_time(a: u32) -> i64 = calendar::parse_time(text(a).trim()).unwrap_or(0);
     rt_text_to_datetime(a: u32) -> i64 =
-        calendar::parse_date_time(text(a).trim()).unwrap_or(i64::from(DATE_DEFAULT) * DAY_US);
+        calendar::parse_date_time(text(a).trim()).unwrap_or(DATE_TIME_DEFAULT);
+
+    rt_text_is_int(a: u32) -> i32 = i32::from(text(a).trim().parse::<i32>().is_ok());
+    rt_text_is_long(a: u32) -> i32 = i32::from(text(a).trim().parse::<i64>().is_ok());
+    rt_text_is_dec(a: u32) -> i32 = i32::from(decimal::parse(text(a).trim()).is_some());
+    rt_text_is_date(a: u32) -> i32 = i32::from(calendar::parse_date(text(a).trim()).is_some());
+    rt_text_is_time(a: u32) -> i32 = i32::from(calendar::parse_time(text(a).trim()).is_some());
+    rt_text_is_datetime(a: u32) -> i32 = i32::from(calendar::parse_date_time(text(a).trim()).is_some());
 
     rt_now() -> i64 = now_us();
+    rt_time_now() -> i64 = now_us().rem_euclid(DAY_US);
     rt_today() -> i32 = now_us().div_euclid(DAY_US) as i32;
     rt_new_date(y: i32, m: i32, d: i32) -> i32 = calendar::date(y, m, d).unwrap_or(DATE_DEFAULT);
+    rt_new_time(h: i32, m: i32, s: i32) -> i64 = calendar::time(h, m, s).unwrap_or(0);
+    rt_new_datetime(y: i32, mo: i32, d: i32, h: i32, mi: i32, s: i32) -> i64 =
+        calendar::date(y, mo, d).zip(calendar::time(h, mi, s)).map_or(DATE_TIME_DEFAULT, |(d, t)| i64::from(d) * DAY_US + t);
+    rt_build_datetime(date: i32, time: i64) -> i64 = i64::from(date) * DAY_US + time;
+    rt_datetime_to_time(a: i64) -> i64 = a.rem_euclid(DAY_US);
     rt_datetime_to_date(a: i64) -> i32 = a.div_euclid(DAY_US) as i32;
     rt_date_to_datetime(a: i32) -> i64 = i64::from(a) * DAY_US;
-    rt_time_to_datetime(a: i64) -> i64 = i64::from(DATE_DEFAULT) * DAY_US + a;
+    rt_time_to_datetime(a: i64) -> i64 = DATE_TIME_DEFAULT + a;
     rt_add_days(a: i64, days: i32) -> i64 = in_range(a, i64::from(days).checked_mul(DAY_US));
-    rt_add_seconds(a: i64, seconds: i32) -> i64 = in_range(a, i64::from(seconds).checked_mul(1_000_000));
+    rt_add_hours(a: i64, hours: i32) -> i64 = in_range(a, i64::from(hours).checked_mul(HOUR_US));
+    rt_add_minutes(a: i64, minutes: i32) -> i64 = in_range(a, i64::from(minutes).checked_mul(MINUTE_US));
+    rt_add_seconds(a: i64, seconds: i32) -> i64 = in_range(a, i64::from(seconds).checked_mul(SECOND_US));
+    rt_add_months(a: i64, months: i32) -> i64 = add_months(a, i64::from(months));
+    rt_add_years(a: i64, years: i32) -> i64 = add_months(a, i64::from(years) * 12);
+    rt_diff_hours(a: i64, b: i64) -> i32 = i32::try_from((b - a) / HOUR_US).unwrap_or(0);
+    rt_diff_minutes(a: i64, b: i64) -> i32 = i32::try_from((b - a) / MINUTE_US).unwrap_or(0);
+    rt_diff_seconds(a: i64, b: i64) -> i32 = i32::try_from((b - a) / SECOND_US).unwrap_or(0);
+    rt_date_weekday(a: i64) -> i32 = calendar::weekday(a.div_euclid(DAY_US) as i32);
+    rt_time_hour(a: i64) -> i32 = (a.rem_euclid(DAY_US) / HOUR_US) as i32;
+    rt_time_minute(a: i64) -> i32 = (a.rem_euclid(HOUR_US) / MINUTE_US) as i32;
+    rt_time_second(a: i64) -> i32 = (a.rem_euclid(MINUTE_US) / SECOND_US) as i32;
     rt_diff_days(a: i64, b: i64) -> i32 = (b.div_euclid(DAY_US) - a.div_euclid(DAY_US)) as i32;
     rt_date_year(a: i64) -> i32 = calendar::civil(a.div_euclid(DAY_US) as i32).0;
     rt_date_month(a: i64) -> i32 = calendar::civil(a.div_euclid(DAY_US) as i32).1;
@@ -141,6 +209,22 @@ fn now_us() -> i64 {
 
 /// Moves an instant; leaving 1900 to 3000 gives the default, as every built-in does with bad input.
 fn in_range(at: i64, by: Option<i64>) -> i64 {
-    let (first, last) = (i64::from(DATE_DEFAULT) * DAY_US, (i64::from(calendar::DATE_MAX) + 1) * DAY_US);
+    let (first, last) = (DATE_TIME_DEFAULT, (i64::from(calendar::DATE_MAX) + 1) * DAY_US);
     by.and_then(|by| at.checked_add(by)).filter(|moved| (first..last).contains(moved)).unwrap_or(first)
+}
+
+fn add_months(at: i64, months: i64) -> i64 {
+    let moved = calendar::add_months(at.div_euclid(DAY_US) as i32, months);
+    moved.map_or(DATE_TIME_DEFAULT, |days| i64::from(days) * DAY_US + at.rem_euclid(DAY_US))
+}
+
+/// Where a text is in another, counted in characters, from the character `start` on; -1 where it is not.
+fn index(value: &str, search: &str, start: i32, from_end: bool, any_case: bool) -> i32 {
+    if any_case {
+        return index(&value.to_lowercase(), &search.to_lowercase(), start, from_end, false);
+    }
+    let start = value.char_indices().nth(start.max(0) as usize).map_or(value.len(), |(at, _)| at);
+    let rest = &value[start..];
+    let found = if from_end { rest.rfind(search) } else { rest.find(search) };
+    found.map_or(-1, |at| value[..start + at].chars().count() as i32)
 }

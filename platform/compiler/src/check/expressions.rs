@@ -5,6 +5,7 @@
 
 use super::Checker;
 use crate::ast::{Binary, Expr, ExprKind, Name, Unary};
+use crate::builtins::{BUILTINS, SPECIAL};
 use crate::literal;
 use crate::problem::near;
 use crate::sources::Span;
@@ -244,58 +245,44 @@ impl Checker<'_, '_> {
                 made(ty, TKind::If(Box::new(condition), Box::new(then), Box::new(otherwise)))
             }
             ("NullIdentifier", []) => made(Type::Identifier(None), TKind::Null),
-            ("NullDate", []) => {
-                made(Type::Date, TKind::Constant(Constant::Date(literal::calendar::DATE_DEFAULT)))
-            }
-            ("IntegerToIdentifier" | "LongIntegerToIdentifier", [number]) => {
-                let number = self.expect(number, &Type::Long);
-                made(Type::Identifier(None), TKind::Convert(Box::new(number)))
-            }
-            ("IdentifierToLongInteger", [id]) => {
-                let id = self.expect(id, &Type::Identifier(None));
-                made(Type::Long, TKind::Convert(Box::new(id)))
-            }
-            ("IntegerToDecimal", [number]) => {
-                let number = self.expect(number, &Type::Integer);
-                self.convert(number, &Type::Decimal)
-            }
+            ("GetAppName", []) => self.text(&self.named.app, span),
+            ("GetOwnerURLPath", []) => self.text(&format!("/{}", self.named.app), span),
+            ("GetCurrentLocale", []) => self.text("en-US", span),
             (word, _) => {
+                if let Some((_, parameters, _)) = SPECIAL.iter().find(|(name, ..)| *name == word) {
+                    return self.wrong_count(format!("{word}({parameters})"), arguments.len(), span);
+                }
                 let Some(builtin) = BUILTINS.iter().find(|b| b.name == word) else {
-                    let special = ["If", "NullIdentifier", "NullDate", "LongIntegerToIdentifier"];
-                    let hint = near(word, BUILTINS.iter().map(|b| b.name).chain(special));
-                    let known = special.contains(&word)
-                        || ["IntegerToIdentifier", "IdentifierToLongInteger", "IntegerToDecimal"]
-                            .contains(&word);
-                    if known {
-                        self.problems.error(
-                            "OML0204",
-                            span,
-                            format!("`{word}` does not take {} arguments", arguments.len()),
-                        );
-                    } else {
-                        self.problems.error_hint(
-                            "OML0106",
-                            name.span,
-                            format!("there is no function `{word}`"),
-                            hint,
-                        );
-                    }
+                    let known = BUILTINS.iter().map(|b| b.name).chain(SPECIAL.iter().map(|(name, ..)| *name));
+                    let hint = near(word, known);
+                    let message = format!("there is no function `{word}`");
+                    self.problems.error_hint("OML0106", name.span, message, hint);
                     return made(Type::Unknown, TKind::Broken);
                 };
-                if builtin.parameters.len() != arguments.len() {
-                    let message = format!(
-                        "`{word}` takes {} arguments, not {}",
-                        builtin.parameters.len(),
-                        arguments.len()
-                    );
-                    self.problems.error("OML0204", span, message);
-                    return made(Type::Unknown, TKind::Broken);
+                if !(builtin.required..=builtin.parameters.len()).contains(&arguments.len()) {
+                    let note = if builtin.note.is_empty() { "" } else { ": " };
+                    let wanted = format!("{}{note}{}", builtin.signature(), builtin.note);
+                    return self.wrong_count(wanted, arguments.len(), span);
                 }
-                let typed =
-                    arguments.iter().zip(builtin.parameters).map(|(a, p)| self.expect(a, p)).collect();
+                let given = arguments.iter().zip(builtin.parameters).map(|(a, p)| self.expect(a, p));
+                let mut typed: Vec<TExpr> = given.collect();
+                for ty in &builtin.parameters[arguments.len()..] {
+                    let kind = literal::default_of(ty).map_or(TKind::Broken, TKind::Constant);
+                    typed.push(TExpr { ty: ty.clone(), span, kind });
+                }
                 made(builtin.result.clone(), TKind::Builtin(builtin, typed))
             }
         }
+    }
+
+    fn text(&self, text: &str, span: Span) -> TExpr {
+        TExpr { ty: Type::Text, span, kind: TKind::Constant(Constant::Text(text.to_owned())) }
+    }
+
+    fn wrong_count(&mut self, wanted: String, given: usize, span: Span) -> TExpr {
+        let message = format!("the function does not take {given} arguments");
+        self.problems.error_hint("OML0204", span, message, Some(wanted));
+        TExpr { ty: Type::Unknown, span, kind: TKind::Broken }
     }
 
     /// A call of the app's own function: inputs by their order, optional ones at the end may be left out.

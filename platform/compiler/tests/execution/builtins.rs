@@ -1,0 +1,245 @@
+//! Every built-in function, by tables: what it is called with, and what it gives.
+//!
+//! Not tested here: the SQL that some become in a filter; that needs a database.
+
+use crate::harness::{App, sources};
+
+/// Type, expression and JSON of each case. `TextToDate("…")` and the like are how a case writes its arguments.
+const CASES: &[(&str, &str, &str)] = &[
+    ("Decimal", "Abs(-1.5)", "1.5"),
+    ("Decimal", "Mod(7, 3)", "1"),
+    ("Decimal", "Mod(-7.5, 2)", "-1.5"),
+    ("Decimal", "Mod(7, 0)", "0"),
+    ("Decimal", "Power(2, 10)", "1024"),
+    ("Decimal", "Power(2, -2)", "0.25"),
+    ("Decimal", "Power(1.1, 2)", "1.21"),
+    ("Decimal", "Power(-2, 3)", "-8"),
+    ("Decimal", "Power(0, 0)", "1"),
+    ("Decimal", "Power(0, -1)", "0"),
+    ("Decimal", "Power(-4, 0.5)", "0"),
+    ("Decimal", "Power(10, 100)", "0"),
+    ("Decimal", "Power(-1, 1000001)", "-1"),
+    ("Decimal", "Power(2, 0.5)", "1.41421356"),
+    ("Decimal", "Power(1000, 1.5)", "31622.77660168"),
+    ("Decimal", "Power(0.5, 2.5)", "0.1767767"),
+    ("Decimal", "Round(2.5)", "2"),
+    ("Decimal", "Round(3.5)", "4"),
+    ("Decimal", "Round(-2.345, 2)", "-2.34"),
+    ("Decimal", "Round(2.5, 20)", "2.5"),
+    ("Decimal", "Sqrt(2)", "1.41421356"),
+    ("Decimal", "Sqrt(16)", "4"),
+    ("Decimal", "Sqrt(0.00000001)", "0.0001"),
+    ("Decimal", "Sqrt(79228162514264337593543950336)", "281474976710656"),
+    ("Decimal", "Sqrt(-1)", "0"),
+    ("Decimal", "Sqrt(0)", "0"),
+    ("Decimal", "Trunc(-1.9)", "-1"),
+    ("Decimal", "Max(1, 1.5)", "1.5"),
+    ("Decimal", "Min(-1, 1)", "-1"),
+    ("Integer", "Sign(-0.1)", "-1"),
+    ("Integer", "Sign(0)", "0"),
+    ("Text", "Chr(65) + Chr(8364)", "\"A€\""),
+    ("Text", "Chr(-1) + Chr(55296) + Chr(0) + Chr(99999999)", "\"\""),
+    (
+        "Text",
+        r#"EncodeHtml("<a href='x'>" + Chr(34) + "&" + NewLine())"#,
+        r#""&lt;a href=&#39;x&#39;&gt;&quot;&amp;<br/>""#,
+    ),
+    ("Text", r#"EncodeJavaScript("it's</script>" + NewLine())"#, r#""it\\'s\\u003c/script\\u003e\\n""#),
+    ("Text", r#"EncodeSql("O'Hara")"#, "\"O''Hara\""),
+    ("Text", r#"EncodeUrl("a b&c=ä~")"#, "\"a+b%26c%3D%C3%A4~\""),
+    ("Integer", r#"Index("ämä", "ä")"#, "0"),
+    ("Integer", r#"Index("ämä", "ä", 1)"#, "2"),
+    ("Integer", r#"Index("ababab", "ab", 0, True)"#, "4"),
+    ("Integer", r#"Index("abc", "B")"#, "-1"),
+    ("Integer", r#"Index("abc", "B", 0, False, True)"#, "1"),
+    ("Integer", r#"Index("abc", "a", 7)"#, "-1"),
+    ("Integer", r#"Index("abc", "c", -7)"#, "2"),
+    ("Integer", r#"Length("äöü€")"#, "4"),
+    ("Text", "NewLine()", "\"\\n\""),
+    ("Text", r#"Replace("aXbX", "X", "--")"#, "\"a--b--\""),
+    ("Text", r#"Replace("abc", "", "-")"#, "\"\""),
+    ("Text", r#"Substr("äbcd", 1, 2)"#, "\"bc\""),
+    ("Text", r#"Substr("abc", 2, 9) + Substr("abc", -1, 2) + Substr("abc", 9, 1)"#, "\"c\""),
+    ("Text", r#"ToLower("ÄB") + ToUpper("äb")"#, "\"äbÄB\""),
+    ("Text", r#""[" + Trim("  a b  ") + "]""#, "\"[a b]\""),
+    ("Text", r#""[" + TrimStart("  a ") + TrimEnd(" b  ") + "]""#, "\"[a  b]\""),
+    ("Integer", r#"Length(Trim(Chr(9) + " " + Chr(160)))"#, "3"), // only U+0020 is trimmed
+    ("Date Time", "AddDays(#2024-02-28#, 2)", "\"2024-03-01T00:00:00Z\""),
+    ("Date Time", "AddDays(#3000-12-31#, 1)", "\"1900-01-01T00:00:00Z\""),
+    ("Date Time", "AddHours(#2024-01-01#, -1)", "\"2023-12-31T23:00:00Z\""),
+    ("Date Time", "AddMinutes(#2024-01-01 10:59:30#, 1)", "\"2024-01-01T11:00:30Z\""),
+    ("Date Time", "AddSeconds(#2024-01-01#, 86400)", "\"2024-01-02T00:00:00Z\""),
+    ("Date Time", "AddMonths(#2024-01-31 08:00:00#, 1)", "\"2024-02-29T08:00:00Z\""),
+    ("Date Time", "AddMonths(#2024-03-31#, -13)", "\"2023-02-28T00:00:00Z\""),
+    ("Date Time", "AddMonths(#2024-01-01#, 2000000000)", "\"1900-01-01T00:00:00Z\""),
+    ("Date Time", "AddYears(#2024-02-29#, 1)", "\"2025-02-28T00:00:00Z\""),
+    ("Date Time", "BuildDateTime(#2024-02-29#, #10:20:30#)", "\"2024-02-29T10:20:30Z\""),
+    (
+        "Boolean",
+        "CurrDate() = DateTimeToDate(CurrDateTime()) and CurrTime() <= #23:59:59# and CurrDateTime() > #2026-01-01#",
+        "true",
+    ),
+    ("Integer", "Year(#2024-02-29#) + Month(#2024-02-29#) + Day(#2024-02-29#)", "2055"),
+    ("Integer", "DayOfWeek(#2026-11-22#)", "0"),
+    ("Integer", "DayOfWeek(#1900-01-01#)", "1"),
+    ("Integer", "Hour(#10:20:30#) * 10000 + Minute(#10:20:30#) * 100 + Second(#10:20:30#)", "102030"),
+    ("Integer", "DiffDays(#2024-01-01 23:59:00#, #2024-01-02 00:01:00#)", "1"),
+    ("Integer", "DiffHours(#2024-01-01 12:00:00#, #2024-01-01 09:01:00#)", "-2"),
+    ("Integer", "DiffMinutes(#2024-01-01#, #2024-01-01 01:00:59#)", "60"),
+    ("Integer", "DiffSeconds(#2024-01-01#, #2024-01-02#)", "86400"),
+    ("Integer", "DiffSeconds(#1900-01-01#, #3000-12-31#)", "0"),
+    ("Date", "NewDate(2023, 2, 29)", "\"1900-01-01\""),
+    ("Date Time", "NewDateTime(2024, 2, 29, 23, 59, 59)", "\"2024-02-29T23:59:59Z\""),
+    ("Date Time", "NewDateTime(2024, 2, 29, 24, 0, 0)", "\"1900-01-01T00:00:00Z\""),
+    ("Time", "NewTime(23, 59, 59)", "\"23:59:59\""),
+    ("Time", "NewTime(0, 60, 0)", "\"00:00:00\""),
+    ("Text", "BooleanToInteger(True) + BooleanToText(False)", "\"1False\""),
+    (
+        "Text",
+        "DateTimeToText(#2024-01-01 10:20:30#) + DateToText(#2024-01-01#) + TimeToText(DateTimeToTime(#2024-01-01 10:20:30#))",
+        "\"2024-01-01 10:20:302024-01-0110:20:30\"",
+    ),
+    ("Date Time", "DateToDateTime(DateTimeToDate(#2024-01-01 10:20:30#))", "\"2024-01-01T00:00:00Z\""),
+    ("Boolean", "DecimalToBoolean(0.1) and not DecimalToBoolean(0)", "true"),
+    ("Integer", "DecimalToInteger(2.5)", "2"),
+    ("Integer", "DecimalToInteger(3.5)", "4"),
+    ("Integer", "DecimalToInteger(2147483648)", "0"),
+    ("Boolean", "DecimalToIntegerValidate(2147483647.4)", "true"),
+    ("Boolean", "DecimalToIntegerValidate(2147483647.5)", "false"),
+    ("Long Integer", "DecimalToLongInteger(-9223372036854775808)", "-9223372036854775808"),
+    ("Long Integer", "DecimalToLongInteger(9223372036854775808)", "0"),
+    ("Boolean", "DecimalToLongIntegerValidate(9223372036854775808)", "false"),
+    ("Text", "DecimalToText(1.50) + DecimalToText(-0.00000001)", "\"1.5-0.00000001\""),
+    ("Boolean", "IntegerToBoolean(2) and not IntegerToBoolean(0)", "true"),
+    ("Decimal", "IntegerToDecimal(7) / 2", "3.5"),
+    ("Text", "IntegerToText(-7) + LongIntegerToText(9223372036854775807)", "\"-79223372036854775807\""),
+    (
+        "Integer",
+        "IdentifierToInteger(IntegerToIdentifier(7)) + IdentifierToInteger(LongIntegerToIdentifier(2147483648))",
+        "7",
+    ),
+    (
+        "Text",
+        "IdentifierToText(TextToIdentifier(\"12\")) + IdentifierToLongInteger(NullIdentifier())",
+        "\"120\"",
+    ),
+    ("Integer", "LongIntegerToInteger(2147483648)", "0"),
+    ("Boolean", "LongIntegerToIntegerValidate(2147483648)", "false"),
+    ("Boolean", "NullDate() = #1900-01-01#", "true"),
+    ("Binary Data", "NullBinary()", "\"\""),
+    ("Date", "TextToDate(\"2024.02.29\")", "\"2024-02-29\""),
+    ("Date", "TextToDate(\"2023-02-29\")", "\"1900-01-01\""),
+    ("Boolean", "TextToDateValidate(\"2024/02/29\") and not TextToDateValidate(\"29.2.2024\")", "true"),
+    ("Date Time", "TextToDateTime(\"2024-02-29T10:00:00+02:00\")", "\"2024-02-29T08:00:00Z\""),
+    ("Date Time", "TextToDateTime(\"soon\")", "\"1900-01-01T00:00:00Z\""),
+    (
+        "Boolean",
+        "TextToDateTimeValidate(\"2024-02-29 10:00:00\") and not TextToDateTimeValidate(\"\")",
+        "true",
+    ),
+    ("Time", "TextToTime(\"10:20\")", "\"10:20:00\""),
+    ("Boolean", "TextToTimeValidate(\"10:20:30\") and not TextToTimeValidate(\"24:00\")", "true"),
+    ("Decimal", "TextToDecimal(\" -1.5 \") + TextToDecimal(\"one\")", "-1.5"),
+    ("Boolean", "TextToDecimalValidate(\"1e3\") and not TextToDecimalValidate(\"1,5\")", "true"),
+    ("Integer", "TextToInteger(\"7\") + TextToInteger(\"7.5\") + TextToInteger(\"2147483648\")", "7"),
+    ("Boolean", "TextToIntegerValidate(\"-7\") and not TextToIntegerValidate(\"\")", "true"),
+    ("Long Integer", "TextToLongInteger(\"9223372036854775807\")", "9223372036854775807"),
+    (
+        "Boolean",
+        "TextToLongIntegerValidate(\"9223372036854775807\") and not TextToLongIntegerValidate(\"x\")",
+        "true",
+    ),
+    ("Text", r#"FormatCurrency(-1234567.885, "$", 2, ".", ",")"#, "\"-$1,234,567.89\""),
+    ("Text", r#"FormatCurrency(0.5, "€ ", 0, ",", ".")"#, "\"€ 1\""),
+    ("Text", r#"FormatDecimal(1234.5, 2, ",", ".")"#, "\"1.234,50\""),
+    (
+        "Text",
+        r#"FormatDecimal(-0.004, 2, ".", "") + FormatDecimal(999, 0, ".", ",") + FormatDecimal(1.5, 99, ".", "")"#,
+        "\"0.009991.50000000\"",
+    ),
+    ("Text", r#"FormatPercent(0.12345, 2, ".") + FormatPercent(0.125, 0, ".")"#, "\"12.35%13%\""),
+    ("Text", r#"FormatPhoneNumber("351211234567", 3, 2, 3, " ", " ", "-")"#, "\"351 21 123-4567\""),
+    ("Text", r#"FormatPhoneNumber("12", 3, 2, 3, " ", " ", "-")"#, "\"12\""),
+    ("Text", r#"FormatText("7", 3, 5, True, "0") + FormatText("ab", 4, 4, False, ".")"#, "\"007ab..\""),
+    (
+        "Text",
+        r#"FormatText("abcdef", 0, 3, True, "") + FormatText("abcdef", 0, 3, False, " ")"#,
+        "\"defabc\"",
+    ),
+    (
+        "Text",
+        r#"FormatDateTime(#2026-11-03 15:04:05#, "d dd ddd dddd|M MM MMM MMMM|y yy yyyy|h hh H HH|m mm|s ss|t tt")"#,
+        "\"3 03 Tue Tuesday|11 11 Nov November|26 26 2026|3 03 15 15|4 04|5 05|P PM\"",
+    ),
+    ("Text", r#"FormatDateTime(#2026-11-03 00:30:00#, "hh:mm tt \d\a\y d")"#, "\"12:30 AM day 3\""),
+    (
+        "Text",
+        r#"EmailAddressCreate("Ann Lee", "a@b.c") + EmailAddressCreate("Lee, Ann", "a@b.c") + EmailAddressCreate("", "a@b.c")"#,
+        r#""Ann Lee <a@b.c>\"Lee, Ann\" <a@b.c>a@b.c""#,
+    ),
+    (
+        "Boolean",
+        r#"EmailAddressValidate("") and EmailAddressValidate("a.b+c@d-e.org") and EmailAddressValidate("a@b")"#,
+        "true",
+    ),
+    (
+        "Boolean",
+        r#"EmailAddressValidate("a@") or EmailAddressValidate("@b") or EmailAddressValidate("a@-b.c") or EmailAddressValidate("a@b..c") or EmailAddressValidate("a b@c.d") or EmailAddressValidate("a@b@c")"#,
+        "false",
+    ),
+    ("Text", "GetAppName() + GetOwnerURLPath() + GetCurrentLocale()", "\"B/Ben-US\""),
+    ("Text", "GetBookmarkableURL() + GetUserAgent()", "\"http://app/B/rest/A/Run?x=1test\""),
+    ("Text", r#"If(True, "then", ToUpper("else"))"#, "\"then\""),
+];
+
+#[test]
+fn functions_give_what_the_reference_says() {
+    let mut model = String::from("app: B\nstructures:\n  Out:\n    attributes:\n");
+    for (at, (ty, ..)) in CASES.iter().enumerate() {
+        model.push_str(&format!("      C{at}: {ty}\n"));
+    }
+    model.push_str("rest:\n  A:\n    methods:\n      Run:\n        outputs: { Out: Out }\n        flow:\n");
+    for (at, (_, expr, _)) in CASES.iter().enumerate() {
+        model.push_str(&format!("          - assign: {{ Out.C{at}: '{}' }}\n", expr.replace('\'', "''")));
+    }
+    let app = App::start(&sources(&model));
+    let reply = app.send_with("GET", "/B/rest/A/Run?x=1", &[("user-agent", "test")], "");
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let out: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+    let wrong: Vec<String> = CASES
+        .iter()
+        .enumerate()
+        .filter(|(at, (_, _, expected))| {
+            let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+            out[format!("C{at}")] != expected
+        })
+        .map(|(at, (_, expr, expected))| format!("{expr} gave {}, not {expected}", out[format!("C{at}")]))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_function_of_the_reference_has_a_case() {
+    let page = include_str!("../../../../docs/oml/functions.md");
+    let names = page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('(')?.0));
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() > 90, "{} functions", names.len());
+    for name in names {
+        let call = format!("{name}(");
+        assert!(CASES.iter().any(|(_, expr, _)| expr.contains(&call)), "no case calls {name}");
+    }
+}
+
+#[test]
+fn a_wrong_call_says_how_it_is_called() {
+    let text = "app: T\nactions: { F: { flow: [ { log: 'Index(\"a\")' }, { log: 'If(True)' } ] } }\n";
+    let checked = odeon_compiler::check(&sources(text));
+    let hints: Vec<&str> = checked.problems.iter().filter_map(|problem| problem.hint.as_deref()).collect();
+    assert_eq!(
+        hints,
+        [
+            "Index(Text, Text[, Integer][, Boolean][, Boolean]): where the second is in the first, from 0, or -1; from that start on, from the end, without case",
+            "If(Condition, Then, Else)"
+        ]
+    );
+}
