@@ -7,7 +7,9 @@
 mod expressions;
 mod flow;
 mod lists;
+mod query;
 mod routes;
+mod statement;
 
 use crate::ast::{self, Expr, ExprKind, Name, Parsed};
 use crate::problem::{Problems, near};
@@ -22,7 +24,7 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
             variables: def.variables.clone(),
             scope: (0..def.variables.len()).map(Some).collect(),
             nodes: Vec::new(),
-            row: None,
+            rows: query::Rows::default(),
             loops: 0,
         };
         let nodes = checker.action(action);
@@ -41,8 +43,8 @@ struct Checker<'c, 'p> {
     scope: Vec<Option<usize>>,
     /// Names of nodes and their outputs.
     nodes: Vec<(String, Vec<(String, usize)>)>,
-    /// The entity whose rows a filter tests.
-    row: Option<usize>,
+    /// What an expression of a query reads of the row under test.
+    rows: query::Rows,
     /// Loops around the node.
     loops: u32,
 }
@@ -65,6 +67,7 @@ impl Checker<'_, '_> {
                 TKind::Constant(_)
                 | TKind::Null
                 | TKind::Attribute(..)
+                | TKind::Calculated(_)
                 | TKind::Length(_)
                 | TKind::Negate(_)
                 | TKind::Not(_)

@@ -75,7 +75,11 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0402", "two methods answer the same requests"),
     ("OML0403", "the input cannot come from there"),
     ("OML0404", "not an HTTP status for an error"),
-    ("OML0501", "the filter cannot run in the database"),
+    ("OML0501", "the query cannot run in the database"),
+    ("OML0502", "the join does not fit"),
+    ("OML0503", "the SQL cannot be read"),
+    ("OML0504", "parameters of a statement do not match"),
+    ("OML0505", "statement and output do not match"),
     ("OML0602", "the node is never reached"),
     ("OML0901", "internal compiler error"),
 ];

@@ -9,9 +9,12 @@ impl TExpr {
     /// The expressions right inside this one.
     pub(crate) fn parts(&self) -> Vec<&TExpr> {
         match &self.kind {
-            TKind::Broken | TKind::Constant(_) | TKind::Null | TKind::Local(_) | TKind::Attribute(..) => {
-                Vec::new()
-            }
+            TKind::Broken
+            | TKind::Constant(_)
+            | TKind::Null
+            | TKind::Local(_)
+            | TKind::Attribute(..)
+            | TKind::Calculated(_) => Vec::new(),
             TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => {
                 vec![a]
             }
@@ -61,11 +64,11 @@ impl TNodeKind {
             }
             TNodeKind::Call { arguments, .. } => arguments.iter().flatten().collect(),
             TNodeKind::Get { id, .. } | TNodeKind::Delete { id, .. } => vec![id],
-            TNodeKind::List { query, .. } => {
-                [&query.filter, &query.max, &query.start].into_iter().flatten().collect()
-            }
+            TNodeKind::Aggregate { query, .. } => query.expressions().collect(),
+            TNodeKind::Sql { statement, .. } => statement.parameters.iter().collect(),
             TNodeKind::Create { value, .. }
             | TNodeKind::Update { value, .. }
+            | TNodeKind::CreateOrUpdate { value, .. }
             | TNodeKind::Serialize { value, .. } => vec![value],
             TNodeKind::Raise { message, .. } | TNodeKind::Log { message, .. } => vec![message],
             TNodeKind::Deserialize { text, .. } => vec![text],
@@ -76,7 +79,9 @@ impl TNodeKind {
                 TListEdit::Insert { element, at } => vec![list, element, at],
                 TListEdit::Clear => vec![list],
             },
-            TNodeKind::ListSort { list, .. } | TNodeKind::ListCopy { list, .. } => vec![list],
+            TNodeKind::ListSort { list, .. }
+            | TNodeKind::ListCopy { list, .. }
+            | TNodeKind::CreateOrUpdateSome { list, .. } => vec![list],
             TNodeKind::ListSearch { list, condition, .. } => vec![list, condition],
             TNodeKind::Try { .. } | TNodeKind::Commit | TNodeKind::Abort | TNodeKind::Leave(_) => Vec::new(),
         }
@@ -96,9 +101,12 @@ impl TNodeKind {
             TNodeKind::Assign(_)
             | TNodeKind::Call { .. }
             | TNodeKind::Get { .. }
-            | TNodeKind::List { .. }
+            | TNodeKind::Aggregate { .. }
+            | TNodeKind::Sql { .. }
             | TNodeKind::Create { .. }
             | TNodeKind::Update { .. }
+            | TNodeKind::CreateOrUpdate { .. }
+            | TNodeKind::CreateOrUpdateSome { .. }
             | TNodeKind::Delete { .. }
             | TNodeKind::Raise { .. }
             | TNodeKind::Log { .. }
@@ -121,11 +129,14 @@ impl TNodeKind {
             TNodeKind::Call { outputs, .. } => outputs.clone(),
             TNodeKind::Get { out, .. }
             | TNodeKind::Create { out, .. }
+            | TNodeKind::CreateOrUpdate { out, .. }
+            | TNodeKind::CreateOrUpdateSome { out, .. }
             | TNodeKind::Serialize { out, .. }
             | TNodeKind::Deserialize { out, .. }
             | TNodeKind::ListSearch { out, .. }
             | TNodeKind::ListCopy { out, .. } => vec![*out],
-            TNodeKind::List { list, count, .. } => vec![*list, *count],
+            TNodeKind::Aggregate { list, count, .. } => vec![*list, *count],
+            TNodeKind::Sql { list, count, .. } => list.iter().chain([count]).copied().collect(),
             TNodeKind::Try { handlers, .. } => handlers.iter().map(|h| h.message).collect(),
             TNodeKind::Assign(_)
             | TNodeKind::If { .. }

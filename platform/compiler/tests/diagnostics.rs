@@ -111,6 +111,14 @@ fn nodes_and_declarations() {
 }
 
 #[test]
+fn exceptions_and_loops() {
+    let action = |flow: &str| format!("app: T\nactions:\n  F:\n    flow:\n{flow}");
+    problems(&action("      - raise: Lat\n        message: '\"x\"'\n"), "OML0108@5:16");
+    problems(&action("      - raise: Database\n        message: '\"x\"'\n"), "OML0308@5:16");
+    problems(&action("      - return\n      - exit\n"), "OML0307@6:9 OML0602@6:9");
+}
+
+#[test]
 fn defaults_and_records_must_fit_their_lengths() {
     let entity =
         |attribute: &str| format!("app: T\nentities:\n  E: {{ attributes: {{ A: {attribute} }} }}\n");
@@ -229,7 +237,8 @@ fn rest_methods() {
 #[test]
 fn every_code_has_a_page_and_a_test() {
     // No model leads to an internal error; its test breaks the plan instead.
-    let here = concat!(include_str!("diagnostics.rs"), include_str!("../src/emit.rs"));
+    let here =
+        concat!(include_str!("diagnostics.rs"), include_str!("queries.rs"), include_str!("../src/emit.rs"));
     for (code, title) in CODES {
         let page = format!("{}/../../docs/errors/{code}.md", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{page}: {e}"));
