@@ -145,6 +145,8 @@ pub(crate) enum NodeKind {
         entity: Name,
         action: EntityAction,
     },
+    Aggregate(Box<Aggregate>),
+    Sql(Box<Sql>),
     Raise {
         exception: Name,
         message: Expr,
@@ -174,6 +176,36 @@ pub(crate) enum NodeKind {
     Leave(Leave),
 }
 
+impl NodeKind {
+    /// The flows inside the node.
+    pub(crate) fn flows(&self) -> Vec<&[Node]> {
+        match self {
+            NodeKind::If { then, otherwise, .. } => vec![then, otherwise],
+            NodeKind::Switch { cases, otherwise } => {
+                cases.iter().map(|(_, flow)| flow).chain([otherwise]).map(Vec::as_slice).collect()
+            }
+            NodeKind::ForEach { body, .. } => vec![body],
+            NodeKind::Try { body, handlers } => {
+                [body].into_iter().chain(handlers.iter().map(|h| &h.flow)).map(Vec::as_slice).collect()
+            }
+            NodeKind::Assign(_)
+            | NodeKind::Call { .. }
+            | NodeKind::Entity { .. }
+            | NodeKind::Aggregate(_)
+            | NodeKind::Sql(_)
+            | NodeKind::Raise { .. }
+            | NodeKind::Log { .. }
+            | NodeKind::Serialize { .. }
+            | NodeKind::Deserialize { .. }
+            | NodeKind::List { .. }
+            | NodeKind::Wake(_)
+            | NodeKind::Commit
+            | NodeKind::Abort
+            | NodeKind::Leave(_) => Vec::new(),
+        }
+    }
+}
+
 /// What takes an exception: its name, what becomes of the transaction and the log, and what is done.
 #[derive(Debug)]
 pub(crate) struct Handler {
@@ -187,10 +219,94 @@ pub(crate) struct Handler {
 #[derive(Debug)]
 pub(crate) enum EntityAction {
     Get { id: Expr },
-    List { filter: Option<Expr>, sort: Vec<(Name, bool)>, max: Option<Expr>, start: Option<Expr> },
+    GetForUpdate { id: Expr },
     Create { record: Expr },
     Update { record: Expr },
+    CreateOrUpdate { record: Expr },
+    CreateOrUpdateSome { records: Expr },
     Delete { id: Expr },
+}
+
+/// A query over entities: the node `aggregate`, and `list`, its short form for one entity.
+#[derive(Debug)]
+pub(crate) struct Aggregate {
+    /// It is a `list`: a row is the entity's record itself.
+    pub(crate) short: bool,
+    pub(crate) sources: Vec<QuerySource>,
+    /// All of them must hold.
+    pub(crate) filters: Vec<Expr>,
+    pub(crate) calculated: Vec<(Name, Expr)>,
+    pub(crate) keys: Vec<(Name, Expr)>,
+    pub(crate) totals: Vec<(Name, TotalKind, Option<Expr>)>,
+    /// `Source.Attribute` or a name alone, and whether large ones come first.
+    pub(crate) sort: Vec<(Name, bool)>,
+    pub(crate) dynamic_sort: Option<Expr>,
+    pub(crate) max: Option<Expr>,
+    pub(crate) start: Option<Expr>,
+}
+
+#[derive(Debug)]
+pub(crate) struct QuerySource {
+    pub(crate) entity: Name,
+    pub(crate) alias: Option<Name>,
+    pub(crate) join: Option<(Join, Span)>,
+    pub(crate) on: Option<Expr>,
+}
+
+impl QuerySource {
+    /// The name under which its attributes are read.
+    pub(crate) fn name(&self) -> &Name {
+        self.alias.as_ref().unwrap_or(&self.entity)
+    }
+}
+
+/// How a source is joined to those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Join {
+    /// Only With.
+    Inner,
+    /// With or Without.
+    Left,
+    /// With.
+    Full,
+    Cross,
+}
+
+/// What is computed over the rows of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TotalKind {
+    Count,
+    Sum,
+    Average,
+    Min,
+    Max,
+}
+
+/// A statement in SQL.
+#[derive(Debug)]
+pub(crate) struct Sql {
+    pub(crate) parts: Vec<SqlPart>,
+    /// It gives rows; else only how many it touched.
+    pub(crate) gives_rows: bool,
+    /// It writes or locks, so it belongs into the transaction.
+    pub(crate) writes: bool,
+    /// Name, type where one is given, and value.
+    pub(crate) parameters: Vec<(Name, Option<Name>, Expr)>,
+    /// The structure or entity of a row.
+    pub(crate) output: Option<Name>,
+}
+
+/// A piece of a statement's text.
+#[derive(Debug, Clone)]
+pub(crate) enum SqlPart {
+    /// As written: comments, literals and everything that is SQL alone.
+    Text(String),
+    /// `{Entity}`.
+    Entity(Name),
+    /// `{Entity}.[Attribute]`, or `[Attribute]` of one of the entities of the statement.
+    Attribute(Option<Name>, Name),
+    /// `@Name`.
+    Parameter(Name),
 }
 
 /// What is done with a list in memory.

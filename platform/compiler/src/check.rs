@@ -7,7 +7,9 @@
 mod expressions;
 mod flow;
 mod lists;
+mod query;
 mod routes;
+mod statement;
 mod warnings;
 
 use crate::ast::{self, Expr, ExprKind, Name, Parsed};
@@ -23,7 +25,7 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
             variables: def.variables.clone(),
             scope: (0..def.variables.len()).map(Some).collect(),
             nodes: Vec::new(),
-            row: None,
+            rows: query::Rows::default(),
             loops: 0,
         };
         let nodes = checker.action(action);
@@ -47,8 +49,8 @@ struct Checker<'c, 'p> {
     scope: Vec<Option<usize>>,
     /// Names of nodes and their outputs.
     nodes: Vec<(String, Vec<(String, usize)>)>,
-    /// The entity whose rows a filter tests.
-    row: Option<usize>,
+    /// What an expression of a query reads of the row under test.
+    rows: query::Rows,
     /// Loops around the node.
     loops: u32,
 }
@@ -72,6 +74,7 @@ impl Checker<'_, '_> {
                 | TKind::Null
                 | TKind::Attribute(..)
                 | TKind::Setting(_)
+                | TKind::Calculated(_)
                 | TKind::Length(_)
                 | TKind::Negate(_)
                 | TKind::Not(_)

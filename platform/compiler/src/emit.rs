@@ -213,6 +213,8 @@ mod tests {
             include_str!("lower/expressions.rs"),
             include_str!("lower/flow.rs"),
             include_str!("lower/lists.rs"),
+            include_str!("lower/query.rs"),
+            include_str!("lower/rows.rs"),
             include_str!("lower/sql.rs"),
         ];
         let named = sources.iter().flat_map(|text| text.split('"').filter(|word| word.starts_with("rt_")));

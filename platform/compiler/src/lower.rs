@@ -7,10 +7,13 @@
 //! they are stored. Invariant: lowering cannot fail on a model without errors.
 
 mod expressions;
+mod fetch;
 mod flow;
 mod keep;
 mod lists;
+mod query;
 mod recursion;
+mod rows;
 mod sql;
 
 pub(crate) use sql::refused;
@@ -286,6 +289,7 @@ fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) 
         loops: Vec::new(),
         protected: 0,
         uses: keep::Uses::of(&body.nodes),
+        fetches: fetch::Fetches::of(&body.nodes),
     };
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
@@ -325,6 +329,7 @@ struct Generator<'g, 'l> {
     /// Handlers around the node that leave the transaction open.
     protected: u32,
     uses: keep::Uses,
+    fetches: fetch::Fetches,
 }
 
 impl Generator<'_, '_> {

@@ -5,6 +5,8 @@
 
 mod expression;
 mod flow;
+mod query;
+mod statement;
 mod timer;
 
 use odeon_oml::schema::DeleteRule;

@@ -91,6 +91,10 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         }
         named.actions.push(action_def(action, &scope, problems));
     }
+    let aggregates = parsed.actions.iter().map(|action| {
+        aggregates(&action.flow) + action.handlers.iter().map(|h| aggregates(&h.flow)).sum::<usize>()
+    });
+    named.records.reserve_rows(aggregates.sum());
     named.types = scope;
     for (index, name) in parsed.exceptions.iter().enumerate() {
         let built_in = EXCEPTIONS.iter().any(|e| e.name == name.text);
@@ -113,6 +117,15 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
 pub(crate) fn basic(name: &str) -> Option<Type> {
     let squeezed = name.replace(' ', "");
     BASIC.iter().find(|(name, _)| *name == squeezed).map(|(_, ty)| ty.clone())
+}
+
+/// How many aggregates are in a flow.
+fn aggregates(flow: &[ast::Node]) -> usize {
+    let of = |node: &ast::Node| {
+        usize::from(matches!(node.kind, ast::NodeKind::Aggregate(_)))
+            + node.kind.flows().into_iter().map(aggregates).sum::<usize>()
+    };
+    flow.iter().map(of).sum()
 }
 
 impl TypeNames {

@@ -3,9 +3,11 @@
 //! References are indices here; no name of the author is looked up after this. `Type::Unknown` stands
 //! for what was reported already and fits everything, so one mistake is one problem.
 
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
+use std::ops::{Index, IndexMut};
 
-use crate::ast::{Binary, Leave, LogLevel, Search, Source};
+use crate::ast::{Binary, Join, Leave, LogLevel, Search, Source, TotalKind};
 use crate::builtins::Builtin;
 use crate::sources::Span;
 use odeon_oml::schema::DeleteRule;
@@ -124,13 +126,62 @@ pub(crate) struct SettingDef {
     pub(crate) default: Option<Constant>,
 }
 
+/// All records by their places: those that the author declared, then the rows of aggregates. Types of rows
+/// are known when their aggregates are checked, and nobody else is stopped for it: each has its place before.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    declared: Vec<RecordDef>,
+    rows: Vec<OnceCell<RecordDef>>,
+    rows_made: Cell<usize>,
+}
+
+impl Records {
+    pub(crate) fn push(&mut self, def: RecordDef) {
+        self.declared.push(def);
+    }
+
+    /// Keeps places for the rows of so many aggregates.
+    pub(crate) fn reserve_rows(&mut self, aggregates: usize) {
+        self.rows.resize_with(aggregates, OnceCell::new);
+    }
+
+    /// Takes the next of the reserved places.
+    pub(crate) fn make_row(&self, def: RecordDef) -> usize {
+        let row = self.rows_made.replace(self.rows_made.get() + 1);
+        self.rows[row].set(def).expect("a place is taken once");
+        self.declared.len() + row
+    }
+
+    /// What the author declared.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &RecordDef> {
+        self.declared.iter()
+    }
+}
+
+impl Index<usize> for Records {
+    type Output = RecordDef;
+
+    fn index(&self, place: usize) -> &RecordDef {
+        match place.checked_sub(self.declared.len()) {
+            None => &self.declared[place],
+            Some(row) => self.rows[row].get().expect("its type is made before it is named"),
+        }
+    }
+}
+
+impl IndexMut<usize> for Records {
+    fn index_mut(&mut self, place: usize) -> &mut RecordDef {
+        &mut self.declared[place]
+    }
+}
+
 /// Everything that has a name.
 #[derive(Debug, Default)]
 pub(crate) struct Named {
     /// The app's name.
     pub(crate) app: String,
     pub(crate) types: TypeNames,
-    pub(crate) records: Vec<RecordDef>,
+    pub(crate) records: Records,
     /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
     pub(crate) exceptions: Vec<String>,
     pub(crate) settings: Vec<SettingDef>,
@@ -208,25 +259,114 @@ pub(crate) struct TNode {
 #[derive(Debug)]
 pub(crate) enum TNodeKind {
     Assign(Vec<(TExpr, TExpr)>),
-    If { condition: TExpr, then: Vec<TNode>, otherwise: Vec<TNode> },
-    Switch { cases: Vec<(TExpr, Vec<TNode>)>, otherwise: Vec<TNode> },
-    ForEach { list: TExpr, element: usize, start: Option<TExpr>, max: Option<TExpr>, body: Vec<TNode> },
-    Try { body: Vec<TNode>, handlers: Vec<THandler> },
-    Call { action: usize, arguments: Vec<Option<TExpr>>, outputs: Vec<usize> },
-    Get { record: usize, id: TExpr, out: usize },
-    List { query: Query, list: usize, count: usize },
-    Create { record: usize, value: TExpr, out: usize },
-    Update { record: usize, value: TExpr },
-    Delete { record: usize, id: TExpr },
-    Raise { exception: u32, message: TExpr, status: u32 },
-    Log { message: TExpr, level: LogLevel },
-    Serialize { value: TExpr, defaults: bool, out: usize },
-    Deserialize { text: TExpr, out: usize },
-    ListEdit { list: TExpr, edit: TListEdit },
-    ListSort { list: TExpr, by: Vec<SortKey> },
-    ListSearch { list: TExpr, search: Search, element: usize, condition: TExpr, out: usize },
-    ListCopy { list: TExpr, distinct: bool, out: usize },
-    Wake { timer: String },
+    If {
+        condition: TExpr,
+        then: Vec<TNode>,
+        otherwise: Vec<TNode>,
+    },
+    Switch {
+        cases: Vec<(TExpr, Vec<TNode>)>,
+        otherwise: Vec<TNode>,
+    },
+    ForEach {
+        list: TExpr,
+        element: usize,
+        start: Option<TExpr>,
+        max: Option<TExpr>,
+        body: Vec<TNode>,
+    },
+    Try {
+        body: Vec<TNode>,
+        handlers: Vec<THandler>,
+    },
+    Call {
+        action: usize,
+        arguments: Vec<Option<TExpr>>,
+        outputs: Vec<usize>,
+    },
+    /// `lock` keeps others from writing the row until the transaction ends.
+    Get {
+        record: usize,
+        id: TExpr,
+        lock: bool,
+        out: usize,
+    },
+    Aggregate {
+        query: Box<Query>,
+        list: usize,
+        count: usize,
+    },
+    Sql {
+        statement: Box<SqlStatement>,
+        list: Option<usize>,
+        count: usize,
+    },
+    Create {
+        record: usize,
+        value: TExpr,
+        out: usize,
+    },
+    Update {
+        record: usize,
+        value: TExpr,
+    },
+    CreateOrUpdate {
+        record: usize,
+        value: TExpr,
+        out: usize,
+    },
+    /// `element` holds one record after the other.
+    CreateOrUpdateSome {
+        record: usize,
+        list: TExpr,
+        element: usize,
+        out: usize,
+    },
+    Delete {
+        record: usize,
+        id: TExpr,
+    },
+    Raise {
+        exception: u32,
+        message: TExpr,
+        status: u32,
+    },
+    Log {
+        message: TExpr,
+        level: LogLevel,
+    },
+    Serialize {
+        value: TExpr,
+        defaults: bool,
+        out: usize,
+    },
+    Deserialize {
+        text: TExpr,
+        out: usize,
+    },
+    ListEdit {
+        list: TExpr,
+        edit: TListEdit,
+    },
+    ListSort {
+        list: TExpr,
+        by: Vec<SortKey>,
+    },
+    ListSearch {
+        list: TExpr,
+        search: Search,
+        element: usize,
+        condition: TExpr,
+        out: usize,
+    },
+    ListCopy {
+        list: TExpr,
+        distinct: bool,
+        out: usize,
+    },
+    Wake {
+        timer: String,
+    },
     Commit,
     Abort,
     Leave(Leave),
@@ -288,13 +428,80 @@ pub(crate) const USER: u32 = 16;
 /// The HTTP status of a user exception that nobody handles and that says no other.
 pub(crate) const USER_STATUS: u32 = 400;
 
+/// A query over entities.
 #[derive(Debug)]
 pub(crate) struct Query {
-    pub(crate) record: usize,
-    pub(crate) filter: Option<TExpr>,
-    pub(crate) sort: Vec<(usize, bool)>,
+    pub(crate) sources: Vec<TSource>,
+    pub(crate) filters: Vec<TExpr>,
+    pub(crate) calculated: Vec<(String, TExpr)>,
+    pub(crate) keys: Vec<(String, TExpr)>,
+    pub(crate) totals: Vec<Total>,
+    pub(crate) sort: Vec<(SortBy, bool)>,
+    pub(crate) dynamic_sort: Option<TExpr>,
     pub(crate) max: Option<TExpr>,
     pub(crate) start: Option<TExpr>,
+    /// The type of a row: of a `list` the entity; else a record of the sources and the calculated attributes,
+    /// or of the keys and totals.
+    pub(crate) row: usize,
+    /// It is a `list`: a row is the entity's record itself.
+    pub(crate) short: bool,
+}
+
+impl Query {
+    pub(crate) fn is_grouped(&self) -> bool {
+        !(self.keys.is_empty() && self.totals.is_empty())
+    }
+
+    pub(crate) fn expressions(&self) -> impl Iterator<Item = &TExpr> {
+        let joins = self.sources.iter().filter_map(|s| s.join.as_ref()?.1.as_ref());
+        let calculated = self.calculated.iter().chain(&self.keys).map(|(_, value)| value);
+        let totals = self.totals.iter().filter_map(|t| t.of.as_ref());
+        let single = [&self.dynamic_sort, &self.max, &self.start].into_iter().flatten();
+        joins.chain(&self.filters).chain(calculated).chain(totals).chain(single)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct TSource {
+    pub(crate) name: String,
+    pub(crate) record: usize,
+    /// How it is joined to those before it, and on what; the first one is not.
+    pub(crate) join: Option<(Join, Option<TExpr>)>,
+}
+
+/// Computed over the rows of a group.
+#[derive(Debug)]
+pub(crate) struct Total {
+    pub(crate) name: String,
+    pub(crate) kind: TotalKind,
+    pub(crate) of: Option<TExpr>,
+    pub(crate) ty: Type,
+}
+
+/// What rows are sorted by.
+#[derive(Debug)]
+pub(crate) enum SortBy {
+    Value(TExpr),
+    Key(usize),
+    Total(usize),
+}
+
+/// A statement of the author's, its names looked up.
+#[derive(Debug)]
+pub(crate) struct SqlStatement {
+    pub(crate) parts: Vec<StatementPart>,
+    /// By their numbers.
+    pub(crate) parameters: Vec<TExpr>,
+    /// It writes or locks, so it belongs into the transaction.
+    pub(crate) writes: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum StatementPart {
+    Text(String),
+    /// Of a table or column.
+    Name(String),
+    Parameter(usize),
 }
 
 #[derive(Debug, Clone)]
@@ -311,10 +518,12 @@ pub(crate) enum TKind {
     Null,
     Local(usize),
     Field(Box<TExpr>, usize),
-    /// An attribute of the row under test, in a filter.
+    /// An attribute of the row under test, in a query: which source, which attribute.
     Attribute(usize, usize),
     /// What the stage sets, or the default.
     Setting(usize),
+    /// A calculated attribute of the row under test.
+    Calculated(usize),
     Item(Box<TExpr>, Box<TExpr>),
     Length(Box<TExpr>),
     Negate(Box<TExpr>),

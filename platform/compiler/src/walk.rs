@@ -14,7 +14,8 @@ impl TExpr {
             | TKind::Null
             | TKind::Local(_)
             | TKind::Attribute(..)
-            | TKind::Setting(_) => Vec::new(),
+            | TKind::Setting(_)
+            | TKind::Calculated(_) => Vec::new(),
             TKind::Field(a, _) | TKind::Length(a) | TKind::Negate(a) | TKind::Not(a) | TKind::Convert(a) => {
                 vec![a]
             }
@@ -64,11 +65,11 @@ impl TNodeKind {
             }
             TNodeKind::Call { arguments, .. } => arguments.iter().flatten().collect(),
             TNodeKind::Get { id, .. } | TNodeKind::Delete { id, .. } => vec![id],
-            TNodeKind::List { query, .. } => {
-                [&query.filter, &query.max, &query.start].into_iter().flatten().collect()
-            }
+            TNodeKind::Aggregate { query, .. } => query.expressions().collect(),
+            TNodeKind::Sql { statement, .. } => statement.parameters.iter().collect(),
             TNodeKind::Create { value, .. }
             | TNodeKind::Update { value, .. }
+            | TNodeKind::CreateOrUpdate { value, .. }
             | TNodeKind::Serialize { value, .. } => vec![value],
             TNodeKind::Raise { message, .. } | TNodeKind::Log { message, .. } => vec![message],
             TNodeKind::Deserialize { text, .. } => vec![text],
@@ -79,7 +80,9 @@ impl TNodeKind {
                 TListEdit::Insert { element, at } => vec![list, element, at],
                 TListEdit::Clear => vec![list],
             },
-            TNodeKind::ListSort { list, .. } | TNodeKind::ListCopy { list, .. } => vec![list],
+            TNodeKind::ListSort { list, .. }
+            | TNodeKind::ListCopy { list, .. }
+            | TNodeKind::CreateOrUpdateSome { list, .. } => vec![list],
             TNodeKind::ListSearch { list, condition, .. } => vec![list, condition],
             TNodeKind::Try { .. }
             | TNodeKind::Wake { .. }
@@ -103,9 +106,12 @@ impl TNodeKind {
             TNodeKind::Assign(_)
             | TNodeKind::Call { .. }
             | TNodeKind::Get { .. }
-            | TNodeKind::List { .. }
+            | TNodeKind::Aggregate { .. }
+            | TNodeKind::Sql { .. }
             | TNodeKind::Create { .. }
             | TNodeKind::Update { .. }
+            | TNodeKind::CreateOrUpdate { .. }
+            | TNodeKind::CreateOrUpdateSome { .. }
             | TNodeKind::Delete { .. }
             | TNodeKind::Raise { .. }
             | TNodeKind::Log { .. }
@@ -129,11 +135,14 @@ impl TNodeKind {
             TNodeKind::Call { outputs, .. } => outputs.clone(),
             TNodeKind::Get { out, .. }
             | TNodeKind::Create { out, .. }
+            | TNodeKind::CreateOrUpdate { out, .. }
+            | TNodeKind::CreateOrUpdateSome { out, .. }
             | TNodeKind::Serialize { out, .. }
             | TNodeKind::Deserialize { out, .. }
             | TNodeKind::ListSearch { out, .. }
             | TNodeKind::ListCopy { out, .. } => vec![*out],
-            TNodeKind::List { list, count, .. } => vec![*list, *count],
+            TNodeKind::Aggregate { list, count, .. } => vec![*list, *count],
+            TNodeKind::Sql { list, count, .. } => list.iter().chain([count]).copied().collect(),
             TNodeKind::Try { handlers, .. } => handlers.iter().map(|h| h.message).collect(),
             TNodeKind::Assign(_)
             | TNodeKind::If { .. }

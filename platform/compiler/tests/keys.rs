@@ -42,6 +42,18 @@ fn the_schema_offers_exactly_the_keys_that_the_compiler_takes() {
             "AttributeFull",
             format!("app: T\nstructures: {{ S: {{ attributes: {{ A: {{ {NO_KEY}: 1 }} }} }} }}\n"),
         ),
+        (
+            "SourceFull",
+            format!(
+                "app: T\nactions: {{ A: {{ flow: [ aggregate: [ {{ entity: E, {NO_KEY}: 1 }} ] ] }} }}\n"
+            ),
+        ),
+        (
+            "ParameterFull",
+            format!(
+                "app: T\nactions: {{ A: {{ flow: [ {{ sql: SELECT, parameters: {{ P: {{ {NO_KEY}: 1 }} }} }} ] }} }}\n"
+            ),
+        ),
         ("Action", format!("app: T\nactions: {{ A: {{ {NO_KEY}: 1 }} }}\n")),
         ("RestApi", format!("app: T\nrest: {{ A: {{ {NO_KEY}: 1 }} }}\n")),
         ("RestMethod", format!("app: T\nrest: {{ A: {{ methods: {{ M: {{ {NO_KEY}: 1 }} }} }} }}\n")),
@@ -55,9 +67,14 @@ fn the_schema_offers_exactly_the_keys_that_the_compiler_takes() {
         "for_each: L, as: X",
         "call: A",
         "get: E, id: '1'",
+        "get_for_update: E, id: '1'",
         "list: E",
+        "aggregate: E",
+        "sql: SELECT 1",
         "create: E, record: R",
         "update: E, record: R",
+        "create_or_update: E, record: R",
+        "create_or_update_some: E, records: L",
         "delete: E, id: '1'",
         "switch: []",
         "list_append: L, element: X",

@@ -312,6 +312,132 @@ pub enum Sort {
     Many(Vec<String>),
 }
 
+/// The sources of an aggregate.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Sources {
+    /// One entity.
+    One(String),
+    /// Several, each joined to those before it.
+    Many(Vec<Source>),
+}
+
+/// A source of an aggregate.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Source {
+    /// An entity; the first one.
+    Entity(String),
+    /// An entity with how it is joined.
+    Full(SourceFull),
+}
+
+/// The long form of a source.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFull {
+    /// The entity.
+    pub entity: String,
+    /// The name under which its attributes are read; the entity's when absent.
+    #[serde(rename = "as")]
+    pub alias: Option<String>,
+    /// How it is joined to the sources before it; inner when absent.
+    pub join: Option<Join>,
+    /// Which rows belong together; not for `cross`.
+    pub on: Option<Literal>,
+}
+
+/// How a source is joined to those before it.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Join {
+    /// Only With: rows that belong together.
+    Inner,
+    /// With or Without: those, and rows before it that nothing belongs to.
+    Left,
+    /// With: those, and rows of either side that nothing belongs to.
+    Full,
+    /// Every row with every row.
+    Cross,
+}
+
+/// The filters of a query.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Filter {
+    /// One condition.
+    One(Literal),
+    /// Several, all of which must hold.
+    Many(Vec<Literal>),
+}
+
+/// What makes rows one.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum GroupBy {
+    /// One attribute, which keeps its name.
+    One(String),
+    /// Several attributes.
+    Many(Vec<String>),
+    /// Expressions by name.
+    Named(BTreeMap<String, Literal>),
+}
+
+/// What is computed over a group.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Total {
+    /// `count`: how many rows there are.
+    Count(CountWord),
+    /// One of the others, with an expression.
+    Of(TotalOf),
+}
+
+/// The word `count`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CountWord {
+    /// How many rows there are.
+    Count,
+}
+
+/// What is computed over the values of a group.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TotalOf {
+    /// How many identifiers are not the null identifier.
+    Count(Literal),
+    /// Their sum; a Long Integer for integers.
+    Sum(Literal),
+    /// Their average, a Decimal.
+    Average(Literal),
+    /// The smallest.
+    Min(Literal),
+    /// The largest.
+    Max(Literal),
+}
+
+/// A parameter of a statement: a value alone, or with its type.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Parameter {
+    /// An expression.
+    Value(Literal),
+    /// An expression that is converted to a type.
+    Full(ParameterFull),
+}
+
+/// The long form of a parameter.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterFull {
+    /// The type; that of the value when absent.
+    #[serde(rename = "type")]
+    pub type_name: Option<String>,
+    /// An expression.
+    pub value: Literal,
+}
+
 /// One node of a flow: exactly one of the leading keys, and the keys that go with it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -346,13 +472,31 @@ pub struct Node {
     pub get: Option<String>,
     /// The identifier to get or delete.
     pub id: Option<Literal>,
-    /// List: an entity, with `where`, `sort`, `max`, `start`; outputs `List` and `Count`.
+    /// GetForUpdate: an entity, with `id`; output `Record`. Nobody else writes the row until the transaction ends.
+    pub get_for_update: Option<String>,
+    /// List: an entity, the short form of an aggregate; outputs `List` and `Count`, the number of all rows.
     pub list: Option<String>,
-    /// The filter of a list of rows, or the condition on the elements of a list.
+    /// Aggregate: entities and how they are joined; outputs `List` and `Count`, the number of all rows.
+    pub aggregate: Option<Sources>,
+    /// The filters of a query, all of which must hold, or the condition on the elements of a list.
     #[serde(rename = "where")]
-    pub filter: Option<Literal>,
+    pub filter: Option<Filter>,
+    /// Attributes of a query's rows by name, each an expression over the sources.
+    pub calculated: Option<BTreeMap<String, Literal>>,
+    /// What makes rows one: attributes, or names with expressions.
+    pub group_by: Option<GroupBy>,
+    /// What is computed over each group, by name.
+    pub totals: Option<BTreeMap<String, Total>>,
     /// Attributes to sort by, each `Attribute` or `Attribute desc`.
     pub sort: Option<Sort>,
+    /// A Text that says at run time what comes before `sort`: `Source.Attribute desc, [Calculated]`.
+    pub dynamic_sort: Option<Literal>,
+    /// SQL: a statement with `{Entity}`, `{Entity}.[Attribute]` and `@Parameter`; outputs `List` and `Count`.
+    pub sql: Option<String>,
+    /// The parameters of a statement by name; they are bound.
+    pub parameters: Option<BTreeMap<String, Parameter>>,
+    /// The structure or entity whose attributes are the columns of a statement, in their order.
+    pub output: Option<String>,
     /// Most rows or elements; 0 is no limit.
     pub max: Option<Literal>,
     /// Rows or elements to pass over.
@@ -361,8 +505,14 @@ pub struct Node {
     pub create: Option<String>,
     /// Update: an entity, with `record`.
     pub update: Option<String>,
+    /// CreateOrUpdate: an entity, with `record`, which is created when its Id is the null identifier; output `Id`.
+    pub create_or_update: Option<String>,
+    /// CreateOrUpdateSome: an entity, with `records`; output `Ids`.
+    pub create_or_update_some: Option<String>,
     /// The record to create or update.
     pub record: Option<Literal>,
+    /// The list of records to create or update.
+    pub records: Option<Literal>,
     /// Delete: an entity, with `id`.
     pub delete: Option<String>,
     /// ListAppend: a list, with `element`.

@@ -177,6 +177,12 @@ pub(crate) unsafe fn copy_slot(from: u32, to: u32, desc: u32) {
     }
 }
 
+/// Makes room for so many elements, so that adding them allocates nothing.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_list_reserve(list: u32, capacity: u32) {
+    reserve(list, capacity);
+}
+
 /// Makes room for so many elements.
 pub(crate) unsafe fn reserve(list: u32, capacity: u32) {
     if capacity <= rd32(list + 4) {

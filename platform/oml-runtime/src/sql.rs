@@ -8,17 +8,18 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::bindings::odeon::sql::session::{self, Error, Rows, Value};
-use crate::calendar::DATE_DEFAULT;
 use crate::exceptions::{DATABASE, raise_as};
 use crate::lists::{rt_list_append, rt_new_list};
 use crate::memory::{
     bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, text, wr32, wr64,
 };
-use crate::values::{
-    BINARY, DATE, DATE_TIME, EMAIL, IDENTIFIER, PHONE, TEXT, field, field_count, is_default, kind,
-    rt_new_record,
-};
+use crate::values::*;
 use crate::{calendar, decimal};
+
+/// In the place of a column: it is the attribute itself, not one inside. The compiler knows it too.
+const WHOLE: u32 = u32::MAX;
+/// Characters of a refused sort that its exception repeats.
+const ASKED_CHARACTERS_MAX: usize = 100;
 
 static mut PARAMS: Vec<Value> = Vec::new();
 
@@ -91,13 +92,64 @@ binders! {
     rt_param_id(v: i64) = if v == 0 { Value::Null } else { Value::Int64(v) };
 }
 
-/// Runs a SELECT; the rows become records of `desc`, in a list.
+/// Runs a SELECT; the rows become records of `desc`, in a list. `places` are a count, then per column the
+/// attribute that it is, and the attribute inside that one or `WHOLE`.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn rt_query(sql: u32, desc: u32) -> u32 {
+unsafe extern "C" fn rt_select(sql: u32, desc: u32, places: u32) -> u32 {
     let list = rt_new_list();
     match run(false, |params| session::query(text(sql), params)) {
         Ok(rows) => {
-            let width = field_count(desc) as usize;
+            let width = rd32(places) as usize;
+            for row in rows.values.chunks_exact(width.max(1)) {
+                let record = rt_new_record(desc);
+                for (column, value) in row.iter().enumerate() {
+                    let at = places + 4 + column as u32 * 8;
+                    let (outer, inner) = (rd32(at), rd32(at + 4));
+                    let (mut slot, mut of) = (record + outer * 8, field(desc, outer).desc);
+                    if inner != WHOLE {
+                        (slot, of) = (rd32(slot) + inner * 8, field(of, inner).desc);
+                    }
+                    store(slot, of, value, column);
+                }
+                wr32(rt_list_append(list), record);
+            }
+        }
+        Err(error) => failed(&error),
+    }
+    list
+}
+
+/// Runs a SELECT of a number of rows.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_count(sql: u32) -> i64 {
+    match run(false, |params| session::query(text(sql), params)) {
+        Ok(rows) => identifier(&rows),
+        Err(error) => {
+            failed(&error);
+            0
+        }
+    }
+}
+
+/// Runs a statement of the author's that gives rows, inside the transaction when it writes. Its columns are
+/// the attributes of `desc`, in their order.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_rows(sql: u32, desc: u32, writes: u32) -> u32 {
+    let list = rt_new_list();
+    let writes = writes != 0;
+    let outcome = run(writes, |params| {
+        if writes { session::execute_returning(text(sql), params) } else { session::query(text(sql), params) }
+    });
+    match outcome {
+        Ok(rows) => {
+            let (columns, width) = (rows.columns.len(), field_count(desc) as usize);
+            if columns != width {
+                let message = alloc::format!(
+                    "Database exception: the statement gives {columns} columns, and its output has {width} attributes"
+                );
+                raise_as(DATABASE, 500, &message);
+                return list;
+            }
             for row in rows.values.chunks_exact(width.max(1)) {
                 wr32(rt_list_append(list), read_row(row, desc));
             }
@@ -107,10 +159,77 @@ unsafe extern "C" fn rt_query(sql: u32, desc: u32) -> u32 {
     list
 }
 
+/// Runs a statement of the author's for its effect, and gives how many rows it touched.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_touched(sql: u32) -> i64 {
+    match run(true, |params| session::execute(text(sql), params)) {
+        Ok(touched) => touched as i64,
+        Err(error) => {
+            failed(&error);
+            0
+        }
+    }
+}
+
+/// The statement with an order that was asked for at run time: `Name`, `Source.Name` or `[Name]`, with `asc` or
+/// `desc`, separated by commas. What is asked for is looked up in `choices` (a count, then name, text for small
+/// values first, text for large values first) and never becomes part of the statement itself.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_ordered(before: u32, asked: u32, choices: u32, after: u32) -> u32 {
+    let mut sql = String::from(text(before));
+    let mut taken = Vec::new();
+    let asked = text(asked).trim();
+    let parts = if asked.is_empty() { None } else { Some(asked.split(',')) };
+    for part in parts.into_iter().flatten() {
+        let mut words = part.split_ascii_whitespace();
+        let name = words.next().unwrap_or_default();
+        let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let descending = match words.next() {
+            None => Some(false),
+            Some(word) if word.eq_ignore_ascii_case("asc") => Some(false),
+            Some(word) if word.eq_ignore_ascii_case("desc") => Some(true),
+            Some(_) => None,
+        };
+        let found = (0..rd32(choices)).map(|i| choices + 4 + i * 12).find(|at| text(rd32(*at)) == name);
+        let (Some(at), Some(descending), None) = (found, descending, words.next()) else {
+            return cannot_sort(part.trim(), choices);
+        };
+        // Named again, it changes nothing; so the statement has no more keys than there are choices.
+        if !taken.contains(&at) {
+            taken.push(at);
+            sql.push_str(text(rd32(at + if descending { 8 } else { 4 })));
+            sql.push_str(", ");
+        }
+    }
+    sql.push_str(text(after));
+    new_text(&sql)
+}
+
+unsafe fn cannot_sort(asked: &str, choices: u32) -> u32 {
+    let shown: String = asked.chars().take(ASKED_CHARACTERS_MAX).collect();
+    let mut message = alloc::format!("Database exception: cannot sort by `{shown}`; there is");
+    for index in 0..rd32(choices) {
+        message.push_str(if index == 0 { " " } else { ", " });
+        message.push_str(text(rd32(choices + 4 + index * 12)));
+    }
+    raise_as(DATABASE, 500, &message);
+    0
+}
+
 /// Runs a SELECT of one row; none is an exception with the message `absent`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_query_one(sql: u32, desc: u32, absent: u32) -> u32 {
-    match run(false, |params| session::query(text(sql), params)) {
+    one(run(false, |params| session::query(text(sql), params)), desc, absent)
+}
+
+/// As `rt_query_one`, for a SELECT that locks the row until the transaction ends.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_lock_one(sql: u32, desc: u32, absent: u32) -> u32 {
+    one(run(true, |params| session::execute_returning(text(sql), params)), desc, absent)
+}
+
+unsafe fn one(outcome: Result<Rows, Error>, desc: u32, absent: u32) -> u32 {
+    match outcome {
         Ok(rows) if rows.values.len() >= field_count(desc) as usize => read_row(&rows.values, desc),
         Ok(_) => {
             raise_as(DATABASE, 500, text(absent));
@@ -162,15 +281,20 @@ unsafe fn is_empty(slot: u32, desc: u32) -> bool {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_insert(sql: u32) -> i64 {
     match run(true, |params| session::execute_returning(text(sql), params)) {
-        Ok(Rows { values, .. }) => match values.first() {
-            Some(Value::Int64(id)) => *id,
-            Some(Value::Int32(id)) => i64::from(*id),
-            _ => 0,
-        },
+        Ok(rows) => identifier(&rows),
         Err(error) => {
             failed(&error);
             0
         }
+    }
+}
+
+/// The number that a row of one column holds.
+fn identifier(rows: &Rows) -> i64 {
+    match rows.values.first() {
+        Some(Value::Int64(id)) => *id,
+        Some(Value::Int32(id)) => i64::from(*id),
+        _ => 0,
     }
 }
 
@@ -233,25 +357,85 @@ fn failed(error: &Error) {
 
 unsafe fn read_row(row: &[Value], desc: u32) -> u32 {
     let record = rt_new_record(desc);
-    for index in 0..field_count(desc) {
-        let slot = record + index * 8;
-        match &row[index as usize] {
-            // A column added later may be empty; there is no NULL in the language.
-            Value::Null => match kind(field(desc, index).desc) {
-                DATE => wr64(slot, i64::from(DATE_DEFAULT)),
-                DATE_TIME => wr64(slot, i64::from(DATE_DEFAULT) * calendar::DAY_US),
-                _ => wr64(slot, 0),
-            },
-            Value::Boolean(v) => wr64(slot, i64::from(*v)),
-            Value::Int32(v) | Value::Date(v) => wr64(slot, i64::from(*v)),
-            Value::Int64(v) | Value::Time(v) | Value::Timestamp(v) => wr64(slot, *v),
-            Value::Decimal(v) => wr64(slot, i64::from(new_decimal(decimal::parse(v).unwrap_or(0)))),
-            Value::Text(v) => wr64(slot, i64::from(new_text(v))),
-            Value::Bytes(v) => wr64(slot, i64::from(new_bytes(v))),
-            Value::Float64(_) => {
-                raise_as(DATABASE, 500, "Database exception: a column holds a floating point number")
-            }
-        }
+    for (column, value) in row.iter().enumerate().take(field_count(desc) as usize) {
+        store(record + column as u32 * 8, field(desc, column as u32).desc, value, column);
     }
     record
+}
+
+/// Writes a column's value into the slot of an attribute. Numbers become what the attribute is, when it can
+/// hold them; anything else must be of the attribute's type.
+unsafe fn store(slot: u32, desc: u32, value: &Value, column: usize) {
+    match (kind(desc), value) {
+        // There is no row, a sum of nothing, or a null identifier: there is no NULL in the language.
+        (_, Value::Null) => write_default(slot, desc),
+        (BOOLEAN, Value::Boolean(v)) => wr64(slot, i64::from(*v)),
+        (DATE, Value::Date(v)) => wr64(slot, i64::from(*v)),
+        (DATE_TIME, Value::Date(v)) => wr64(slot, i64::from(*v) * calendar::DAY_US),
+        (TIME, Value::Time(v)) | (DATE_TIME, Value::Timestamp(v)) => wr64(slot, *v),
+        (TEXT | EMAIL | PHONE, Value::Text(v)) => wr64(slot, i64::from(new_text(v))),
+        (BINARY, Value::Bytes(v)) => wr64(slot, i64::from(new_bytes(v))),
+        (INTEGER | LONG | IDENTIFIER, Value::Int32(v)) => wr64(slot, i64::from(*v)),
+        (LONG | IDENTIFIER, Value::Int64(v)) => wr64(slot, *v),
+        (to @ (INTEGER | LONG | IDENTIFIER | DECIMAL), _) => {
+            let Some(units) = units(value) else { return misfit(desc, value, column) };
+            let whole = i64::try_from(units / decimal::SCALE).ok().filter(|_| units % decimal::SCALE == 0);
+            match (to, whole) {
+                (DECIMAL, _) => wr64(slot, i64::from(new_decimal(units))),
+                (INTEGER, Some(v)) if i32::try_from(v).is_ok() => wr64(slot, v),
+                (LONG | IDENTIFIER, Some(v)) => wr64(slot, v),
+                _ => misfit(desc, value, column),
+            }
+        }
+        _ => misfit(desc, value, column),
+    }
+}
+
+/// A number in units of 10^-8.
+fn units(value: &Value) -> Option<i128> {
+    match value {
+        Value::Int32(v) => Some(i128::from(*v) * decimal::SCALE),
+        Value::Int64(v) => Some(i128::from(*v) * decimal::SCALE),
+        Value::Decimal(v) => decimal::parse(v),
+        Value::Null
+        | Value::Boolean(_)
+        | Value::Float64(_)
+        | Value::Text(_)
+        | Value::Bytes(_)
+        | Value::Date(_)
+        | Value::Time(_)
+        | Value::Timestamp(_) => None,
+    }
+}
+
+unsafe fn misfit(desc: u32, value: &Value, column: usize) {
+    let found = match value {
+        Value::Null => "nothing",
+        Value::Boolean(_) => "a boolean",
+        Value::Int32(_) | Value::Int64(_) => "an integer",
+        Value::Float64(_) => "a floating point number",
+        Value::Decimal(_) => "a numeric",
+        Value::Text(_) => "a text",
+        Value::Bytes(_) => "bytes",
+        Value::Date(_) => "a date",
+        Value::Time(_) => "a time",
+        Value::Timestamp(_) => "a timestamp",
+    };
+    let wanted = match kind(desc) {
+        BOOLEAN => "a Boolean",
+        INTEGER => "an Integer",
+        LONG => "a Long Integer",
+        DECIMAL => "a Decimal",
+        DATE => "a Date",
+        TIME => "a Time",
+        DATE_TIME => "a Date Time",
+        BINARY => "Binary Data",
+        IDENTIFIER => "an Identifier",
+        _ => "a Text",
+    };
+    let message = alloc::format!(
+        "Database exception: column {} is {found} that does not fit {wanted}; a cast in the statement helps",
+        column + 1
+    );
+    raise_as(DATABASE, 500, &message);
 }

@@ -97,6 +97,9 @@ impl Checker<'_, '_> {
     }
 
     fn name(&mut self, name: &str, span: Span) -> TExpr {
+        if let Some((index, ty)) = self.rows.calculated(name) {
+            return TExpr { ty: ty.clone(), span, kind: TKind::Calculated(index) };
+        }
         let found = self.scope.iter().rev().flatten().copied().find(|v| self.variables[*v].name == name);
         if let Some(variable) = found {
             return TExpr { ty: self.variables[variable].ty.clone(), span, kind: TKind::Local(variable) };
@@ -111,6 +114,7 @@ impl Checker<'_, '_> {
         }
         let known = self.scope.iter().flatten().map(|v| self.variables[*v].name.as_str());
         let known = known.chain(self.nodes.iter().map(|(n, _)| n.as_str())).chain(["True", "False"]);
+        let known = known.chain(self.rows.names());
         let hint = near(name, known);
         self.problems.error_hint("OML0103", span, format!("there is no variable `{name}` here"), hint);
         TExpr { ty: Type::Unknown, span, kind: TKind::Broken }
@@ -119,9 +123,10 @@ impl Checker<'_, '_> {
     fn member(&mut self, of: &Expr, member: &Name, span: Span) -> TExpr {
         let broken = TExpr { ty: Type::Unknown, span, kind: TKind::Broken };
         if let ExprKind::Name(root) = &of.kind {
-            // In a filter the entity's name is the row under test, whatever else has that name.
-            if let Some(row) = self.row.filter(|row| self.named.records[*row].name == *root) {
-                return self.field(row, member, span, |index| TKind::Attribute(row, index)).unwrap_or(broken);
+            // In a query a source's name is the row under test, whatever else has that name.
+            if let Some((source, record)) = self.rows.source(root) {
+                let kind = |index| TKind::Attribute(source, index);
+                return record.and_then(|r| self.field(r, member, span, kind)).unwrap_or(broken);
             }
             let is_variable = self.scope.iter().flatten().any(|v| self.variables[*v].name == *root);
             if !is_variable && let Some((_, outputs)) = self.nodes.iter().find(|(n, _)| n == root) {

@@ -76,6 +76,8 @@ impl Checker<'_, '_> {
                 (name, kind)
             }
             NodeKind::Entity { entity, action } => self.entity_action(node, entity, action)?,
+            NodeKind::Aggregate(aggregate) => self.aggregate(node, aggregate)?,
+            NodeKind::Sql(sql) => self.statement(node, sql),
             NodeKind::Raise { exception, message, status } => {
                 let message = self.expect(message, &Type::Text);
                 self.raise(exception, message, *status)?
@@ -141,35 +143,14 @@ impl Checker<'_, '_> {
         action: &EntityAction,
     ) -> Option<(String, TNodeKind)> {
         Some(match action {
-            EntityAction::Get { id } => {
-                let record = self.entity(entity);
+            EntityAction::Get { id } | EntityAction::GetForUpdate { id } => {
+                let lock = matches!(action, EntityAction::GetForUpdate { .. });
+                let record = if lock { self.writable(entity) } else { self.entity(entity) };
                 let id = self.expect(id, &identifier_of(record));
-                let default = format!("Get{}", entity.text);
+                let default = format!("Get{}{}", entity.text, if lock { "ForUpdate" } else { "" });
                 let outputs = [("Record", record.map_or(Type::Unknown, Type::Record))];
                 let out = self.outputs(node, &default, &outputs)[0];
-                (default, TNodeKind::Get { record: record?, id, out })
-            }
-            EntityAction::List { filter, sort, max, start } => {
-                let record = self.entity(entity);
-                let element = record.map_or(Type::Unknown, |r| Type::List(Box::new(Type::Record(r))));
-                self.row = record;
-                let filter = filter.as_ref().map(|f| self.expect(f, &Type::Boolean));
-                self.row = None;
-                if let Some(part) = filter.as_ref().and_then(crate::lower::refused) {
-                    let message = "this part of the filter needs the row, but cannot run in the database";
-                    self.problems.error("OML0501", part.span, message);
-                }
-                let mut order = Vec::new();
-                for (attribute, descending) in sort {
-                    let Some(record) = record else { break };
-                    order.extend(self.attribute(record, attribute).map(|index| (index, *descending)));
-                }
-                let max = max.as_ref().map(|m| self.expect(m, &Type::Integer));
-                let start = start.as_ref().map(|s| self.expect(s, &Type::Integer));
-                let default = format!("List{}", entity.text);
-                let outs = self.outputs(node, &default, &[("List", element), ("Count", Type::Integer)]);
-                let query = Query { record: record?, filter, sort: order, max, start };
-                (default, TNodeKind::List { query, list: outs[0], count: outs[1] })
+                (default, TNodeKind::Get { record: record?, id, lock, out })
             }
             EntityAction::Create { record } => {
                 let of = self.writable(entity);
@@ -182,6 +163,24 @@ impl Checker<'_, '_> {
                 let of = self.writable(entity);
                 let value = self.expect(record, &of.map_or(Type::Unknown, Type::Record));
                 (format!("Update{}", entity.text), TNodeKind::Update { record: of?, value })
+            }
+            EntityAction::CreateOrUpdate { record } => {
+                let of = self.writable(entity);
+                let value = self.expect(record, &of.map_or(Type::Unknown, Type::Record));
+                let default = format!("CreateOrUpdate{}", entity.text);
+                let out = self.outputs(node, &default, &[("Id", identifier_of(of))])[0];
+                (default, TNodeKind::CreateOrUpdate { record: of?, value, out })
+            }
+            EntityAction::CreateOrUpdateSome { records } => {
+                let of = self.writable(entity);
+                let element = of.map_or(Type::Unknown, Type::Record);
+                let some = of.map_or(Type::Unknown, |r| Type::List(Box::new(Type::Record(r))));
+                let list = self.expect(records, &some);
+                let element = self.variable("Current", element);
+                let default = format!("CreateOrUpdateSome{}", entity.text);
+                let ids = of.map_or(Type::Unknown, |r| Type::List(Box::new(Type::Identifier(Some(r)))));
+                let out = self.outputs(node, &default, &[("Ids", ids)])[0];
+                (default, TNodeKind::CreateOrUpdateSome { record: of?, list, element, out })
             }
             EntityAction::Delete { id } => {
                 let of = self.writable(entity);

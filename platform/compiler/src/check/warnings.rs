@@ -91,7 +91,8 @@ fn querying(bodies: &[Body], calls: &[Vec<usize>]) -> Vec<bool> {
 }
 
 fn is_query(node: &TNodeKind) -> bool {
-    matches!(node, TNodeKind::Get { .. } | TNodeKind::List { .. })
+    let reads = matches!(node, TNodeKind::Get { .. } | TNodeKind::Aggregate { .. });
+    reads || matches!(node, TNodeKind::Sql { statement, .. } if !statement.writes)
 }
 
 fn queries_in_loops(nodes: &[TNode], in_loop: bool, queries: &[bool], problems: &mut Problems<'_>) {
@@ -109,9 +110,13 @@ fn queries_in_loops(nodes: &[TNode], in_loop: bool, queries: &[bool], problems: 
 }
 
 fn unbounded(node: &TNode, named: &Named, problems: &mut Problems<'_>) {
-    let TNodeKind::List { query, .. } = &node.kind else { return };
-    let is_static = named.records[query.record].entity.as_ref().is_some_and(|entity| entity.is_static);
-    if query.max.is_none() && !is_static && !query.filter.as_ref().is_some_and(finds_one) {
+    let TNodeKind::Aggregate { query, .. } = &node.kind else { return };
+    let is_static =
+        |source: &TSource| named.records[source.record].entity.as_ref().is_some_and(|e| e.is_static);
+    let is_one_row = query.is_grouped() && query.keys.is_empty();
+    let is_single = query.sources.len() == 1 && query.filters.iter().any(finds_one);
+    let is_small = is_one_row || is_single || query.sources.iter().all(is_static);
+    if query.max.is_none() && !is_small {
         let message = format!("`{}` fetches every row that there may ever be", node.name);
         let hint = "say how many at most with `max`; `max: 0` says that all are meant".to_owned();
         problems.warning_hint("OML0604", node.span, message, hint);
@@ -120,7 +125,7 @@ fn unbounded(node: &TNode, named: &Named, problems: &mut Problems<'_>) {
 
 /// Whether a filter asks for one identifier.
 fn finds_one(filter: &TExpr) -> bool {
-    let is_id = |expr: &TExpr| matches!(expr.kind, TKind::Attribute(_, 0));
+    let is_id = |expr: &TExpr| matches!(expr.kind, TKind::Attribute(0, 0));
     if let TKind::Compare(Binary::Equal, a, b) = &filter.kind {
         return is_id(a) || is_id(b);
     }

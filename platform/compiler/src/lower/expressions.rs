@@ -21,7 +21,10 @@ impl Generator<'_, '_> {
 
     pub(super) fn expression(&mut self, expr: &TExpr) {
         match &expr.kind {
-            TKind::Broken | TKind::Attribute(..) => self.code.push(Instruction::Unreachable), // errors end before here
+            // Errors end before here, and queries become SQL.
+            TKind::Broken | TKind::Attribute(..) | TKind::Calculated(_) => {
+                self.code.push(Instruction::Unreachable);
+            }
             TKind::Constant(constant) => self.constant(constant),
             TKind::Null => self.code.push(Instruction::I64Const(0)),
             TKind::Local(variable) => self.code.push(Instruction::LocalGet(*variable as u32)),

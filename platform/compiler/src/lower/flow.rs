@@ -65,10 +65,15 @@ impl Generator<'_, '_> {
                 }
                 self.leave_if_raised();
             }
-            TNodeKind::Get { record, id, out } => self.get(*record, id, *out),
-            TNodeKind::List { query, list, count } => self.list(query, *list, *count),
+            TNodeKind::Get { record, id, lock, out } => self.get(*record, id, *lock, *out),
+            TNodeKind::Aggregate { query, list, count } => self.aggregate(query, *list, *count),
+            TNodeKind::Sql { statement, list, count } => self.sql(statement, *list, *count),
             TNodeKind::Create { record, value, out } => self.create(*record, value, *out),
             TNodeKind::Update { record, value } => self.update(*record, value),
+            TNodeKind::CreateOrUpdate { record, value, out } => self.create_or_update(*record, value, *out),
+            TNodeKind::CreateOrUpdateSome { record, list, element, out } => {
+                self.create_or_update_some(*record, list, *element, *out);
+            }
             TNodeKind::Delete { record, id } => self.delete(*record, id),
             TNodeKind::Raise { exception, message, status } => {
                 self.expression(message);

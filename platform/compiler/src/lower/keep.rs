@@ -43,6 +43,11 @@ impl Uses {
         });
         uses
     }
+
+    /// Whether anything reads a variable.
+    pub(super) fn reads(&self, variable: usize) -> bool {
+        self.reads.contains_key(&variable)
+    }
 }
 
 /// The places to keep at the end of an iteration; `None` when the loop must not free.
@@ -140,6 +145,7 @@ impl Loop<'_> {
             TKind::Broken
             | TKind::Attribute(..)
             | TKind::Setting(_)
+            | TKind::Calculated(_)
             | TKind::Length(_)
             | TKind::Negate(_)
             | TKind::Not(_)

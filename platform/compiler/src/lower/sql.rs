@@ -1,76 +1,45 @@
-//! Entity actions and filters to SQL with bound parameters.
+//! Entity actions and expressions over rows to SQL with bound parameters.
 //!
-//! A part of a filter that does not touch the tested row is evaluated in the guest and bound; only what
+//! A part of an expression that does not touch the tested row is evaluated in the guest and bound; only what
 //! touches it becomes SQL. Names are quoted and unqualified, every parameter carries its type, so the
 //! statement means the same however it is prepared. Values never become part of the text.
 //! Invariant: parameters are bound in the order of their numbers.
 
-use wasm_encoder::{Instruction, ValType};
+use wasm_encoder::Instruction;
 
-use super::{Generator, load};
+use super::{Generator, load, word};
 use crate::ast::Binary;
 use crate::types::*;
 
 impl Generator<'_, '_> {
-    pub(super) fn get(&mut self, record: usize, id: &TExpr, out: usize) {
+    pub(super) fn get(&mut self, record: usize, id: &TExpr, lock: bool, out: usize) {
         let named = self.shared.named;
         let def = &named.records[record];
         self.expression(id);
         self.bind(&Type::Long);
-        let sql = format!("SELECT {} FROM {} WHERE \"Id\" = $1::int8", columns(def), quoted(&def.name));
-        self.statement(&sql);
+        let locked = if lock { " FOR UPDATE" } else { "" };
+        let (columns, table) = (columns(def), quoted(&def.name));
+        self.statement(&format!("SELECT {columns} FROM {table} WHERE \"Id\" = $1::int8{locked}"));
         let descriptor = self.shared.descriptor(&Type::Record(record));
         self.address(descriptor);
         self.absent(def);
-        self.run("rt_query_one");
+        self.run(if lock { "rt_lock_one" } else { "rt_query_one" });
         self.code.push(Instruction::LocalSet(out as u32));
         self.leave_if_raised();
     }
 
-    pub(super) fn list(&mut self, query: &Query, list: usize, count: usize) {
-        let named = self.shared.named;
-        let def = &named.records[query.record];
-        let mut statement = Statement { named, text: String::new(), bound: Vec::new() };
-        statement.text = format!("SELECT {} FROM {}", columns(def), quoted(&def.name));
-        if let Some(filter) = &query.filter {
-            statement.text.push_str(" WHERE ");
-            statement.expression(filter);
-        }
-        statement.text.push_str(" ORDER BY ");
-        for (attribute, descending) in &query.sort {
-            let direction = if *descending { " DESC" } else { "" };
-            statement.text.push_str(&format!("{}{direction}, ", quoted(&def.fields[*attribute].name)));
-        }
-        statement.text.push_str("\"Id\""); // equal rows keep one order, so pages do not overlap
-        if let Some(max) = &query.max {
-            statement.text.push_str(" LIMIT NULLIF(GREATEST(");
-            statement.parameter(max);
-            statement.text.push_str(", 0), 0)");
-        }
-        if let Some(start) = &query.start {
-            statement.text.push_str(" OFFSET GREATEST(");
-            statement.parameter(start);
-            statement.text.push_str(", 0)");
-        }
-        let Statement { text, bound, .. } = statement;
-        for value in &bound {
-            self.expression(value);
-            self.bind(&value.ty);
-        }
-        self.statement(&text);
-        let descriptor = self.shared.descriptor(&Type::Record(query.record));
-        self.address(descriptor);
-        self.run("rt_query");
-        self.code.push(Instruction::LocalTee(list as u32));
-        self.call("rt_list_len");
-        self.code.push(Instruction::LocalSet(count as u32));
+    pub(super) fn create(&mut self, record: usize, value: &TExpr, out: usize) {
+        let held = self.hold(value);
+        self.insert(record, held);
+        self.code.push(Instruction::LocalSet(out as u32));
         self.leave_if_raised();
     }
 
-    pub(super) fn create(&mut self, record: usize, value: &TExpr, out: usize) {
+    /// Leaves the identifier on the stack; whether something was raised is to be asked when it is off it.
+    pub(super) fn insert(&mut self, record: usize, held: u32) {
         let named = self.shared.named;
         let def = &named.records[record];
-        self.bind_fields(record, value);
+        self.bind_fields(record, held);
         let (mut names, mut values) = (Vec::new(), Vec::new());
         for (index, field) in def.fields.iter().enumerate().skip(1) {
             names.push(quoted(&field.name));
@@ -88,14 +57,17 @@ impl Generator<'_, '_> {
         };
         self.statement(&sql);
         self.run("rt_insert");
-        self.code.push(Instruction::LocalSet(out as u32));
-        self.leave_if_raised();
     }
 
     pub(super) fn update(&mut self, record: usize, value: &TExpr) {
+        let held = self.hold(value);
+        self.write(record, held);
+    }
+
+    pub(super) fn write(&mut self, record: usize, held: u32) {
         let named = self.shared.named;
         let def = &named.records[record];
-        let held = self.bind_fields(record, value);
+        self.bind_fields(record, held);
         self.code.push(Instruction::LocalGet(held));
         self.code.push(load(&Type::Long, 0));
         self.bind(&Type::Long);
@@ -125,13 +97,18 @@ impl Generator<'_, '_> {
         self.leave_if_raised();
     }
 
-    /// Checks the record, then binds every attribute but the Id, in order; returns the local that holds it.
-    fn bind_fields(&mut self, record: usize, value: &TExpr) -> u32 {
-        let named = self.shared.named;
-        let def = &named.records[record];
-        let held = self.temporary(ValType::I32);
+    /// The local that holds a value.
+    pub(super) fn hold(&mut self, value: &TExpr) -> u32 {
+        let held = self.temporary(word(&value.ty));
         self.expression(value);
         self.code.push(Instruction::LocalSet(held));
+        held
+    }
+
+    /// Checks the record that a local holds, then binds every attribute but the Id, in order.
+    fn bind_fields(&mut self, record: usize, held: u32) {
+        let named = self.shared.named;
+        let def = &named.records[record];
         // Before the first parameter is bound: a refused record leaves none behind.
         if def.fields.iter().skip(1).any(|f| f.mandatory || f.length.is_some()) {
             let (descriptor, entity) =
@@ -147,10 +124,9 @@ impl Generator<'_, '_> {
             self.code.push(load(&field.ty, index));
             self.bind(&field.ty);
         }
-        held
     }
 
-    fn bind(&mut self, ty: &Type) {
+    pub(super) fn bind(&mut self, ty: &Type) {
         self.call(match ty {
             Type::Unknown | Type::Boolean => "rt_param_bool",
             Type::Integer => "rt_param_int",
@@ -165,13 +141,13 @@ impl Generator<'_, '_> {
         });
     }
 
-    fn run(&mut self, statement: &str) {
+    pub(super) fn run(&mut self, statement: &str) {
         self.protect(1);
         self.call(statement);
         self.protect(-1);
     }
 
-    fn statement(&mut self, sql: &str) {
+    pub(super) fn statement(&mut self, sql: &str) {
         let at = self.shared.data.text(sql);
         self.address(at);
     }
@@ -182,13 +158,13 @@ impl Generator<'_, '_> {
     }
 }
 
-/// Whether the database can evaluate a filter; the part that it cannot.
+/// Whether the database can evaluate an expression over rows; the part that it cannot.
 pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
     if !touches_row(expr) {
         return None;
     }
     match &expr.kind {
-        TKind::Attribute(..) => None,
+        TKind::Attribute(..) | TKind::Calculated(_) => None,
         TKind::Negate(a) | TKind::Not(a) => refused(a),
         TKind::Arithmetic(_, a, b)
         | TKind::Concat(a, b)
@@ -228,29 +204,113 @@ pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
 }
 
 fn touches_row(expr: &TExpr) -> bool {
-    matches!(expr.kind, TKind::Attribute(..)) || expr.parts().into_iter().any(touches_row)
+    matches!(expr.kind, TKind::Attribute(..) | TKind::Calculated(_))
+        || expr.parts().into_iter().any(touches_row)
 }
 
-struct Statement<'s> {
-    named: &'s Named,
-    text: String,
-    bound: Vec<TExpr>,
+/// A statement under construction.
+pub(super) struct Statement<'s> {
+    pub(super) named: &'s Named,
+    pub(super) query: &'s Query,
+    /// Which sources may have no row here, because a join keeps rows without one.
+    pub(super) open: Vec<bool>,
+    pub(super) text: String,
+    pub(super) bound: Vec<TExpr>,
 }
 
 impl Statement<'_> {
-    fn parameter(&mut self, value: &TExpr) {
+    /// The text of an expression, not yet part of the statement; its parameters have their numbers.
+    pub(super) fn text_of(&mut self, write: impl FnOnce(&mut Self)) -> String {
+        let text = std::mem::take(&mut self.text);
+        write(self);
+        std::mem::replace(&mut self.text, text)
+    }
+
+    /// A column as it is in the table; NULL where its source has no row.
+    pub(super) fn column(&self, source: usize, index: usize) -> String {
+        let source = &self.query.sources[source];
+        format!("{}.{}", quoted(&source.name), quoted(&self.named.records[source.record].fields[index].name))
+    }
+
+    /// The default where the source of a column has no row.
+    pub(super) fn or_default(&self, column: String, source: usize, ty: &Type) -> String {
+        match default_of(ty).filter(|_| self.open[source]) {
+            Some(default) => format!("COALESCE({column}, {default})"),
+            None => column,
+        }
+    }
+
+    /// Whether a value may be NULL: an identifier only, and no Id of a row that is there.
+    pub(super) fn may_be_null(&self, expr: &TExpr) -> bool {
+        let is_id = if let TKind::Attribute(source, index) = expr.kind {
+            index == 0 && !self.open[source]
+        } else {
+            false
+        };
+        matches!(expr.ty, Type::Identifier(_)) && !is_id
+    }
+
+    /// What must hold of a row. Here, unlike inside an expression, NULL is as good as false, so identifiers
+    /// may be compared in the way that joins and indexes are made for.
+    pub(super) fn condition(&mut self, expr: &TExpr) {
+        match &expr.kind {
+            TKind::Logic(Binary::And, a, b) if touches_row(a) || touches_row(b) => {
+                self.text.push('(');
+                self.condition(a);
+                self.text.push_str(" AND ");
+                self.condition(b);
+                self.text.push(')');
+            }
+            TKind::Compare(Binary::Equal, a, b)
+                if matches!(a.ty, Type::Identifier(_)) && touches_row(a) && touches_row(b) =>
+            {
+                if self.may_be_null(a) && self.may_be_null(b) {
+                    self.around("(COALESCE(", a, ", 0) = COALESCE(");
+                    self.around("", b, ", 0))");
+                } else {
+                    self.between(a, "=", b);
+                }
+            }
+            TKind::Broken
+            | TKind::Constant(_)
+            | TKind::Null
+            | TKind::Local(_)
+            | TKind::Setting(_)
+            | TKind::Field(..)
+            | TKind::Attribute(..)
+            | TKind::Calculated(_)
+            | TKind::Item(..)
+            | TKind::Length(_)
+            | TKind::Negate(_)
+            | TKind::Not(_)
+            | TKind::Arithmetic(..)
+            | TKind::Concat(..)
+            | TKind::Compare(..)
+            | TKind::Logic(..)
+            | TKind::Convert(_)
+            | TKind::If(..)
+            | TKind::Builtin(..)
+            | TKind::Invoke(..) => self.expression(expr),
+        }
+    }
+
+    pub(super) fn parameter(&mut self, value: &TExpr) {
         self.bound.push(value.clone());
         self.text.push_str(&format!("${}::{}", self.bound.len(), sql_type(&value.ty)));
     }
 
-    fn expression(&mut self, expr: &TExpr) {
+    pub(super) fn expression(&mut self, expr: &TExpr) {
         if !touches_row(expr) {
             return self.parameter(expr);
         }
         match &expr.kind {
-            TKind::Attribute(record, index) => {
-                let def = &self.named.records[*record];
-                self.text.push_str(&format!("{}.{}", quoted(&def.name), quoted(&def.fields[*index].name)));
+            TKind::Attribute(source, index) => {
+                let column = self.or_default(self.column(*source, *index), *source, &expr.ty);
+                self.text.push_str(&column);
+            }
+            TKind::Calculated(index) => {
+                let name = quoted(&self.query.calculated[*index].0);
+                self.text.push_str(&format!("{name}.{name}"));
             }
             TKind::Negate(a) => self.around("(-", a, ")"),
             TKind::Not(a) => self.around("(NOT ", a, ")"),
@@ -259,6 +319,9 @@ impl Statement<'_> {
             TKind::Compare(op, a, b) => self.compare(*op, a, b),
             TKind::Convert(a) if a.ty == Type::Decimal && matches!(expr.ty, Type::Integer | Type::Long) => {
                 self.around("trunc(", a, &format!(")::{}", sql_type(&expr.ty)));
+            }
+            TKind::Convert(a) if self.may_be_null(a) => {
+                self.around("(COALESCE(", a, &format!(", 0))::{}", sql_type(&expr.ty)));
             }
             TKind::Convert(a) if a.ty == Type::Boolean => {
                 self.around("(", a, &format!(")::int4::{}", sql_type(&expr.ty)));
@@ -296,6 +359,10 @@ impl Statement<'_> {
     fn compare(&mut self, op: Binary, a: &TExpr, b: &TExpr) {
         let null_aware = matches!(a.ty, Type::Identifier(_)) || matches!(b.ty, Type::Identifier(_));
         if !null_aware {
+            if is_text(&a.ty) && !(collates(a) || collates(b)) {
+                self.around("(", a, &format!(" {COLLATION} {} ", op.symbol()));
+                return self.around("", b, ")");
+            }
             return self.between(a, op.symbol(), b);
         }
         let (row, other) = if touches_row(a) { (a, b) } else { (b, a) };
@@ -329,16 +396,43 @@ impl Statement<'_> {
     }
 }
 
+/// How texts compare; a value that comes from no column has to be told.
+pub(super) const COLLATION: &str = "COLLATE \"odeon_text\"";
+
+pub(super) fn is_text(ty: &Type) -> bool {
+    matches!(ty, Type::Text | Type::Email | Type::Phone)
+}
+
+/// Whether a text comes from a column, which says how it compares.
+fn collates(expr: &TExpr) -> bool {
+    let from_row = matches!(expr.kind, TKind::Attribute(..) | TKind::Calculated(_)) && is_text(&expr.ty);
+    from_row || expr.parts().into_iter().any(collates)
+}
+
+/// What stands for an attribute of a source without a row; none for identifiers, which may be NULL.
+fn default_of(ty: &Type) -> Option<&'static str> {
+    Some(match ty {
+        Type::Identifier(_) => return None,
+        Type::Unknown | Type::Boolean => "false",
+        Type::Integer | Type::Long | Type::Decimal => "0",
+        Type::Text | Type::Email | Type::Phone => "''",
+        Type::Date => "date '1900-01-01'",
+        Type::Time => "time '00:00:00'",
+        Type::DateTime => "timestamp '1900-01-01 00:00:00'",
+        Type::Binary | Type::Record(_) | Type::List(_) => "''::bytea",
+    })
+}
+
 fn columns(def: &RecordDef) -> String {
     def.fields.iter().map(|f| quoted(&f.name)).collect::<Vec<_>>().join(", ")
 }
 
 /// Names hold letters, digits and _ only, so quotes need no doubling.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
 
-fn sql_type(ty: &Type) -> &'static str {
+pub(super) fn sql_type(ty: &Type) -> &'static str {
     match ty {
         Type::Unknown | Type::Boolean => "boolean",
         Type::Integer => "int4",

@@ -9,16 +9,21 @@ use crate::sources::Span;
 use crate::yaml::{self, Scalar, Shape};
 
 /// The keys that say what a node does; each in a node of its own.
-const KINDS: [&str; 29] = [
+const KINDS: [&str; 34] = [
     "assign",
     "if",
     "switch",
     "for_each",
     "call",
     "get",
+    "get_for_update",
     "list",
+    "aggregate",
+    "sql",
     "create",
     "update",
+    "create_or_update",
+    "create_or_update_some",
     "delete",
     "list_append",
     "list_append_all",
@@ -126,11 +131,11 @@ fn read_node(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Node> {
 }
 
 /// One node: its leading key has been taken, the others are taken as they are needed.
-struct Reader<'r, 'n, 'p> {
-    kind: &'r str,
-    span: Span,
-    keys: &'r mut Keys<'n>,
-    problems: &'r mut Problems<'p>,
+pub(super) struct Reader<'r, 'n, 'p> {
+    pub(super) kind: &'r str,
+    pub(super) span: Span,
+    pub(super) keys: &'r mut Keys<'n>,
+    pub(super) problems: &'r mut Problems<'p>,
 }
 
 impl Reader<'_, '_, '_> {
@@ -165,10 +170,18 @@ impl Reader<'_, '_, '_> {
             "delete" => self.entity(subject, |r| Some(EntityAction::Delete { id: r.need("id")? }))?,
             "create" => self.entity(subject, |r| Some(EntityAction::Create { record: r.need("record")? }))?,
             "update" => self.entity(subject, |r| Some(EntityAction::Update { record: r.need("record")? }))?,
-            "list" => self.entity(subject, |r| {
-                let (filter, sort) = (r.maybe("where"), r.sort("sort"));
-                Some(EntityAction::List { filter, sort, max: r.maybe("max"), start: r.maybe("start") })
+            "get_for_update" => {
+                self.entity(subject, |r| Some(EntityAction::GetForUpdate { id: r.need("id")? }))?
+            }
+            "create_or_update" => {
+                self.entity(subject, |r| Some(EntityAction::CreateOrUpdate { record: r.need("record")? }))?
+            }
+            "create_or_update_some" => self.entity(subject, |r| {
+                Some(EntityAction::CreateOrUpdateSome { records: r.need("records")? })
             })?,
+            "list" => NodeKind::Aggregate(Box::new(self.list_of(subject)?)),
+            "aggregate" => NodeKind::Aggregate(Box::new(self.aggregate(subject)?)),
+            "sql" => NodeKind::Sql(Box::new(self.sql(subject)?)),
             "try" => {
                 let body = read(subject, self.problems);
                 let handlers = handlers(self.keys, self.problems);
@@ -223,7 +236,14 @@ impl Reader<'_, '_, '_> {
             "list_insert" => ListAction::Insert { element: self.need("element")?, at: self.need("at")? },
             "list_remove" => ListAction::Remove { at: self.need("at")? },
             "list_clear" => ListAction::Clear,
-            "list_sort" => ListAction::Sort { by: self.sort("by") },
+            "list_sort" => {
+                let mut by = self.sort("by");
+                for (attribute, _) in &mut by {
+                    // `Entity.Attribute` and `Attribute` mean the same.
+                    attribute.text = attribute.text.rsplit('.').next().unwrap_or_default().to_owned();
+                }
+                ListAction::Sort { by }
+            }
             "list_distinct" => ListAction::Copy { distinct: true },
             "list_duplicate" => ListAction::Copy { distinct: false },
             "list_filter" => self.search(Search::Filter)?,
@@ -273,7 +293,7 @@ impl Reader<'_, '_, '_> {
         element
     }
 
-    fn sort(&mut self, key: &str) -> Vec<(Name, bool)> {
+    pub(super) fn sort(&mut self, key: &str) -> Vec<(Name, bool)> {
         self.keys.take(key).map(|n| sort_of(n, self.problems)).unwrap_or_default()
     }
 
@@ -281,11 +301,11 @@ impl Reader<'_, '_, '_> {
         flow_of(self.keys, key, self.problems)
     }
 
-    fn maybe(&mut self, key: &str) -> Option<Expr> {
+    pub(super) fn maybe(&mut self, key: &str) -> Option<Expr> {
         self.keys.take(key).map(|n| expr(n, self.problems))
     }
 
-    fn need(&mut self, key: &str) -> Option<Expr> {
+    pub(super) fn need(&mut self, key: &str) -> Option<Expr> {
         let found = self.maybe(key);
         if found.is_none() {
             self.missing(key);
@@ -293,15 +313,15 @@ impl Reader<'_, '_, '_> {
         found
     }
 
-    fn missing(&mut self, key: &str) {
+    pub(super) fn missing(&mut self, key: &str) {
         self.problems.error("OML0005", self.span, format!("`{}` needs `{key}`", self.kind));
     }
 
-    fn text(&mut self, node: &yaml::Node) -> Option<Name> {
+    pub(super) fn text(&mut self, node: &yaml::Node) -> Option<Name> {
         text_of(node, self.problems)
     }
 
-    fn expr(&mut self, node: &yaml::Node) -> Expr {
+    pub(super) fn expr(&mut self, node: &yaml::Node) -> Expr {
         expr(node, self.problems)
     }
 }
@@ -349,8 +369,6 @@ fn sort_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<(Name, bool)> 
                     false
                 }
             };
-            // `Entity.Attribute` and `Attribute` mean the same.
-            let attribute = attribute.rsplit('.').next().unwrap_or_default();
             (Name { text: attribute.to_owned(), span: text.span }, descending)
         })
         .collect()
