@@ -124,6 +124,29 @@ rest:
             where: Order.Total > 1000
             totals: { N: count, Sum: { sum: Order.Total }, Last: { max: Order.PlacedOn } }
           - assign: { Out: 'Found.List[0].N + " " + Found.List[0].Sum + " " + DateToText(Found.List[0].Last) + " " + Found.Count' }
+      Words:
+        outputs: { Page: Page }
+        locals: { Pair: Pair }
+        flow:
+          - aggregate:
+              - Order
+              - entity: Order
+                as: Other
+                join: full
+                on: Order.CustomerId = Other.CustomerId and Order.Id <> Other.Id
+            name: Found
+            calculated: { Word: 'If(Order.Total > 10, "BIG", "small")', Ref: Order.CustomerId }
+            where: [Word = "big" or Ref = NullIdentifier(), 'If(Other.Total > 1000, "a", "b") = "B"']
+            group_by: [Word, Ref]
+            totals: { N: count, First: { min: Word } }
+            dynamic_sort: '"[N] desc, Ref"'
+            max: 2
+          - for_each: Found.List
+            as: Row
+            do:
+              - assign: { Pair.Name: Row.First + Row.N + (Row.Ref = NullIdentifier()), Page.Count: Found.Count }
+              - list_append: Page.Pairs
+                element: Pair
       Sql:
         verb: POST
         inputs: { Least: Currency }
@@ -298,6 +321,9 @@ async fn groups(app: &App<'_>) {
     let found = app.get("Groups").await;
     let numbers = |groups: &Value| groups.to_string().replace(".0,", ",").replace(".0}", "}");
     assert_eq!(numbers(&found), numbers(&json!(expected)));
+    // A text that comes from no column compares like one; groups are counted as groups.
+    let words = app.get("Words").await;
+    assert_eq!(format!("{} {}", shown(&words["Pairs"]), words["Count"]), "small3True0 BIG1False0 of 0 3");
     assert_eq!(app.get("Nothing").await, json!("0 0 1900-01-01 1"));
 }
 

@@ -182,9 +182,14 @@ fn count_is_the_number_of_all_rows_and_asked_for_when_it_is_used() {
     );
     assert_eq!(seen.len(), 2, "{seen:?}");
     assert!(seen[1].starts_with(r#"query: SELECT count(*) FROM "Order" WHERE"#), "{seen:?}");
-    let both = "- list: Order\n  name: Found\n- assign: { Out.Number: Found.Count + Found.List.Length }\n";
-    let (reply, seen) = run(both, [Answer::Rows(vec![long(1), long(2)])]);
-    assert_eq!((reply.body.as_str(), seen.len()), (r#"{"Text":"","Other":"","Number":4,"Sum":0}"#, 1));
+    for max in ["", "  max: 0\n"] {
+        let both = format!(
+            "- list: Order\n  name: Found\n{max}- assign: {{ Out.Number: Found.Count + Found.List.Length }}\n"
+        );
+        let (reply, seen) = run(&both, [Answer::Rows(vec![long(1), long(2)])]);
+        let expected = (r#"{"Text":"","Other":"","Number":4,"Sum":0}"#, 1);
+        assert_eq!((reply.body.as_str(), seen.len()), expected, "{seen:?}");
+    }
 }
 
 #[test]
@@ -675,6 +680,27 @@ fn wrong_queries_are_told() {
     "#);
     assert!(told("- create_or_update: Kind\n  record: C\n").contains("OML0302"));
     assert!(told("- get_for_update: Kind\n  id: Id\n").contains("OML0302"));
+}
+
+#[test]
+fn calculated_attributes_do_not_explode() {
+    let chain = |length: usize| {
+        let each: String = (1..=length).map(|i| format!(", C{i}: C{0} + C{0}", i - 1)).collect();
+        told(&format!(
+            "- aggregate: Order\n  calculated: {{ C0: Order.Total{each} }}\n  where: C{length} > 1\n"
+        ))
+    };
+    assert_eq!(chain(10), "");
+    let refused = "this has more than 10000 parts";
+    assert_eq!(chain(60).matches(refused).count(), 48);
+    // Compiled, the text grows with their number only.
+    let seen = statements(
+        "- aggregate: Order\n  calculated: { A: Order.Total, B: A * A, C: B * B }\n  where: C > 1\n",
+    );
+    assert!(
+        seen.contains(r#"CROSS JOIN LATERAL (SELECT ("B"."B" * "B"."B") AS "C") AS "C" WHERE"#),
+        "{seen}"
+    );
 }
 
 #[test]

@@ -18,7 +18,13 @@ pub(super) struct Rows {
     /// `None` where the entity is unknown, which was reported.
     sources: Vec<(String, Option<usize>)>,
     calculated: Vec<(String, Type)>,
+    /// How many parts each calculated attribute has when those that it uses are written out.
+    sizes: Vec<usize>,
 }
+
+/// Parts of a calculated attribute with those that it uses written out, as the database plans it: each may use
+/// the one before twice, and then the size has the power of their number. Far beyond what a person writes.
+const CALCULATED_PARTS_MAX: usize = 10_000;
 
 impl Rows {
     /// The place of a source and its entity.
@@ -61,6 +67,18 @@ impl Checker<'_, '_> {
         for (name, value) in &aggregate.calculated {
             self.fresh(name);
             let value = self.computed(value, "a calculated attribute");
+            let mut size = 0_usize;
+            value.each(&mut |part| {
+                let parts = if let TKind::Calculated(at) = part.kind { self.rows.sizes[at] } else { 1 };
+                size = size.saturating_add(parts);
+            });
+            if size > CALCULATED_PARTS_MAX {
+                let message = format!(
+                    "with the calculated attributes that it uses, this has more than {CALCULATED_PARTS_MAX} parts"
+                );
+                self.problems.error("OML0501", value.span, message);
+            }
+            self.rows.sizes.push(size);
             self.rows.calculated.push((name.text.clone(), value.ty.clone()));
             calculated.push((name.text.clone(), value));
         }

@@ -39,7 +39,9 @@ impl Generator<'_, '_> {
         let totals: Vec<String> = query.totals.iter().map(|total| statement.total(total)).collect();
         let wants_count = self.uses.reads(count);
         let wants_list = self.uses.reads(list) || !wants_count;
-        let is_paged = query.max.is_some() || query.start.is_some();
+        // `max: 0` says in the model that all rows are meant.
+        let is_zero = |max: &TExpr| matches!(max.kind, TKind::Constant(Constant::Integer(0)));
+        let is_paged = query.start.is_some() || query.max.as_ref().is_some_and(|max| !is_zero(max));
 
         let columns = self.columns(&statement, &keys, &totals, list);
         let select: Vec<&str> = columns.iter().map(|column| column.sql.as_str()).collect();
