@@ -288,10 +288,7 @@ fn comparisons_mean_in_the_database_what_they_mean_in_memory() {
         filter("not (Order.Id = C2.Id)"),
         r#"(NOT ((("Order"."Id" IS NOT DISTINCT FROM "C2"."Id"))))"#
     );
-    assert_eq!(
-        filter("IdentifierToLongInteger(C2.Id) = 0"),
-        r#"((COALESCE("C2"."Id", 0))::int8 = $4::int8)"#
-    );
+    assert_eq!(filter("IdentifierToLongInteger(C2.Id) = 0"), r#"(COALESCE("C2"."Id", 0) = $4::int8)"#);
     assert_eq!(filter("C2.Rating < 1"), r#"(COALESCE("C2"."Rating", 0) < $4::numeric)"#);
     // A text that comes from no column is told how it compares.
     assert_eq!(filter("Word = \"A\""), r#"("Word"."Word" = $4::text)"#);
@@ -690,7 +687,7 @@ fn calculated_attributes_do_not_explode() {
             "- aggregate: Order\n  calculated: {{ C0: Order.Total{each} }}\n  where: C{length} > 1\n"
         ))
     };
-    assert_eq!(chain(10), "");
+    assert!(!chain(10).contains("error["), "{}", chain(10));
     let refused = "this has more than 10000 parts";
     assert_eq!(chain(60).matches(refused).count(), 48);
     // Compiled, the text grows with their number only.
