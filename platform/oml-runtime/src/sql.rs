@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use crate::bindings::odeon::sql::session::{self, Error, Rows, Value};
 use crate::exceptions::{DATABASE, raise_as};
-use crate::lists::{rt_list_append, rt_new_list};
+use crate::lists::{list_len, rt_list_append, rt_new_list};
 use crate::memory::{
     bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, text, wr32, wr64,
 };
@@ -96,8 +96,12 @@ binders! {
 /// attribute that it is, and the attribute inside that one or `WHOLE`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_select(sql: u32, desc: u32, places: u32) -> u32 {
+    records(run(false, |params| session::query(text(sql), params)), desc, places)
+}
+
+unsafe fn records(rows: Result<Rows, Error>, desc: u32, places: u32) -> u32 {
     let list = rt_new_list();
-    match run(false, |params| session::query(text(sql), params)) {
+    match rows {
         Ok(rows) => {
             let width = rd32(places) as usize;
             for row in rows.values.chunks_exact(width.max(1)) {
@@ -117,6 +121,60 @@ unsafe extern "C" fn rt_select(sql: u32, desc: u32, places: u32) -> u32 {
         Err(error) => failed(&error),
     }
     list
+}
+
+/// Rows that are fetched from a cursor at once: enough that the round trip does not count, and not many to hold.
+const FETCH_ROWS: u32 = 500;
+
+/// Cursors that are open now.
+static mut CURSORS: u32 = 0;
+/// Grows when an exception may have left cursors open: their names are not used again.
+static mut ABANDONED: u32 = 0;
+
+/// An exception was taken, and the transaction goes on: cursors that it passed stay open until the end.
+pub(crate) fn abandon_cursors() {
+    // SAFETY: one thread.
+    unsafe { (CURSORS, ABANDONED) = (0, ABANDONED + CURSORS.min(1)) }
+}
+
+/// Opens a cursor over a SELECT, and gives its name. The name says the statement, because the host keeps what it
+/// learnt of a FETCH by its text.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_cursor_open(sql: u32) -> u32 {
+    // FNV-1a; names of other statements differ, that is all it is for.
+    let hash = text(sql).bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let (abandoned, open) = (ABANDONED, CURSORS);
+    let name = alloc::format!("odeon_{hash:016x}_{abandoned}_{open}");
+    let declare = alloc::format!("DECLARE {name} NO SCROLL CURSOR FOR {}", text(sql));
+    CURSORS += 1;
+    if let Err(error) = run(true, |params| session::execute(&declare, params)) {
+        failed(&error);
+    }
+    new_text(&name)
+}
+
+/// The next rows of a cursor, as `rt_select` gives rows.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_cursor_fetch(name: u32, desc: u32, places: u32) -> u32 {
+    let fetch = alloc::format!("FETCH {FETCH_ROWS} FROM {}", text(name));
+    records(run(false, |params| session::query(&fetch, params)), desc, places)
+}
+
+/// Whether there may be more rows than were fetched.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_cursor_more(fetched: u32) -> i32 {
+    i32::from(list_len(fetched) == FETCH_ROWS)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_cursor_close(name: u32) {
+    CURSORS = CURSORS.saturating_sub(1);
+    let close = alloc::format!("CLOSE {}", text(name));
+    if let Err(error) = run(true, |params| session::execute(&close, params)) {
+        failed(&error);
+    }
 }
 
 /// Runs a SELECT of a number of rows.
@@ -319,7 +377,7 @@ unsafe extern "C" fn rt_delete(sql: u32) {
 /// Makes permanent what was written.
 pub(crate) fn commit() {
     // SAFETY: one thread.
-    unsafe { WRITTEN = false };
+    unsafe { (WRITTEN, CURSORS) = (false, 0) };
     if let Err(error) = session::commit() {
         failed(&error);
     }
@@ -328,7 +386,7 @@ pub(crate) fn commit() {
 /// Undoes what was written.
 pub(crate) fn rollback() {
     // SAFETY: one thread.
-    unsafe { WRITTEN = false };
+    unsafe { (WRITTEN, CURSORS) = (false, 0) };
     let _ = session::rollback(); // nothing to add: the caller has failed, and the host rolls back what is open
 }
 

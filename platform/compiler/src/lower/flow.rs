@@ -23,9 +23,11 @@ use crate::types::*;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoopBlocks {
     /// Left to end the loop.
-    exit: u32,
+    pub(super) exit: u32,
     /// Left to go on with the next element.
-    cycle: u32,
+    pub(super) cycle: u32,
+    /// The local with the name of the cursor whose rows it is over.
+    pub(super) cursor: Option<u32>,
 }
 
 impl Generator<'_, '_> {
@@ -121,6 +123,10 @@ impl Generator<'_, '_> {
             }
             TNodeKind::Abort => self.call("rt_abort"),
             TNodeKind::Leave(leave) => {
+                if *leave == Leave::Return {
+                    let cursors: Vec<u32> = self.loops.iter().filter_map(|blocks| blocks.cursor).collect();
+                    cursors.into_iter().for_each(|cursor| self.close_cursor(cursor));
+                }
                 // Check lets `cycle` and `exit` stand in loops only.
                 let to = match (leave, self.loops.last()) {
                     (Leave::Return, _) | (_, None) => 0,
@@ -231,6 +237,11 @@ impl Generator<'_, '_> {
         body: &[TNode],
         name: &str,
     ) {
+        if let TKind::Local(variable) = list.kind
+            && let Some(opened) = self.opened.get(&variable).copied()
+        {
+            return self.for_each_row((variable, opened), element, body, name);
+        }
         let cursor = self.cursor(list);
         let [start, max] = limits;
         if let Some(start) = start {
@@ -244,7 +255,7 @@ impl Generator<'_, '_> {
             self.call("rt_limit");
             self.code.push(Instruction::LocalSet(cursor.count));
         }
-        let kept = keep::kept(body, element, self.variables, &self.uses);
+        let kept = keep::kept(body, keep::Element::OfList(element), self.variables, &self.uses);
         let mark = self.temporary(ValType::I32);
         if kept.is_some() {
             self.call("rt_mark");
@@ -253,7 +264,7 @@ impl Generator<'_, '_> {
         self.begin(&cursor, element);
         let exit = self.depth - 1;
         self.open(Instruction::Block(BlockType::Empty));
-        self.loops.push(LoopBlocks { exit, cycle: self.depth });
+        self.loops.push(LoopBlocks { exit, cycle: self.depth, cursor: None });
         self.nodes(body);
         self.loops.pop();
         self.close();
@@ -266,10 +277,17 @@ impl Generator<'_, '_> {
 
     /// The locals of a loop over a list, from its first element.
     pub(super) fn cursor(&mut self, list: &TExpr) -> Cursor {
-        let mut local = || self.temporary(ValType::I32);
-        let cursor = Cursor { list: local(), count: local(), index: local() };
+        let held = self.temporary(ValType::I32);
         self.expression(list);
-        self.code.push(Instruction::LocalTee(cursor.list));
+        self.code.push(Instruction::LocalSet(held));
+        self.cursor_over(held)
+    }
+
+    /// The same, for the list that a local holds.
+    pub(super) fn cursor_over(&mut self, list: u32) -> Cursor {
+        let mut local = || self.temporary(ValType::I32);
+        let cursor = Cursor { list, count: local(), index: local() };
+        self.code.push(Instruction::LocalGet(cursor.list));
         self.call("rt_list_len");
         self.code.extend([Instruction::LocalSet(cursor.count), Instruction::I32Const(0)]);
         self.code.push(Instruction::LocalSet(cursor.index));
@@ -301,10 +319,16 @@ impl Generator<'_, '_> {
     }
 
     /// Gives back what was allocated since the mark, once it is worth it, but for what the places hold.
-    fn free(&mut self, mark: u32, kept: &[&TExpr]) {
+    pub(super) fn free(&mut self, mark: u32, kept: &[&TExpr]) {
         self.code.push(Instruction::LocalGet(mark));
         self.call("rt_worth_freeing");
         self.open(Instruction::If(BlockType::Empty));
+        self.give_back(mark, kept);
+        self.close();
+    }
+
+    /// Gives back everything since the mark but what the places hold.
+    pub(super) fn give_back(&mut self, mark: u32, kept: &[&TExpr]) {
         let (record, moved) = (self.temporary(ValType::I32), self.temporary(ValType::I32));
         for place in kept {
             // Records stay where they are: only what their slots point to moves.
@@ -325,7 +349,6 @@ impl Generator<'_, '_> {
         }
         self.code.push(Instruction::LocalGet(mark));
         self.call("rt_free");
-        self.close();
     }
 }
 

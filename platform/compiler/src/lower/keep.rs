@@ -44,21 +44,40 @@ impl Uses {
         uses
     }
 
+    /// How often a variable is read.
+    pub(super) fn read_count(&self, variable: usize) -> u32 {
+        self.reads.get(&variable).copied().unwrap_or(0)
+    }
+
     /// Whether anything reads a variable.
     pub(super) fn reads(&self, variable: usize) -> bool {
         self.reads.contains_key(&variable)
     }
 }
 
+/// The variable that holds one element after the other, and where those come from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Element {
+    /// From a list that was there before the loop.
+    OfList(usize),
+    /// From the database: it was made for its iteration, and nobody else has it.
+    Fetched(usize),
+}
+
 /// The places to keep at the end of an iteration; `None` when the loop must not free.
 pub(super) fn kept<'n>(
     body: &'n [TNode],
-    element: usize,
+    element: Element,
     variables: &[LocalDef],
     uses: &Uses,
 ) -> Option<Vec<&'n TExpr>> {
     let mut made = BTreeSet::new();
     let mut nested = BTreeMap::new();
+    let mut begun = BTreeSet::new();
+    if let Element::Fetched(element) = element {
+        made.insert(element);
+        begun.insert(element);
+    }
     let mut inner_reads: BTreeMap<usize, u32> = BTreeMap::new();
     each_node(body, &mut |node| {
         made.extend(node.kind.outputs());
@@ -72,7 +91,7 @@ pub(super) fn kept<'n>(
         .filter(|variable| is_address(&variables[*variable].ty))
         .collect();
     if passing.iter().any(|variable| uses.reads.get(variable) != inner_reads.get(variable))
-        || written_before_read(body, BTreeSet::new(), &passing).is_none()
+        || written_before_read(body, begun, &passing).is_none()
     {
         return None;
     }
@@ -107,7 +126,7 @@ pub(super) fn kept<'n>(
 }
 
 struct Loop<'n> {
-    element: usize,
+    element: Element,
     /// Outputs of the body's nodes.
     made: BTreeSet<usize>,
     /// Elements of the loops in the body, and the lists they are of.
@@ -135,7 +154,7 @@ impl Loop<'_> {
         match &value.kind {
             TKind::Constant(_) | TKind::Null => true,
             TKind::Local(variable) => {
-                *variable == self.element
+                matches!(self.element, Element::OfList(element) if element == *variable)
                     || !(self.made.contains(variable)
                         || self.nested.contains_key(variable)
                         || self.roots.contains(variable))

@@ -16,6 +16,7 @@ use wasm_encoder::{Instruction, ValType};
 
 use super::Generator;
 use super::sql::{COLLATION, Statement, is_text, quoted, sql_type};
+use super::stream::Opened;
 use crate::ast::{Join, TotalKind};
 use crate::types::*;
 
@@ -77,12 +78,15 @@ impl Generator<'_, '_> {
             self.bind_held(&held);
             self.code.push(Instruction::LocalGet(sql));
             let descriptor = self.shared.descriptor(&Type::Record(query.row));
-            self.address(descriptor);
             let places = columns.iter().flat_map(|column| {
                 [column.path[0] as u32, column.path.get(1).map_or(WHOLE, |inner| *inner as u32)]
             });
             let places: Vec<u32> = [columns.len() as u32].into_iter().chain(places).collect();
             let places = self.shared.data.words(&places);
+            if self.streamed.contains(&list) {
+                return self.open_cursor(list, Opened { descriptor, places });
+            }
+            self.address(descriptor);
             self.address(places);
             self.run("rt_select");
             self.code.push(Instruction::LocalSet(list as u32));

@@ -279,3 +279,158 @@ fn leaving_a_loop_early_keeps_what_was_written() {
     app.answers([Answer::Rows(vec![Val::Variant("null".into(), None), text("e")])]);
     assert_eq!(run(&app, 900).status, 500);
 }
+
+/// An app whose method runs this flow over the rows of `E`.
+#[track_caller]
+fn over_rows(flow: &str) -> App {
+    let indented = flow.lines().map(|line| format!("          {line}\n")).collect::<String>();
+    App::start(&sources(&format!(
+        r#"
+app: S
+entities:
+  E: {{ attributes: {{ Name: {{ type: Text, length: 20000 }}, N: Integer }} }}
+structures:
+  Pair: {{ attributes: {{ Name: Text }} }}
+exceptions: {{ Stop: }}
+actions:
+  First:
+    outputs: {{ Name: Text }}
+    flow:
+      - list: E
+        name: Rows
+        max: 0
+      - for_each: Rows.List
+        as: Row
+        do:
+          - assign: {{ Name: 'If(Row.N < 0, "", Row.Name)' }}
+          - return
+  Ends:
+    flow: [ commit ]
+rest:
+  A:
+    methods:
+      Run:
+        inputs: {{ N: Integer }}
+        outputs: {{ Out: Text, Sum: Long Integer }}
+        locals: {{ Pairs: Pair List, P: Pair }}
+        flow:
+{indented}"#
+    )))
+}
+
+/// Batches of rows with names of 1,000 characters, numbered from 0.
+fn batches(sizes: &[usize]) -> Answer {
+    let mut number = 0;
+    let mut row = || {
+        number += 1;
+        [text(&format!("{:>1000}", number - 1)), crate::harness::value("int32", Val::S32(number - 1))]
+    };
+    Answer::Batches(sizes.iter().map(|size| (0..*size).flat_map(|_| row()).collect()).collect())
+}
+
+#[test]
+fn a_list_that_only_a_loop_reads_is_never_made() {
+    // 40 batches of 500 kB each, in an instance that may have 12 MB.
+    let app = over_rows(
+        r#"
+- list: E
+  name: Rows
+  where: E.N >= N
+- assign: { Out: '"begin"' }
+- for_each: Rows.List
+  as: Row
+  do:
+    - if: Row.N = 3
+      then: [ cycle ]
+    - assign: { Row.Name: Row.Name + "!" }
+    - assign: { Sum: Sum + Row.N, Out: 'Trim(Row.Name)' }
+"#,
+    );
+    let mut sizes = vec![500; 40];
+    sizes.push(7);
+    app.answers([batches(&sizes)]);
+    let reply = app.get("/S/rest/A/Run?N=5");
+    let sum: i64 = (0..20_007).sum::<i64>() - 3;
+    assert_eq!(reply.body, format!(r#"{{"Out":"20006!","Sum":{sum}}}"#));
+    let seen = app.seen();
+    assert_eq!(
+        seen[0],
+        r#"cursor: SELECT "Name", "N" FROM "E" WHERE ("E"."N" >= $1::int4) ORDER BY "Id" [int32(5)]"#
+    );
+    assert_eq!(seen[1..], ["commit"]);
+    app.answers([batches(&[500])]); // exactly full: one more fetch says that there are no more
+    assert!(app.get("/S/rest/A/Run").body.contains(r#""Out":"499!""#));
+    app.answers([batches(&[])]);
+    assert_eq!(app.get("/S/rest/A/Run").body, r#"{"Out":"begin","Sum":0}"#);
+}
+
+#[test]
+fn cursors_are_closed_however_a_loop_ends() {
+    // The fake refuses a name that is open already.
+    let app = over_rows(
+        r#"
+- list: E
+  name: Outer
+- for_each: Outer.List
+  as: Row
+  do:
+    - if: Row.N = 2 and Row.Name <> ""
+      then: [ exit ]
+    - call: First
+    - call: First
+      name: Again
+    - list: E
+      name: Inner
+    - for_each: Inner.List
+      as: Other
+      do: [ assign: { Out: 'Out + If(Other.N < 0, "", Trim(Other.Name))' } ]
+    - assign: { Out: Out + Trim(Again.Name) + ";" }
+- try:
+    - list: E
+      name: Guarded
+    - for_each: Guarded.List
+      as: Row
+      do: [ { raise: Stop, message: 'If(Row.N < 0, Row.Name, "stop")' } ]
+  handlers:
+    - exception: Stop
+      abort_transaction: false
+      do: [ assign: { Out: Out + ExceptionMessage } ]
+- list: E
+  name: Last
+- for_each: Last.List
+  as: Row
+  do: [ assign: { Out: 'Out + If(Row.N < 0, "", Trim(Row.Name))' } ]
+"#,
+    );
+    let two = || batches(&[2]);
+    app.answers([batches(&[3]), two(), two(), two(), two(), two(), two(), two(), two()]);
+    let reply = app.get("/S/rest/A/Run");
+    assert_eq!(reply.body, r#"{"Out":"010;010;stop01","Sum":0}"#);
+}
+
+#[test]
+fn a_list_is_made_where_more_than_one_loop_over_all_of_it_wants_it() {
+    let whole = |flow: &str, kind: &str| {
+        let app = over_rows(flow);
+        app.answers([batches(&[1]), Answer::Rows(vec![long(1)])]);
+        if kind == "query" {
+            app.answers([
+                Answer::Rows(vec![text("x"), crate::harness::value("int32", Val::S32(1))]),
+                Answer::Rows(vec![long(1)]),
+            ]);
+        }
+        assert_eq!(app.get("/S/rest/A/Run").status, 200);
+        assert!(app.seen()[0].starts_with(kind), "{flow}\n{:?}", app.seen());
+    };
+    let list = "- list: E\n  name: Rows\n";
+    let each = "- for_each: Rows.List\n  as: Row\n  do: [ assign: { Out: Row.Name, Sum: Row.N } ]\n";
+    whole(&format!("{list}{each}"), "cursor");
+    whole(&format!("{list}- log: Rows.List.Length\n{each}"), "query");
+    whole(&format!("{list}{each}{}", each.replace("Row", "Twice").replace("Twices", "Rows")), "query");
+    whole(&format!("- list: E\n  name: Rows\n  max: 5\n{each}"), "query");
+    whole(&format!("{list}- if: N = 0\n  then:\n    {}", each.replace('\n', "\n    ").trim_end()), "query");
+    whole(&format!("{list}{}", each.replace("do: [", "do: [ commit,")), "query");
+    whole(&format!("{list}{}", each.replace("do: [", "do: [ call: Ends,")), "query");
+    whole(&format!("{list}- call: Ends\n{each}"), "query");
+    whole(&format!("{list}{}", each.replace("  as", "  max: 3\n  as")), "query");
+}

@@ -3,7 +3,7 @@
 //! [`Script`] is a fake of `odeon:sql/session`: it hands out prepared answers in order and records what
 //! was asked. What SQL means to PostgreSQL is tested where there is one; here it is read as text.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,6 +25,8 @@ pub(crate) enum Answer {
     Rows(Vec<Val>),
     /// So many columns, and the values of their rows.
     Table(usize, Vec<Val>),
+    /// What each fetch from a cursor gives.
+    Batches(Vec<Vec<Val>>),
     /// Rows touched.
     Touched(u64),
     /// The case of the error and its payload.
@@ -36,6 +38,8 @@ pub(crate) enum Answer {
 pub(crate) struct Script {
     pub(crate) answers: VecDeque<Answer>,
     pub(crate) seen: Vec<String>,
+    /// Open cursors, and what is left to fetch.
+    pub(crate) cursors: BTreeMap<String, VecDeque<Vec<Val>>>,
     pub(crate) logged: Vec<String>,
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// Timers that can be woken.
@@ -181,6 +185,37 @@ impl App {
     }
 }
 
+fn rows(columns: usize, values: Vec<Val>) -> Val {
+    let columns = (0..columns).map(|at| Val::String(format!("c{at}"))).collect();
+    Val::Result(Ok(Some(Box::new(Val::Record(vec![
+        ("columns".into(), Val::List(columns)),
+        ("values".into(), Val::List(values)),
+    ])))))
+}
+
+/// A cursor is seen as the query that it is over; its one answer is what it gives at the first fetch.
+fn cursor(script: &mut Script, statement: &str, bound: &[String]) -> Option<Val> {
+    let touched = Some(Val::Result(Ok(Some(Box::new(Val::U64(0))))));
+    if let Some(declared) = statement.strip_prefix("DECLARE ") {
+        let (name, query) = declared.split_once(" NO SCROLL CURSOR FOR ").unwrap();
+        script.seen.push(format!("cursor: {query} [{}]", bound.join(", ")));
+        let batches = match script.answers.pop_front() {
+            Some(Answer::Rows(values) | Answer::Table(_, values)) => vec![values],
+            Some(Answer::Batches(batches)) => batches,
+            other => panic!("no rows were prepared for {query}: {other:?}"),
+        };
+        assert!(script.cursors.insert(name.to_owned(), batches.into()).is_none(), "{name} is open");
+        return touched;
+    }
+    if let Some(name) = statement.strip_prefix("CLOSE ") {
+        script.cursors.remove(name).unwrap_or_else(|| panic!("{name} is not open"));
+        return touched;
+    }
+    let (_, name) = statement.strip_prefix("FETCH ")?.split_once(" FROM ").unwrap();
+    let left = script.cursors.get_mut(name).unwrap_or_else(|| panic!("{name} is not open"));
+    Some(rows(0, left.pop_front().unwrap_or_default()))
+}
+
 fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
     let mut sql = linker.instance("odeon:sql/session@0.1.0").unwrap();
     for name in ["query", "execute-returning", "execute"] {
@@ -190,14 +225,11 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
             let Val::String(statement) = &params[0] else { panic!("sql is text") };
             let Val::List(bound) = &params[1] else { panic!("params are a list") };
             let bound: Vec<String> = bound.iter().map(shown).collect();
+            if let Some(result) = cursor(&mut script, statement, &bound) {
+                results[0] = result;
+                return Ok(());
+            }
             script.seen.push(format!("{name}: {statement} [{}]", bound.join(", ")));
-            let rows = |columns: usize, values: Vec<Val>| {
-                let columns = (0..columns).map(|at| Val::String(format!("c{at}"))).collect();
-                Val::Result(Ok(Some(Box::new(Val::Record(vec![
-                    ("columns".into(), Val::List(columns)),
-                    ("values".into(), Val::List(values)),
-                ])))))
-            };
             results[0] = match script.answers.pop_front() {
                 Some(Answer::Rows(values)) => rows(0, values),
                 Some(Answer::Table(columns, values)) => rows(columns, values),
@@ -206,7 +238,7 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
                     let payload = Some(Box::new(Val::String(payload.into())));
                     Val::Result(Err(Some(Box::new(Val::Variant(case.into(), payload)))))
                 }
-                None => panic!("no answer was prepared for {statement}"),
+                Some(Answer::Batches(_)) | None => panic!("no answer was prepared for {statement}"),
             };
             Ok(())
         })
@@ -215,7 +247,9 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
     for name in ["commit", "rollback"] {
         let script = script.clone();
         sql.func_new(name, move |_, _, _, results| {
-            script.lock().unwrap().seen.push(name.to_owned());
+            let mut script = script.lock().unwrap();
+            script.seen.push(name.to_owned());
+            script.cursors.clear();
             results[0] = Val::Result(Ok(None));
             Ok(())
         })
