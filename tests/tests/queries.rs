@@ -294,6 +294,7 @@ async fn queries_mean_in_the_database_what_the_language_says() {
     groups(&app).await;
     statements(&app).await;
     a_locked_row_is_written_by_one_at_a_time(&app).await;
+    renamed_elements_keep_their_rows(&site).await;
 }
 
 async fn dynamic_sorts_and_pages(app: &App<'_>) {
@@ -337,4 +338,52 @@ async fn a_locked_row_is_written_by_one_at_a_time(app: &App<'_>) {
     let bump = || app.post("Bump");
     tokio::join!(bump(), bump(), bump(), bump(), bump(), bump());
     assert_eq!(app.pairs("Inner").await, "Ann10 Ann36 Böb20.5 of 3");
+}
+
+/// Entity and attribute by their names, and where they are stored.
+fn renames(entity: &str, attribute: &str, table: &str, column: &str) -> String {
+    format!(
+        "app: Renames
+entities:
+  {entity}:
+    {table}
+    attributes: {{ {attribute}: {{ type: Text{column} }}, Extra: Text }}
+rest:
+  A:
+    methods:
+      Add:
+        verb: POST
+        inputs: {{ Text: Text }}
+        locals: {{ Row: {entity} }}
+        flow:
+          - assign: {{ Row.{attribute}: Text }}
+          - create: {entity}
+            record: Row
+      All:
+        outputs: {{ Out: Text }}
+        flow:
+          - list: {entity}
+            name: Rows
+            max: 9
+          - for_each: Rows.List
+            as: Row
+            do: [ assign: {{ Out: Out + Row.{attribute} }} ]
+"
+    )
+}
+
+async fn renamed_elements_keep_their_rows(site: &Installation) {
+    let file = site.folder.join("renames.yaml");
+    let publish = |model: String| {
+        fs::write(&file, model).unwrap();
+        site.succeed(&["publish", file.to_str().unwrap()])
+    };
+    let url = publish(renames("Note", "Text", "", ""));
+    let app = App { site, api: format!("{}rest/A", url.trim_end()) };
+    app.post("Add?Text=a").await;
+    publish(renames("Remark", "Words", "stored_as: Note", ", stored_as: Text"));
+    assert_eq!(app.get("All").await, json!("a"));
+    app.post("Add?Text=b").await;
+    site.succeed(&["rollback", "Renames"]);
+    assert_eq!(app.get("All").await, json!("ab"));
 }

@@ -32,6 +32,8 @@ pub(crate) struct Api {
 pub(crate) struct Entity {
     pub(crate) name: Name,
     pub(crate) is_static: bool,
+    /// The table of an entity that was named otherwise when it was made.
+    pub(crate) stored_as: Option<Name>,
     pub(crate) attributes: Vec<Declared>,
     pub(crate) records: Vec<(Name, Vec<(Name, Name)>)>,
     pub(crate) indexes: Vec<(Name, Vec<Name>, bool)>,
@@ -56,6 +58,8 @@ pub(crate) struct Declared {
     pub(crate) source: Option<(Source, Span)>,
     /// The HTTP name of a header input, where it is not the input's own.
     pub(crate) header: Option<Name>,
+    /// The column of an attribute that was named otherwise when it was made.
+    pub(crate) stored_as: Option<Name>,
     /// Of a setting that nobody may read but the app.
     pub(crate) secret: Option<Span>,
 }

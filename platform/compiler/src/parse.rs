@@ -109,6 +109,7 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
     let mut keys = Keys::of(node, "an entity", problems);
     keys.take("description");
     let is_static = keys.flag("static", false, problems);
+    let stored_as = stored_as(&mut keys, problems);
     let attributes = declarations(&mut keys, "attributes", problems);
     let mut records = Vec::new();
     for (record, node) in keys.named("records", problems) {
@@ -140,7 +141,7 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
         indexes.push((index, attributes, unique));
     }
     keys.finish(problems);
-    Entity { name, is_static, attributes, records, indexes }
+    Entity { name, is_static, stored_as, attributes, records, indexes }
 }
 
 fn read_action(
@@ -177,6 +178,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
             delete_rule: None,
             source: None,
             header: None,
+            stored_as: None,
             secret: None,
         };
         out.push(match &node.shape {
@@ -208,6 +210,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
                     let sources = [Source::Path, Source::Query, Source::Header, Source::Body];
                     Some((sources[choice(n, &["path", "query", "header", "body"], problems)?], n.span))
                 });
+                declared.stored_as = stored_as(&mut keys, problems);
                 declared.secret = keys.take("secret").filter(|n| flag(n, problems)).map(|n| n.span);
                 declared.header = keys.take("header").and_then(|n| header_of(n, problems));
                 if let (None, Some(header)) = (&declared.source, &declared.header) {
@@ -219,6 +222,13 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
         });
     }
     out
+}
+
+/// The name in the database, where it is not the element's own.
+fn stored_as(keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Option<Name> {
+    let name = keys.take("stored_as").and_then(|n| text_of(n, problems))?;
+    check_name(&name, problems);
+    Some(name)
 }
 
 /// The HTTP name of a header: a token, as RFC 9110 calls it.

@@ -61,12 +61,25 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         let record = entity_record(entity, parsed, &scope, problems);
         named.records.push(record);
     }
+    for (at, entity) in parsed.entities.iter().enumerate() {
+        let table = named.records[at].table();
+        if let Some(other) = named.records.iter().take(at).find(|other| other.table() == table) {
+            let message =
+                format!("`{}` is stored as `{table}`, and so is `{}`", entity.name.text, other.name);
+            let span = entity.stored_as.as_ref().unwrap_or(&entity.name).span;
+            // Two of one name were reported.
+            if other.name != entity.name.text {
+                problems.error("OML0004", span, message);
+            }
+        }
+    }
     for structure in &parsed.structures {
         let fields = fields_of(&structure.attributes, &scope, problems);
         for (declared, field) in structure.attributes.iter().zip(&fields) {
             if let Some((_, at)) = declared.delete_rule {
                 problems.error("OML0303", at, "a delete rule belongs to an attribute of an entity");
             }
+            not_stored(declared, problems);
             default_fits(declared, field, problems);
         }
         named.records.push(RecordDef {
@@ -190,6 +203,7 @@ fn fields_of(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'
             }
             no_secret(d, problems);
             FieldDef {
+                column: d.stored_as.as_ref().unwrap_or(&d.name).text.clone(),
                 name: d.name.text.clone(),
                 default: default_of(d, &ty, problems),
                 ty,
@@ -199,6 +213,12 @@ fn fields_of(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'
             }
         })
         .collect()
+}
+
+fn not_stored(declared: &Declared, problems: &mut Problems<'_>) {
+    if let Some(name) = &declared.stored_as {
+        problems.error("OML0303", name.span, "`stored_as` belongs to an entity or an attribute of one");
+    }
 }
 
 fn no_secret(declared: &Declared, problems: &mut Problems<'_>) {
@@ -285,7 +305,16 @@ fn entity_record(
         }
         fields.push(field);
     }
-    let mut def = EntityDef { is_static: entity.is_static, ..EntityDef::default() };
+    for (at, field) in fields.iter().enumerate() {
+        if let Some(other) = fields[..at].iter().find(|other| other.column == field.column) {
+            let declared = entity.attributes.iter().find(|d| d.name.text == field.name);
+            let message =
+                format!("`{}` is stored as `{}`, and so is `{}`", field.name, field.column, other.name);
+            problems.error("OML0004", declared.map_or(entity.name.span, |d| d.name.span), message);
+        }
+    }
+    let table = entity.stored_as.as_ref().unwrap_or(&entity.name).text.clone();
+    let mut def = EntityDef { is_static: entity.is_static, table, ..EntityDef::default() };
     for (name, attributes, unique) in &entity.indexes {
         for attribute in attributes {
             if !fields.iter().any(|f| f.name == attribute.text) {
@@ -301,6 +330,7 @@ fn entity_record(
 fn built_in(name: &str, ty: Type) -> FieldDef {
     FieldDef {
         name: name.to_owned(),
+        column: name.to_owned(),
         ty,
         mandatory: false,
         length: None,
@@ -426,6 +456,7 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
                 problems.error("OML0303", at, "a delete rule belongs to an attribute of an entity");
             }
             no_secret(d, problems);
+            not_stored(d, problems);
             if let Some((source, at)) = d.source {
                 if !(is_input && action.rest.is_some()) {
                     problems.error("OML0303", at, "`in` and `header` belong to an input of a REST method");

@@ -38,7 +38,7 @@ fn target(field: &crate::types::FieldDef) -> Option<usize> {
 
 fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
     let mut table = Table {
-        name: record.name.clone(),
+        name: record.table().to_owned(),
         primary_key: "Id".into(),
         is_static: entity.is_static,
         ..Table::default()
@@ -48,7 +48,7 @@ fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
         let nullable = !is_key && matches!(field.ty, Type::Identifier(_));
         let default = field.default.clone().or_else(|| literal::default_of(&field.ty));
         table.columns.push(Column {
-            name: field.name.clone(),
+            name: field.column.clone(),
             column_type: column_type(&field.ty, field.length),
             nullable,
             default: if is_key || nullable {
@@ -60,24 +60,33 @@ fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
         });
         if let (false, Some(to)) = (is_key, target(field)) {
             table.foreign_keys.push(ForeignKey {
-                column: field.name.clone(),
-                references: named.records[to].name.clone(),
+                column: field.column.clone(),
+                references: named.records[to].table().to_owned(),
                 on_delete: field.delete_rule,
             });
             table.indexes.push(Index {
-                name: format!("{}_{}", record.name, field.name),
-                columns: vec![field.name.clone()],
+                name: format!("{}_{}", record.table(), field.column),
+                columns: vec![field.column.clone()],
                 unique: false,
             });
         }
     }
     for (name, columns, unique) in &entity.indexes {
-        let name = format!("{}_{name}", record.name);
+        let name = format!("{}_{name}", record.table());
         table.indexes.retain(|i| i.name != name);
-        table.indexes.push(Index { name, columns: columns.clone(), unique: *unique });
+        table.indexes.push(Index {
+            name,
+            columns: columns.iter().map(|name| column(record, name)).collect(),
+            unique: *unique,
+        });
     }
     table.records = entity.rows.iter().map(|(_, _, row)| row.clone()).collect();
     table
+}
+
+fn column(record: &RecordDef, attribute: &str) -> String {
+    let field = record.fields.iter().find(|field| field.name == attribute);
+    field.map_or(attribute, |field| &field.column).to_owned()
 }
 
 fn column_type(ty: &Type, length: Option<u32>) -> ColumnType {

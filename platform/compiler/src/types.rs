@@ -47,9 +47,18 @@ pub(crate) struct RecordDef {
     pub(crate) entity: Option<EntityDef>,
 }
 
+impl RecordDef {
+    /// The name of an entity's table.
+    pub(crate) fn table(&self) -> &str {
+        self.entity.as_ref().map_or(&self.name, |entity| &entity.table)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct FieldDef {
     pub(crate) name: String,
+    /// The name of its column; it stays when the attribute is renamed.
+    pub(crate) column: String,
     pub(crate) ty: Type,
     pub(crate) mandatory: bool,
     /// Most characters of a text; `None` where nothing limits it.
@@ -60,6 +69,8 @@ pub(crate) struct FieldDef {
 
 #[derive(Debug, Default)]
 pub(crate) struct EntityDef {
+    /// The name of its table; it stays when the entity is renamed.
+    pub(crate) table: String,
     pub(crate) is_static: bool,
     /// Name, identifier and the text literals of all columns.
     pub(crate) rows: Vec<(String, i64, Vec<Option<String>>)>,

@@ -148,6 +148,34 @@ fn flows_and_exceptions() {
 }
 
 #[test]
+fn renamed_elements_keep_their_place_in_the_database() {
+    let model = "app: T\nentities:\n  Client:\n    stored_as: Customer\n    attributes: { Title: { type: Text, stored_as: Name }, Since: Date }\n    indexes: { ByTitle: { attributes: [Title, Since] } }\n  Order: { attributes: { Buyer: { type: Client Identifier, stored_as: CustomerId } } }\n";
+    let checked = check(&sources(model));
+    assert!(checked.problems.is_empty(), "{:?}", checked.problems);
+    let (client, order) = (&checked.schema.tables[0], &checked.schema.tables[1]);
+    let columns: Vec<&str> = client.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!((client.name.as_str(), columns), ("Customer", vec!["Id", "Name", "Since"]));
+    assert_eq!(client.indexes[0].name, "Customer_ByTitle");
+    assert_eq!(client.indexes[0].columns, ["Name", "Since"]);
+    assert_eq!(order.foreign_keys[0].column, "CustomerId");
+    assert_eq!(order.foreign_keys[0].references, "Customer");
+    problems("app: T\nentities: { A: {}, B: { stored_as: A } }\n", "OML0004@2:36");
+    problems(
+        "app: T\nentities: { A: { attributes: { X: Text, Y: { type: Text, stored_as: X } } } }\n",
+        "OML0004@2:41",
+    );
+    problems(
+        "app: T\nentities: { A: { attributes: { X: { type: Text, stored_as: Id } } } }\n",
+        "OML0004@2:32",
+    );
+    problems(
+        "app: T\nstructures: { A: { attributes: { X: { type: Text, stored_as: Y } } } }\n",
+        "OML0303@2:62",
+    );
+    problems("app: T\nentities: { A: { stored_as: 'a b' } }\n", "OML0006@2:29");
+}
+
+#[test]
 fn settings() {
     let app = |settings: &str| format!("app: T\nsettings: {{ {settings} }}\n");
     problems(&app("A: Text, B: { type: Integer, default: 7 }, C: { type: Text, secret: true }"), "");

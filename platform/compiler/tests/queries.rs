@@ -729,3 +729,56 @@ actions:
         harness::build(&sources(&model));
     }
 }
+
+#[test]
+fn what_was_renamed_is_found_where_it_is_stored() {
+    let app = App::start(&sources(
+        r#"
+app: T
+entities:
+  Client:
+    stored_as: Customer
+    attributes: { Title: { type: Text, stored_as: Name } }
+structures: { Line: { attributes: { Title: Text } } }
+rest:
+  A:
+    methods:
+      Run:
+        inputs: { Title: Text }
+        locals: { C: Client }
+        outputs: { Out: Text }
+        flow:
+          - assign: { C.Title: Title }
+          - create: Client
+            name: New
+            record: C
+          - update: Client
+            record: C
+          - delete: Client
+            id: New.Id
+          - aggregate: [ Client, { entity: Client, as: Other, join: left, on: Client.Title = Other.Title } ]
+            name: Found
+            where: Client.Title = Title
+            max: 1
+          - sql: SELECT {Client}.[Title] FROM {Client} UNION SELECT c.[Title] FROM {Client} c
+            output: Line
+          - assign: { Out: 'Found.List[0].Other.Title + SQL.List[0].Title' }
+"#,
+    ));
+    app.answers([
+        Answer::Rows(vec![long(1)]),
+        Answer::Touched(1),
+        Answer::Touched(1),
+        Answer::Rows(vec![text("a")]),
+        Answer::Table(1, vec![text("b")]),
+    ]);
+    assert_eq!(app.get("/T/rest/A/Run?Title=t").body, "\"ab\"");
+    insta::assert_snapshot!(app.seen().join("\n"), @r#"
+    execute-returning: INSERT INTO "Customer" ("Name") VALUES ($1::text) RETURNING "Id" [text("t")]
+    execute: UPDATE "Customer" SET "Name" = $1::text WHERE "Id" = $2::int8 [text("t"), int64(0)]
+    execute: DELETE FROM "Customer" WHERE "Id" = $1::int8 [int64(1)]
+    query: SELECT "Other"."Name" FROM "Customer" AS "Client" LEFT JOIN "Customer" AS "Other" ON ("Client"."Name" = "Other"."Name") WHERE ("Client"."Name" = $1::text) ORDER BY "Client"."Id", "Other"."Id" LIMIT NULLIF(GREATEST($2::int4, 0), 0) [text("t"), int32(1)]
+    query: SELECT "Customer"."Name" FROM "Customer" UNION SELECT c."Name" FROM "Customer" c []
+    commit
+    "#);
+}

@@ -48,6 +48,8 @@ pub struct Entity {
     /// The rows are listed here and are read-only at run time; Label, Order and Is_Active are added.
     #[serde(rename = "static")]
     pub is_static: bool,
+    /// The name of the table, where the entity was renamed after it was made.
+    pub stored_as: Option<String>,
     /// The attributes by name.
     pub attributes: BTreeMap<String, Attribute>,
     /// The rows of a static entity by name.
@@ -109,6 +111,8 @@ pub struct AttributeFull {
     pub source: Option<ParameterSource>,
     /// The HTTP name of a REST input that comes from a header; the input's own name when absent.
     pub header: Option<String>,
+    /// The name of the column, where the attribute was renamed after it was made (entities only).
+    pub stored_as: Option<String>,
     /// Nobody may read the value but the app (settings only).
     #[serde(default)]
     pub secret: bool,

@@ -245,6 +245,7 @@ impl Checker<'_, '_> {
         }
         let attribute = |name: &String, ty: Type| FieldDef {
             name: name.clone(),
+            column: name.clone(),
             ty,
             mandatory: false,
             length: None,

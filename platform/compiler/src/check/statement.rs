@@ -26,14 +26,14 @@ impl Checker<'_, '_> {
         for part in &sql.parts {
             match part {
                 SqlPart::Text(text) => parts.push(StatementPart::Text(text.clone())),
-                SqlPart::Entity(name) => parts.push(StatementPart::Name(name.text.clone())),
+                SqlPart::Entity(name) => parts.push(StatementPart::Name(self.table(name))),
                 SqlPart::Attribute(entity, name) => {
-                    self.attribute_of(entity.as_ref(), name, &entities);
+                    let column = self.column_of(entity.as_ref(), name, &entities);
                     if let Some(entity) = entity {
-                        parts.push(StatementPart::Name(entity.text.clone()));
+                        parts.push(StatementPart::Name(self.table(entity)));
                         parts.push(StatementPart::Text(".".to_owned()));
                     }
-                    parts.push(StatementPart::Name(name.text.clone()));
+                    parts.extend(column.map(StatementPart::Name));
                 }
                 SqlPart::Parameter(name) => {
                     let Some(at) = sql.parameters.iter().position(|(n, _, _)| n.text == name.text) else {
@@ -88,20 +88,34 @@ impl Checker<'_, '_> {
         typed
     }
 
-    /// An attribute of its entity, or without one of any entity of the statement.
-    fn attribute_of(&mut self, entity: Option<&Name>, name: &Name, entities: &[usize]) {
+    /// The table of an entity; an unknown one was reported.
+    fn table(&self, entity: &Name) -> String {
+        let place = self.named.types.places.get(&entity.text);
+        place.map_or(&*entity.text, |place| self.named.records[*place].table()).to_owned()
+    }
+
+    /// The column of an attribute of its entity, or without one of any entity of the statement.
+    fn column_of(&mut self, entity: Option<&Name>, name: &Name, entities: &[usize]) -> Option<String> {
         let named = self.named;
         if let Some(entity) = entity {
             let place = named.types.places.get(&entity.text).copied();
             // An unknown entity was reported.
-            if let Some(record) = place.filter(|place| *place < named.types.entities) {
-                self.attribute(record, name);
-            }
-            return;
+            let record = place.filter(|place| *place < named.types.entities)?;
+            let index = self.attribute(record, name)?;
+            return Some(named.records[record].fields[index].column.clone());
         }
         let mut records = entities.iter().map(|entity| &named.records[*entity]);
-        if records.clone().any(|record| record.fields.iter().any(|f| f.name == name.text)) {
-            return;
+        let fields = records.clone().flat_map(|record| &record.fields);
+        let mut columns: Vec<&String> = fields.filter(|f| f.name == name.text).map(|f| &f.column).collect();
+        columns.dedup();
+        if let [column, others @ ..] = columns.as_slice() {
+            if !others.is_empty() {
+                let message =
+                    format!("`{}` is stored differently in the entities of the statement", name.text);
+                let hint = format!("write `{{Entity}}.[{}]`", name.text);
+                self.problems.error_hint("OML0503", name.span, message, Some(hint));
+            }
+            return Some((*column).clone());
         }
         match (records.next(), records.next()) {
             (Some(only), None) => unknown_attribute(name, &only.name, &only.fields, self.problems),
@@ -110,6 +124,7 @@ impl Checker<'_, '_> {
                 self.problems.error("OML0104", name.span, message);
             }
         }
+        None
     }
 
     /// The type of a row, for a statement that gives rows.

@@ -231,9 +231,9 @@ impl Statement<'_> {
                 Some(Join::Full) => " FULL JOIN ",
                 Some(Join::Cross) => " CROSS JOIN ",
             });
-            let table = &self.named.records[source.record].name;
+            let table = self.named.records[source.record].table();
             self.text.push_str(&quoted(table));
-            if source.name != *table {
+            if source.name != table {
                 self.text.push_str(&format!(" AS {}", quoted(&source.name)));
             }
             if let Some((_, Some(on))) = &source.join {

@@ -18,7 +18,7 @@ impl Generator<'_, '_> {
         self.expression(id);
         self.bind(&Type::Long);
         let locked = if lock { " FOR UPDATE" } else { "" };
-        let (columns, table) = (columns(def), quoted(&def.name));
+        let (columns, table) = (columns(def), quoted(def.table()));
         self.statement(&format!("SELECT {columns} FROM {table} WHERE \"Id\" = $1::int8{locked}"));
         let descriptor = self.shared.descriptor(&Type::Record(record));
         self.address(descriptor);
@@ -42,10 +42,10 @@ impl Generator<'_, '_> {
         self.bind_fields(record, held);
         let (mut names, mut values) = (Vec::new(), Vec::new());
         for (index, field) in def.fields.iter().enumerate().skip(1) {
-            names.push(quoted(&field.name));
+            names.push(quoted(&field.column));
             values.push(format!("${index}::{}", sql_type(&field.ty)));
         }
-        let table = quoted(&def.name);
+        let table = quoted(def.table());
         let sql = if names.is_empty() {
             format!("INSERT INTO {table} DEFAULT VALUES RETURNING \"Id\"")
         } else {
@@ -76,12 +76,12 @@ impl Generator<'_, '_> {
             .iter()
             .enumerate()
             .skip(1)
-            .map(|(index, field)| format!("{} = ${index}::{}", quoted(&field.name), sql_type(&field.ty)))
+            .map(|(index, field)| format!("{} = ${index}::{}", quoted(&field.column), sql_type(&field.ty)))
             .collect();
         // An entity of nothing but its Id has nothing to set; the row must still be there.
         let sets = if sets.is_empty() { "\"Id\" = \"Id\"".to_owned() } else { sets.join(", ") };
         let last = def.fields.len();
-        self.statement(&format!("UPDATE {} SET {sets} WHERE \"Id\" = ${last}::int8", quoted(&def.name)));
+        self.statement(&format!("UPDATE {} SET {sets} WHERE \"Id\" = ${last}::int8", quoted(def.table())));
         self.absent(def);
         self.run("rt_update");
         self.leave_if_raised();
@@ -92,7 +92,7 @@ impl Generator<'_, '_> {
         let def = &named.records[record];
         self.expression(id);
         self.bind(&Type::Long);
-        self.statement(&format!("DELETE FROM {} WHERE \"Id\" = $1::int8", quoted(&def.name)));
+        self.statement(&format!("DELETE FROM {} WHERE \"Id\" = $1::int8", quoted(def.table())));
         self.run("rt_delete");
         self.leave_if_raised();
     }
@@ -229,7 +229,11 @@ impl Statement<'_> {
     /// A column as it is in the table; NULL where its source has no row.
     pub(super) fn column(&self, source: usize, index: usize) -> String {
         let source = &self.query.sources[source];
-        format!("{}.{}", quoted(&source.name), quoted(&self.named.records[source.record].fields[index].name))
+        format!(
+            "{}.{}",
+            quoted(&source.name),
+            quoted(&self.named.records[source.record].fields[index].column)
+        )
     }
 
     /// The default where the source of a column has no row.
@@ -424,7 +428,7 @@ fn default_of(ty: &Type) -> Option<&'static str> {
 }
 
 fn columns(def: &RecordDef) -> String {
-    def.fields.iter().map(|f| quoted(&f.name)).collect::<Vec<_>>().join(", ")
+    def.fields.iter().map(|f| quoted(&f.column)).collect::<Vec<_>>().join(", ")
 }
 
 /// Names hold letters, digits and _ only, so quotes need no doubling.
