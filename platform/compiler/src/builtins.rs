@@ -74,7 +74,7 @@ macro_rules! builtins {
 pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "Abs"(DEC) -> DEC, "rt_dec_abs", Some("abs($a)"), ""
     "Mod"(DEC, DEC) -> DEC, "rt_dec_mod", None, "the rest has the sign of the first; 0 for a divisor of 0"
-    "Power"(DEC, DEC) -> DEC, "rt_dec_power", None, "exact for whole exponents, each step rounded to 8 digits; others have 15 digits at most; 0 for a negative base with a fraction, for 0 with a negative exponent, and beyond the range"
+    "Power"(DEC, DEC) -> DEC, "rt_dec_power", None, "whole exponents by multiplication, each step rounded to 8 digits; others have 15 digits at most; 0 for a negative base with a fraction, for 0 with a negative exponent, and beyond the range"
     "Round"(DEC; INT) -> DEC, "rt_dec_round", None, "half to even, at so many digits"
     "Sqrt"(DEC) -> DEC, "rt_dec_sqrt", Some("round(sqrt(greatest($a, 0)), 8)"), "0 for a negative number"
     "Trunc"(DEC) -> DEC, "rt_dec_trunc", Some("trunc($a)"), ""
@@ -84,10 +84,10 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
 
     "Chr"(INT) -> TEXT, "rt_chr", None, "the character of that code; empty for a code that is none"
     "EncodeHtml"(TEXT) -> TEXT, "rt_encode_html", None, "a line break becomes `<br/>`"
-    "EncodeJavaScript"(TEXT) -> TEXT, "rt_encode_javascript", None, "for inside a string of JavaScript"
+    "EncodeJavaScript"(TEXT) -> TEXT, "rt_encode_javascript", None, "for inside a string of JavaScript, also one in HTML: quotes, `<`, `>` and `&` as `\\x27`"
     "EncodeSql"(TEXT) -> TEXT, "rt_encode_sql", None, "doubles quotes; parameters of queries need no encoding"
-    "EncodeUrl"(TEXT) -> TEXT, "rt_encode_url", None, "a space becomes `+`"
-    "Index"(TEXT, TEXT; INT, BOOL, BOOL) -> INT, "rt_text_index", None, "where the second is in the first, from 0, or -1; from that start on, from the end, without case"
+    "EncodeUrl"(TEXT) -> TEXT, "rt_encode_url", None, "a space becomes `+`; all but letters, digits and `-_.~` is written like `%2f`"
+    "Index"(TEXT, TEXT; INT, BOOL, BOOL) -> INT, "rt_text_index", None, "where the second is in the first, from 0, or -1 (an empty one is nowhere); the place to begin at, from the end (where a place other than 0 ends the text), without case"
     "Length"(TEXT) -> INT, "rt_text_len", Some("length($a)"), "in characters"
     "NewLine"() -> TEXT, "rt_new_line", None, "one line feed"
     "Replace"(TEXT, TEXT, TEXT) -> TEXT, "rt_text_replace", None, "every occurrence; empty when nothing is searched for"
@@ -164,14 +164,14 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "TextToTimeValidate"(TEXT) -> BOOL, "rt_text_is_time", None, ""
     "TimeToText"(TIME) -> TEXT, "rt_time_to_text", None, "HH:mm:ss"
 
-    "FormatCurrency"(DEC, TEXT, INT, TEXT, TEXT) -> TEXT, "rt_format_currency", None, "symbol, digits, decimal and group separator; half away from zero"
+    "FormatCurrency"(DEC, TEXT, INT, TEXT, TEXT) -> TEXT, "rt_format_currency", None, "symbol, digits, decimal and group separator; half away from zero; the sign is behind the symbol"
     "FormatDateTime"(MOMENT, TEXT) -> TEXT, "rt_format_datetime", None, "d dd ddd dddd M MM MMM MMMM y yy yyyy h hh H HH m mm s ss t tt; a backslash takes the next character as it is"
     "FormatDecimal"(DEC, INT, TEXT, TEXT) -> TEXT, "rt_format_decimal", None, "digits, decimal and group separator; half away from zero"
     "FormatPercent"(DEC, INT, TEXT) -> TEXT, "rt_format_percent", None, "digits and decimal separator of a hundred times the number; half away from zero"
-    "FormatPhoneNumber"(TEXT, INT, INT, INT, TEXT, TEXT, TEXT) -> TEXT, "rt_format_phone", None, "digits of country, area and first part, and the separator behind each"
+    "FormatPhoneNumber"(TEXT, INT, INT, INT, TEXT, TEXT, TEXT) -> TEXT, "rt_format_phone", None, "digits of country, area and number, and the separator in front of each; what is left is dropped"
     "FormatText"(TEXT, INT, INT, BOOL, TEXT) -> TEXT, "rt_format_text", None, "least and most characters; padded and cut at the left when True; the padding"
 
-    "EmailAddressCreate"(TEXT, TEXT) -> TEXT, "rt_email_create", None, "name and address as in a mail's head"
+    "EmailAddressCreate"(TEXT, TEXT) -> TEXT, "rt_email_create", None, "name and address as in a mail's head: `\"Ann Lee\" <ann@example.org>`; without a name the address"
     "EmailAddressValidate"(TEXT) -> BOOL, "rt_email_is", None, "the rule of HTML; an empty one is valid"
     "GetBookmarkableURL"() -> TEXT, "rt_url", None, "of the request; empty in a timer"
     "GetUserAgent"() -> TEXT, "rt_user_agent", None, "of the request; empty in a timer"
@@ -188,7 +188,9 @@ mod tests {
         let mut page = String::from(
             "# Built-in functions\n\nA function never fails: what it cannot do gives the default of its result, unless a note says otherwise.\n\
              Parameters in brackets may be left out. \"Rows\" says whether attributes of the row can be given in a filter; what does not\n\
-             depend on the row can always be used there.\n\n| Function | Result | Rows | |\n|---|---|---|---|\n",
+             depend on the row can always be used there.\n\n\
+             Not in the language: `NullTextIdentifier`, because identifiers are numbers, and `ToObject` and `NullObject`, because there\n\
+             are no objects.\n\n| Function | Result | Rows | |\n|---|---|---|---|\n",
         );
         let named = Named::default();
         for (name, parameters, note) in SPECIAL {

@@ -140,6 +140,9 @@ pub fn power(base: i128, exponent: i128) -> Option<i128> {
         let units = result * SCALE as f64 + 0.5;
         return if units < UNITS_MAX as f64 { within(units as i128).ok() } else { None };
     }
+    // A small number would lose its digits on the way to the power that divides; its reciprocal does not.
+    let small = base.abs() < SCALE;
+    let base = if exponent < 0 && small { div(SCALE, base).ok()? } else { base };
     let mut left = (exponent / SCALE).unsigned_abs();
     let (mut square, mut result) = (base, SCALE);
     while left > 0 {
@@ -152,7 +155,7 @@ pub fn power(base: i128, exponent: i128) -> Option<i128> {
             square = mul(square, square).ok()?;
         }
     }
-    if exponent < 0 { div(SCALE, result).ok() } else { Some(result) }
+    if exponent < 0 && !small { div(SCALE, result).ok() } else { Some(result) }
 }
 
 /// The natural logarithm of a positive number: of its exponent, and a series for what is left, near 1.
@@ -187,13 +190,6 @@ fn exp(value: f64) -> f64 {
         sum += term;
     }
     sum * f64::from_bits(((whole + 1023) as u64) << 52)
-}
-
-/// Rounds half away from zero at `digits` fractional digits (0 to 8).
-pub fn round_half_up(units: i128, digits: i32) -> i128 {
-    let step = 10i128.pow(8 - digits.clamp(0, 8) as u32);
-    let away = if (units % step).abs() * 2 >= step { units.signum() } else { 0 };
-    (units / step + away) * step
 }
 
 /// Rounds half to even at `digits` fractional digits (0 to 8).
@@ -319,6 +315,39 @@ mod tests {
         assert_eq!(div(d("1"), 0), Err(Overflow));
         assert_eq!(add(UNITS_MAX, 1), Err(Overflow));
         assert_eq!(format(add(d("0.1"), d("0.2")).unwrap()), "0.3");
+    }
+
+    #[test]
+    fn powers_are_as_good_as_their_steps() {
+        for (base, exponent, expected) in [
+            ("2", "95", Some("39614081257132168796771975168")),
+            ("2", "97", None),
+            ("0.5", "-20", Some("1048576")),
+            ("-0.5", "-3", Some("-8")),
+            ("-10.89", "-5", Some("-0.00000653")),
+            ("1000000", "-9", None), // the divisor leaves the range
+            ("0.1", "9", Some("0")),
+            ("0", "-1", None),
+            ("-1", "-1000001", Some("-1")),
+            ("2", "-0.5", Some("0.70710678")),
+            ("-2", "0.5", None),
+            ("79228162514264337593543950336", "1.5", None),
+        ] {
+            let shown = power(d(base), d(exponent)).map(format);
+            assert_eq!(shown.as_deref(), expected, "{base}^{exponent}");
+        }
+    }
+
+    #[test]
+    fn roots_are_rounded_at_the_eighth_digit() {
+        for (of, root) in [
+            ("0.00000001", "0.0001"),
+            ("0.00000002", "0.00014142"),
+            ("9223372036854775807", "3037000499.97604969"),
+        ] {
+            assert_eq!(format(sqrt(d(of)).unwrap()), root);
+        }
+        assert_eq!(sqrt(-1), None);
     }
 
     #[test]

@@ -5,11 +5,10 @@
 //! and functions. What generated code calls is exported as `rt_*`; those exports are gone from the
 //! finished component.
 //!
-//! Map: [`decimal`], [`calendar`] and [`fold`] are plain arithmetic and are tested natively; the rest
-//! exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists` that of lists, `ops`
-//! what expressions call, `exceptions` what fails, `format` text for people, `json` text in and out, `settings` what the stage sets, `timers` what
-//! wakes them, `sql` statements, `http` one
-//! request from head to response.
+//! Map: [`decimal`], [`calendar`], [`fold`] and [`format`] are plain arithmetic; the compiler includes and tests
+//! them natively. The rest exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists`
+//! that of lists, `ops` what expressions call, `exceptions` what fails, `json` text in and out, `settings` what
+//! the stage sets, `timers` what wakes them, `sql` statements, `http` one request from head to response.
 //!
 //! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
 //! did not cause is a trap, which the host turns into an answer.
@@ -21,11 +20,10 @@ extern crate alloc;
 pub mod calendar;
 pub mod decimal;
 pub mod fold;
+pub mod format;
 
 #[cfg(target_arch = "wasm32")]
 mod exceptions;
-#[cfg(target_arch = "wasm32")]
-mod format;
 #[cfg(target_arch = "wasm32")]
 mod http;
 #[cfg(target_arch = "wasm32")]

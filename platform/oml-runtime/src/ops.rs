@@ -118,7 +118,7 @@ exports! {
     rt_text_trim_start(a: u32) -> u32 = new_text(text(a).trim_start_matches(' '));
     rt_text_trim_end(a: u32) -> u32 = new_text(text(a).trim_end_matches(' '));
     rt_text_index(a: u32, search: u32, start: i32, from_end: i32, any_case: i32) -> i32 =
-        index(text(a), text(search), start, from_end != 0, any_case != 0);
+        format::index(text(a), text(search), start, from_end != 0, any_case != 0);
     rt_chr(code: i32) -> u32 =
         u32::try_from(code).ok().and_then(char::from_u32).filter(|c| *c != '\0').map_or(0, |c| new_text(c.encode_utf8(&mut [0; 4])));
     rt_new_line() -> u32 = new_text("\n");
@@ -134,8 +134,8 @@ exports! {
         new_text(&format::currency(decimal(a), text(symbol), digits, text(point), text(group)));
     rt_format_percent(a: u32, digits: i32, point: u32) -> u32 =
         new_text(&format::percent(decimal(a), digits, text(point)));
-    rt_format_phone(a: u32, country: i32, area: i32, first: i32, b1: u32, b2: u32, b3: u32) -> u32 =
-        new_text(&format::phone(text(a), [country, area, first], [text(b1), text(b2), text(b3)]));
+    rt_format_phone(a: u32, country: i32, area: i32, digits: i32, b1: u32, b2: u32, b3: u32) -> u32 =
+        new_text(&format::phone(text(a), [country, area, digits], [text(b1), text(b2), text(b3)]));
     rt_format_text(a: u32, least: i32, most: i32, left: i32, padding: u32) -> u32 =
         new_text(&format::fitted(text(a), least, most, left != 0, text(padding)));
     rt_format_datetime(a: i64, pattern: u32) -> u32 = new_text(&format::date_time(a, text(pattern)));
@@ -216,15 +216,4 @@ fn in_range(at: i64, by: Option<i64>) -> i64 {
 fn add_months(at: i64, months: i64) -> i64 {
     let moved = calendar::add_months(at.div_euclid(DAY_US) as i32, months);
     moved.map_or(DATE_TIME_DEFAULT, |days| i64::from(days) * DAY_US + at.rem_euclid(DAY_US))
-}
-
-/// Where a text is in another, counted in characters, from the character `start` on; -1 where it is not.
-fn index(value: &str, search: &str, start: i32, from_end: bool, any_case: bool) -> i32 {
-    if any_case {
-        return index(&value.to_lowercase(), &search.to_lowercase(), start, from_end, false);
-    }
-    let start = value.char_indices().nth(start.max(0) as usize).map_or(value.len(), |(at, _)| at);
-    let rest = &value[start..];
-    let found = if from_end { rest.rfind(search) } else { rest.find(search) };
-    found.map_or(-1, |at| value[..start + at].chars().count() as i32)
 }

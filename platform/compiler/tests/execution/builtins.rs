@@ -13,6 +13,8 @@ const CASES: &[(&str, &str, &str)] = &[
     ("Decimal", "Power(2, 10)", "1024"),
     ("Decimal", "Power(2, -2)", "0.25"),
     ("Decimal", "Power(1.1, 2)", "1.21"),
+    ("Decimal", "Power(0.5, -20)", "1048576"),
+    ("Decimal", "Power(-10.89, -5)", "-0.00000653"),
     ("Decimal", "Power(-2, 3)", "-8"),
     ("Decimal", "Power(0, 0)", "1"),
     ("Decimal", "Power(0, -1)", "0"),
@@ -44,12 +46,16 @@ const CASES: &[(&str, &str, &str)] = &[
         r#"EncodeHtml("<a href='x'>" + Chr(34) + "&" + NewLine())"#,
         r#""&lt;a href=&#39;x&#39;&gt;&quot;&amp;<br/>""#,
     ),
-    ("Text", r#"EncodeJavaScript("it's</script>" + NewLine())"#, r#""it\\'s\\u003c/script\\u003e\\n""#),
+    ("Text", r#"EncodeJavaScript("it's</script>" + NewLine())"#, r#""it\\x27s\\x3c/script\\x3e\\n""#),
     ("Text", r#"EncodeSql("O'Hara")"#, "\"O''Hara\""),
-    ("Text", r#"EncodeUrl("a b&c=ä~")"#, "\"a+b%26c%3D%C3%A4~\""),
+    ("Text", r#"EncodeUrl("a b&c=ä~")"#, "\"a+b%26c%3d%c3%a4~\""),
     ("Integer", r#"Index("ämä", "ä")"#, "0"),
     ("Integer", r#"Index("ämä", "ä", 1)"#, "2"),
     ("Integer", r#"Index("ababab", "ab", 0, True)"#, "4"),
+    ("Integer", r#"Index("ababab", "ab", 4, True)"#, "2"),
+    ("Integer", r#"Index("abc", "")"#, "-1"),
+    ("Integer", r#"Index("", "")"#, "-1"),
+    ("Integer", r#"Index("ÄB", "äb", 0, True, True)"#, "0"),
     ("Integer", r#"Index("abc", "B")"#, "-1"),
     ("Integer", r#"Index("abc", "B", 0, False, True)"#, "1"),
     ("Integer", r#"Index("abc", "a", 7)"#, "-1"),
@@ -149,7 +155,7 @@ const CASES: &[(&str, &str, &str)] = &[
         "TextToLongIntegerValidate(\"9223372036854775807\") and not TextToLongIntegerValidate(\"x\")",
         "true",
     ),
-    ("Text", r#"FormatCurrency(-1234567.885, "$", 2, ".", ",")"#, "\"-$1,234,567.89\""),
+    ("Text", r#"FormatCurrency(-1234567.885, "$", 2, ".", ",")"#, "\"$-1,234,567.89\""),
     ("Text", r#"FormatCurrency(0.5, "€ ", 0, ",", ".")"#, "\"€ 1\""),
     ("Text", r#"FormatDecimal(1234.5, 2, ",", ".")"#, "\"1.234,50\""),
     (
@@ -157,9 +163,18 @@ const CASES: &[(&str, &str, &str)] = &[
         r#"FormatDecimal(-0.004, 2, ".", "") + FormatDecimal(999, 0, ".", ",") + FormatDecimal(1.5, 99, ".", "")"#,
         "\"0.009991.50000000\"",
     ),
+    (
+        "Text",
+        r#"FormatPercent(-79228162514264337593543950336, 0, ".")"#,
+        "\"-7922816251426433759354395033600%\"",
+    ),
     ("Text", r#"FormatPercent(0.12345, 2, ".") + FormatPercent(0.125, 0, ".")"#, "\"12.35%13%\""),
-    ("Text", r#"FormatPhoneNumber("351211234567", 3, 2, 3, " ", " ", "-")"#, "\"351 21 123-4567\""),
-    ("Text", r#"FormatPhoneNumber("12", 3, 2, 3, " ", " ", "-")"#, "\"12\""),
+    ("Text", r#"FormatPhoneNumber("43662123456", 2, 3, 6, "+", " ", "/")"#, "\"+43 662/123456\""),
+    (
+        "Text",
+        r#"FormatPhoneNumber("4366212345678", 2, 0, 6, "+", " ", "/") + FormatPhoneNumber("43", 3, 2, 3, "+", " ", "-")"#,
+        "\"+43/662123+43\"",
+    ),
     ("Text", r#"FormatText("7", 3, 5, True, "0") + FormatText("ab", 4, 4, False, ".")"#, "\"007ab..\""),
     (
         "Text",
@@ -175,7 +190,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "Text",
         r#"EmailAddressCreate("Ann Lee", "a@b.c") + EmailAddressCreate("Lee, Ann", "a@b.c") + EmailAddressCreate("", "a@b.c")"#,
-        r#""Ann Lee <a@b.c>\"Lee, Ann\" <a@b.c>a@b.c""#,
+        r#""\"Ann Lee\" <a@b.c>\"Lee, Ann\" <a@b.c>a@b.c""#,
     ),
     (
         "Boolean",
@@ -238,7 +253,7 @@ fn a_wrong_call_says_how_it_is_called() {
     assert_eq!(
         hints,
         [
-            "Index(Text, Text[, Integer][, Boolean][, Boolean]): where the second is in the first, from 0, or -1; from that start on, from the end, without case",
+            "Index(Text, Text[, Integer][, Boolean][, Boolean]): where the second is in the first, from 0, or -1 (an empty one is nowhere); the place to begin at, from the end (where a place other than 0 ends the text), without case",
             "If(Condition, Then, Else)"
         ]
     );
