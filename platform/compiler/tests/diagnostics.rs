@@ -105,7 +105,7 @@ fn nodes_and_declarations() {
     problems(&action("{ assign: { 1: 2 } }"), "OML0206@9:25");
     problems(&action("{ create: C, record: C }"), "OML0302@9:23");
     problems(&action("{ raise: User, message: '\"x\"', status: 200 }"), "OML0404@9:52");
-    problems(&action("{ list: E, where: 'Trim(Replace(E.T, \"a\", \"b\")) = \"\"' }"), "OML0501@9:37");
+    problems(&action("{ list: E, where: 'Trim(EncodeUrl(E.T)) = \"\"' }"), "OML0501@9:37");
     let schema = "app: T\nentities:\n  D: { attributes: { L: Text List, N: { type: Text, delete_rule: Delete } } }\n  S: { static: true, attributes: { R: D Identifier } }\nstructures:\n  A: { attributes: { B: B } }\n  B: { attributes: { A: A List } }\n";
     problems(schema, "OML0304@3:25 OML0303@3:66 OML0305@4:39 OML0301@6:3 OML0301@7:3");
 }

@@ -482,7 +482,7 @@ fn wrong_queries_are_told() {
     insta::assert_snapshot!(told(r#"
 - aggregate: [ Order, { entity: Customer, on: Customer.Id = Order.CustomerId } ]
   name: Found
-  calculated: { Order: 1, Bad: Order.Totl, Worse: 'Replace(Customer.Name, "a", "b")', C: C }
+  calculated: { Order: 1, Bad: Order.Totl, Worse: 'EncodeUrl(Customer.Name + "abc")', C: C }
   where: Customer.Nam = T
   sort: [Total, Order.Total, Custmer.Name, Order.Totl]
 - assign: { Out.Text: 'Found.List[0].Name' }
@@ -490,20 +490,20 @@ fn wrong_queries_are_told() {
 "#), @r#"
     error[OML0004]: `Order` exists already
       --> app.yaml:35:27
-     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'Replace(Customer.Name, "a", "b")', C: C }
+     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'EncodeUrl(Customer.Name + "abc")', C: C }
         |                           ^^^^^
     error[OML0104]: `Order` has no attribute `Totl`
       --> app.yaml:35:48
-     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'Replace(Customer.Name, "a", "b")', C: C }
+     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'EncodeUrl(Customer.Name + "abc")', C: C }
         |                                                ^^^^
       hint: did you mean `Total`?
     error[OML0501]: this part needs the row, but cannot run in the database
       --> app.yaml:35:62
-     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'Replace(Customer.Name, "a", "b")', C: C }
+     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'EncodeUrl(Customer.Name + "abc")', C: C }
         |                                                              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     error[OML0202]: a calculated attribute is a basic value, not Customer
       --> app.yaml:35:100
-     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'Replace(Customer.Name, "a", "b")', C: C }
+     35 |             calculated: { Order: 1, Bad: Order.Totl, Worse: 'EncodeUrl(Customer.Name + "abc")', C: C }
         |                                                                                                    ^
     error[OML0104]: `Customer` has no attribute `Nam`
       --> app.yaml:36:29

@@ -185,7 +185,7 @@ pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
             }
         }
         TKind::Builtin(builtin, arguments) => {
-            if builtin.sql.is_none() {
+            if builtin.sql(arguments).is_none() {
                 Some(expr)
             } else {
                 arguments.iter().find_map(refused)
@@ -337,7 +337,7 @@ impl Statement<'_> {
                 self.around("", b, " END)");
             }
             TKind::Builtin(builtin, arguments) => {
-                let mut rest = builtin.sql.unwrap_or_default();
+                let mut rest = builtin.sql(arguments).unwrap_or_default();
                 while let Some(at) = rest.find('$') {
                     self.text.push_str(&rest[..at]);
                     let index = usize::from(rest.as_bytes()[at + 1] - b'a');

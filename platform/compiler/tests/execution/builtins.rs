@@ -1,8 +1,8 @@
 //! Every built-in function, by tables: what it is called with, and what it gives.
 //!
-//! Not tested here: the SQL that some become in a filter; that needs a database.
+//! Not tested here: what PostgreSQL makes of the SQL; `tests/tests/functions.rs` holds both answers side by side.
 
-use crate::harness::{App, sources};
+use crate::harness::{Answer, App, sources};
 
 /// Type, expression and JSON of each case. `TextToDate("…")` and the like are how a case writes its arguments.
 const CASES: &[(&str, &str, &str)] = &[
@@ -233,16 +233,133 @@ fn functions_give_what_the_reference_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The functions of the reference whose line says one of `rows` about attributes.
+fn names(rows: &[&str]) -> Vec<&'static str> {
+    let page = include_str!("../../../../docs/oml/functions.md");
+    let lines = page.lines().filter(|line| rows.iter().any(|word| line.contains(&format!("| {word} |"))));
+    lines.filter_map(|line| Some(line.strip_prefix("| `")?.split_once('(')?.0)).collect()
+}
+
 #[test]
 fn every_function_of_the_reference_has_a_case() {
-    let page = include_str!("../../../../docs/oml/functions.md");
-    let names = page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('(')?.0));
-    let names: Vec<&str> = names.collect();
+    let names = names(&["yes", "short", ""]);
     assert!(names.len() > 90, "{} functions", names.len());
     for name in names {
         let call = format!("{name}(");
         assert!(CASES.iter().any(|(_, expr, _)| expr.contains(&call)), "no case calls {name}");
     }
+}
+
+/// A filter over `P`, and the part of its SQL that says what the function becomes.
+const FILTERS: &[(&str, &str)] = &[
+    ("If(P.B, P.I, P.J) = 1", r#"(CASE WHEN "P"."B" THEN "P"."I" ELSE "P"."J" END)"#),
+    ("Abs(P.D) = 1", r#"abs("P"."D")"#),
+    ("Mod(P.D, P.I) = 1", r#"COALESCE(mod("P"."D", NULLIF(("P"."I")::numeric, 0)), 0)"#),
+    ("Sqrt(P.D) = 1", r#"round(sqrt(greatest(round("P"."D", 40), 0)), 8)"#),
+    ("Trunc(P.D) = 1", r#"trunc("P"."D")"#),
+    ("Max(P.D, 1) = 1", r#"greatest("P"."D", $1::numeric)"#),
+    ("Min(P.D, P.D) = 1", r#"least("P"."D", "P"."D")"#),
+    ("Sign(P.D) = 1", r#"sign("P"."D")::int4"#),
+    (
+        r#"Index(P.T, "a") >= 0"#,
+        r#"(COALESCE(strpos("P"."T" COLLATE "C", NULLIF($1::text COLLATE "C", '')), 0) - 1)"#,
+    ),
+    ("Length(P.T) = 1", r#"length("P"."T")"#),
+    (
+        r#"Replace(P.T, "a", P.S) = P.S"#,
+        r#"(COALESCE(replace("P"."T" COLLATE "C", NULLIF($1::text COLLATE "C", ''), "P"."S" COLLATE "C"), '') COLLATE "odeon_text")"#,
+    ),
+    (
+        r#"Substr(P.T, P.I, 2) = "a""#,
+        r#"COALESCE(substr("P"."T", NULLIF(greatest(least("P"."I", 2147483646), -1), -1) + 1, greatest($1::int4, 0)), '')"#,
+    ),
+    (r#"ToLower(P.T) = "a""#, r#"lower("P"."T")"#),
+    (r#"ToUpper(P.T) = "a""#, r#"upper("P"."T")"#),
+    (r#"Trim(P.T) = "a""#, r#"btrim("P"."T")"#),
+    (r#"TrimStart(P.T) = "a""#, r#"ltrim("P"."T")"#),
+    (r#"TrimEnd(P.T) = "a""#, r#"rtrim("P"."T")"#),
+    (
+        "AddDays(P.M, P.I) = P.M",
+        r#"COALESCE(NULLIF(least(greatest("P"."M" + least(greatest("P"."I", -999999), 999999) * interval '1 day', timestamp '1900-01-01'), timestamp '3001-01-01'), timestamp '3001-01-01'), timestamp '1900-01-01')"#,
+    ),
+    ("AddHours(P.M, 1) = P.M", "least(greatest($1::int4, -19999999), 19999999) * interval '1 hour'"),
+    ("AddMinutes(P.M, 1) = P.M", "least(greatest($1::int4, -999999999), 999999999) * interval '1 minute'"),
+    ("AddMonths(P.M, 1) = P.M", "least(greatest($1::int4, -19999), 19999) * interval '1 month'"),
+    ("AddSeconds(P.M, 1) = P.M", "$1::int4 * interval '1 second'"),
+    ("AddYears(P.M, 1) = P.M", "least(greatest($1::int4, -1999), 1999) * interval '1 year'"),
+    ("BuildDateTime(DateTimeToDate(P.M), DateTimeToTime(P.M)) = P.M", r#"("P"."M"::date + "P"."M"::time)"#),
+    ("Year(P.M) = 1", r#"extract(year from "P"."M")::int4"#),
+    ("Month(P.M) = 1", r#"extract(month from "P"."M")::int4"#),
+    ("Day(P.M) = 1", r#"extract(day from "P"."M")::int4"#),
+    ("DayOfWeek(P.M) = 1", r#"extract(dow from "P"."M")::int4"#),
+    ("Hour(P.M) = 1", r#"extract(hour from "P"."M")::int4"#),
+    ("Minute(P.M) = 1", r#"extract(minute from "P"."M")::int4"#),
+    ("Second(P.M) = 1", r#"floor(extract(second from "P"."M"))::int4"#),
+    ("DiffDays(P.M, P.N) = 1", r#"("P"."N"::date - "P"."M"::date)"#),
+    ("DiffHours(P.M, P.N) = 1", r#"trunc(extract(epoch from ("P"."N" - "P"."M")) / 3600)::int4"#),
+    ("DiffMinutes(P.M, P.N) = 1", r#"trunc(extract(epoch from ("P"."N" - "P"."M")) / 60)::int4"#),
+    (
+        "DiffSeconds(P.M, P.N) = 1",
+        r#"least(greatest(trunc(extract(epoch from ("P"."N" - "P"."M"))), -2147483649), 2147483648)"#,
+    ),
+    ("BooleanToInteger(P.B) = 1", r#"("P"."B")::int4"#),
+    (r#"BooleanToText(P.B) = "a""#, r#"(CASE WHEN "P"."B" THEN 'True' ELSE 'False' END)"#),
+    ("DateToDateTime(DateTimeToDate(P.M)) = P.M", r#""P"."M"::date::timestamp"#),
+    (r#"DateToText(P.A) = "a""#, r#"to_char("P"."A"::timestamp, 'YYYY-MM-DD')"#),
+    ("DecimalToBoolean(P.D)", r#"("P"."D" <> 0)"#),
+    ("IdentifierToLongInteger(P.R) = 1", r#"COALESCE("P"."R", 0)"#),
+    (
+        "IdentifierToInteger(P.R) = 1",
+        r#"COALESCE(NULLIF(NULLIF(least(greatest("P"."R", -2147483649), 2147483648), -2147483649), 2147483648), 0)::int4"#,
+    ),
+    (r#"IdentifierToText(P.R) = "a""#, r#"COALESCE("P"."R", 0)::text"#),
+    ("IntegerToBoolean(P.I)", r#"("P"."I" <> 0)"#),
+    ("IntegerToDecimal(P.I) = 1", r#""P"."I"::numeric"#),
+    ("IntegerToIdentifier(P.I) = P.R", r#"NULLIF("P"."I"::int8, 0)"#),
+    (r#"IntegerToText(P.I) = "a""#, r#""P"."I"::text"#),
+    ("LongIntegerToIdentifier(P.L) = P.R", r#"COALESCE(NULLIF("P"."L", 0), 0)"#),
+    (
+        "LongIntegerToInteger(P.L) = 1",
+        r#"COALESCE(NULLIF(NULLIF(least(greatest("P"."L", -2147483649), 2147483648), -2147483649), 2147483648), 0)::int4"#,
+    ),
+    ("LongIntegerToIntegerValidate(P.L)", r#"("P"."L" BETWEEN -2147483648 AND 2147483647)"#),
+    (r#"LongIntegerToText(P.L) = "a""#, r#""P"."L"::text"#),
+];
+
+const P: &str = "app: F\nentities:\n  P: { attributes: { T: Text, S: Text, I: Integer, J: Integer, L: Long Integer, D: Decimal, A: Date, M: Date Time, N: Date Time, B: Boolean, R: P Identifier } }\n";
+
+#[test]
+fn functions_of_attributes_become_sql() {
+    let mut model = format!("{P}rest:\n  A:\n    methods:\n      Run:\n        flow:\n");
+    for (at, (filter, _)) in FILTERS.iter().enumerate() {
+        model.push_str(&format!("          - {{ list: P, name: L{at}, where: '{filter}' }}\n"));
+    }
+    let app = App::start(&sources(&model));
+    app.answers(FILTERS.iter().map(|_| Answer::Table(1, vec![])));
+    let reply = app.get("/F/rest/A/Run");
+    assert!((200..300).contains(&reply.status), "{}", reply.body);
+    for ((filter, expected), seen) in FILTERS.iter().zip(app.seen()) {
+        assert!(seen.contains(expected), "{filter} became\n{seen}\nwithout\n{expected}");
+    }
+    for name in names(&["yes", "short"]) {
+        let call = format!("{name}(");
+        assert!(FILTERS.iter().any(|(filter, _)| filter.contains(&call)), "no filter calls {name}");
+    }
+}
+
+#[test]
+fn what_the_database_does_not_know_is_refused() {
+    let refused = |filter: &str| {
+        let text = format!("{P}actions: {{ F: {{ flow: [ {{ list: P, where: '{filter}', max: 1 }} ] }} }}\n");
+        let checked = odeon_compiler::check(&sources(&text));
+        checked.problems.iter().any(|problem| problem.code == "OML0501")
+    };
+    assert!(!refused(r#"Index(P.T, "a", 0, False, False) = 1"#)); // as if left out
+    assert!(refused(r#"Index(P.T, "a", 1) = 1"#));
+    assert!(refused(r#"Index(P.T, "a", P.I) = 1"#));
+    assert!(refused(r#"Index(P.T, "a", 0, False, P.B) = 1"#));
+    assert!(refused("Round(P.D) = 1"));
+    assert!(!refused("Round(2.5) = P.D")); // the row is not needed
 }
 
 #[test]
