@@ -1,4 +1,4 @@
-//! Built-in functions on rows that are really there: PostgreSQL must answer what the app answers.
+//! Built-in functions and LIKE on rows that are really there: PostgreSQL must answer what the app answers.
 //!
 //! Each expression is computed twice per row, by the database as a calculated attribute and by the app from the
 //! row's own attributes; the rows hold the edges of their types. That every function with SQL is among them is
@@ -112,6 +112,15 @@ rest:
         inputs: {{ P: P }}
         flow:
           - {{ create: P, record: P }}
+      Like:
+        inputs: {{ Pattern: Text }}
+        outputs: {{ Out: Text }}
+        flow:
+          - {{ list: P, name: Found, where: P.T like Pattern, sort: [P.Id] }}
+          - for_each: Found.List
+            as: Row
+            do:
+              - assign: {{ Out: Out + Row.S }}
       Compare:
         outputs: {{ Out: Pair List }}
         locals: {{ Pair: Pair }}
@@ -139,6 +148,40 @@ async fn the_database_answers_what_the_app_answers() {
         let (status, answer) = site.send(Method::POST, &format!("{api}/Add"), Some(row)).await;
         assert!(status.is_success(), "{answer}");
     }
+    compare(&site, &api).await;
+    like(&site, &api).await;
+}
+
+async fn like(site: &Installation, api: &str) {
+    for text in ["Straße", "STRASSE", "Cafe\u{301}", "ÉCLAIR", "50% _off\\", "ΟΔΟΣ", "Ёжик", "line\nline"]
+    {
+        let at = text.chars().next().unwrap();
+        let row = json!({ "T": text, "S": at.to_string(), "B": true });
+        let (status, answer) = site.send(Method::POST, &format!("{api}/Add"), Some(row)).await;
+        assert!(status.is_success(), "{answer}");
+    }
+    for (pattern, found) in [
+        ("stras%", "SS"),
+        ("STRA__E", "SS"),
+        ("café", "C"),
+        ("%E%clair", "É"),
+        ("%\\", "5"),
+        ("50% _off%", "5"),
+        ("οδός", "ΣΟ"), // one is of the rows above
+        ("ежик", "Ё"),
+        ("ёжй%", ""),
+        ("%ne_li%", "l"),
+        ("line", ""),
+        ("", ""),
+    ] {
+        let query = reqwest::Url::parse_with_params("http://app", [("Pattern", pattern)]).unwrap();
+        let (status, answer) = site.get(&format!("{api}/Like?{}", query.query().unwrap())).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert_eq!(answer, json!(found), "{pattern}");
+    }
+}
+
+async fn compare(site: &Installation, api: &str) {
     let (status, answer) = site.get(&format!("{api}/Compare")).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     let answers = answer.as_array().unwrap();

@@ -408,6 +408,8 @@ pub(crate) enum Binary {
     GreaterEqual,
     Equal,
     NotEqual,
+    /// Only the database computes it.
+    Like,
     And,
     Or,
 }
@@ -426,6 +428,7 @@ impl Binary {
             Binary::GreaterEqual => ">=",
             Binary::Equal => "=",
             Binary::NotEqual => "<>",
+            Binary::Like => "LIKE",
             Binary::And => "AND",
             Binary::Or => "OR",
         }

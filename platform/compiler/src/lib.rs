@@ -26,13 +26,13 @@ mod types;
 mod walk;
 mod yaml;
 
-// Sources of the runtime library that nothing here calls, for the sake of their tests.
-#[cfg(test)]
-use literal::{calendar, decimal};
-#[cfg(test)]
 #[allow(dead_code, unreachable_pub, reason = "the runtime's source is shared as it is")]
 #[path = "../../oml-runtime/src/fold.rs"]
 mod fold;
+
+// A source of the runtime library that nothing here calls, for the sake of its tests.
+#[cfg(test)]
+use literal::{calendar, decimal};
 #[cfg(test)]
 #[allow(dead_code, unreachable_pub, reason = "the runtime's source is shared as it is")]
 #[path = "../../oml-runtime/src/format.rs"]

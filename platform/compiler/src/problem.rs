@@ -84,6 +84,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0503", "the SQL cannot be read"),
     ("OML0504", "parameters of a statement do not match"),
     ("OML0505", "statement and output do not match"),
+    ("OML0506", "`LIKE` stands outside a query"),
     ("OML0601", "nobody uses it"),
     ("OML0602", "the node is never reached"),
     ("OML0603", "a query for every element of a loop"),

@@ -72,6 +72,7 @@ fn expressions_point_at_the_token() {
     expression("B > 1", "OML0203@9:16");
     expression("Length() = 1", "OML0204@9:14");
     expression("X = Y", "OML0205@9:16");
+    expression("\"a\" LIKE \"b\"", "OML0506@9:18");
     expression("I = 99999999999999999999999999999999", "OML0207@9:18");
 }
 
@@ -105,6 +106,10 @@ fn nodes_and_declarations() {
     problems(&action("{ assign: { 1: 2 } }"), "OML0206@9:25");
     problems(&action("{ create: C, record: C }"), "OML0302@9:23");
     problems(&action("{ raise: User, message: '\"x\"', status: 200 }"), "OML0404@9:52");
+    problems(
+        &action("{ list: E, where: 'E.T like \"a%\"', max: 'If(\"a\" like \"b\", 1, 2)' }"),
+        "OML0506@9:61",
+    );
     problems(&action("{ list: E, where: 'Trim(EncodeUrl(E.T)) = \"\"' }"), "OML0501@9:37");
     let schema = "app: T\nentities:\n  D: { attributes: { L: Text List, N: { type: Text, delete_rule: Delete } } }\n  S: { static: true, attributes: { R: D Identifier } }\nstructures:\n  A: { attributes: { B: B } }\n  B: { attributes: { A: A List } }\n";
     problems(schema, "OML0304@3:25 OML0303@3:66 OML0305@4:39 OML0301@6:3 OML0301@7:3");

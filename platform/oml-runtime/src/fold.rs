@@ -1,4 +1,5 @@
-//! How text compares: without case and without accents, as the collation `odeon_text` does in the database.
+//! How text compares: without case and without accents, as the collation `odeon_text` does in the database. What
+//! `LIKE` becomes there is made of these tables.
 //!
 //! The rule: every character is lowered, loses its accent (Latin, Greek and Cyrillic letters listed
 //! below) and combining marks vanish; `ß`, `æ` and `œ` spread to two letters; then code points are
@@ -23,17 +24,24 @@ fn fold(c: char) -> (Option<char>, Option<char>) {
     if c < '\u{80}' {
         return (Some(c), None);
     }
-    match c {
-        '\u{300}'..='\u{36f}' => (None, None),
-        'ß' => (Some('s'), Some('s')),
-        'æ' | 'ǽ' => (Some('a'), Some('e')),
-        'œ' => (Some('o'), Some('e')),
-        'ς' => (Some('σ'), None),
-        _ => (Some(BASES.iter().find(|(_, marked)| marked.contains(c)).map_or(c, |(base, _)| *base)), None),
+    if MARKS.contains(&c) {
+        return (None, None);
     }
+    if let Some((_, letters)) = SPREAD.iter().find(|(letter, _)| *letter == c) {
+        let mut letters = letters.chars();
+        return (letters.next(), letters.next());
+    }
+    (Some(BASES.iter().find(|(_, marked)| marked.contains(c)).map_or(c, |(base, _)| *base)), None)
 }
 
-const BASES: &[(char, &str)] = &[
+/// Combining marks, which vanish.
+pub const MARKS: core::ops::RangeInclusive<char> = '\u{300}'..='\u{36f}';
+
+/// Letters that are two.
+pub const SPREAD: &[(char, &str)] = &[('ß', "ss"), ('æ', "ae"), ('ǽ', "ae"), ('œ', "oe")];
+
+/// Letters and what is the same as they are.
+pub const BASES: &[(char, &str)] = &[
     ('a', "àáâãäåāăąǎạảấầẩẫậắằẳẵặ"),
     ('c', "çćĉċč"),
     ('d', "ďđ"),
@@ -59,6 +67,7 @@ const BASES: &[(char, &str)] = &[
     ('ι', "ίϊΐἰἱὶῖ"),
     ('ο', "όὀὁὸ"),
     ('υ', "ύϋΰὐὑὺῦ"),
+    ('σ', "ς"),
     ('ω', "ώὠὡὼῶ"),
     ('е', "ёѐ"),
     ('и', "ѝ"),

@@ -326,6 +326,15 @@ impl Checker<'_, '_> {
                 let (left, right) = (self.convert(left, &Type::Boolean), self.convert(right, &Type::Boolean));
                 made(Type::Boolean, TKind::Logic(op, Box::new(left), Box::new(right)))
             }
+            Binary::Like => {
+                if !self.rows.is_query() {
+                    let message = "`LIKE` is for queries: only the database computes it";
+                    let hint = "Index(Text, Search) >= 0 finds a text in another".to_owned();
+                    self.problems.error_hint("OML0506", at, message, Some(hint));
+                }
+                let (left, right) = (self.convert(left, &Type::Text), self.convert(right, &Type::Text));
+                made(Type::Boolean, TKind::Compare(op, Box::new(left), Box::new(right)))
+            }
             Binary::Add if is_text(&left.ty) || is_text(&right.ty) => {
                 let (left, right) = (self.convert(left, &Type::Text), self.convert(right, &Type::Text));
                 made(Type::Text, TKind::Concat(Box::new(left), Box::new(right)))

@@ -27,6 +27,11 @@ pub(super) struct Rows {
 const CALCULATED_PARTS_MAX: usize = 10_000;
 
 impl Rows {
+    /// Whether an expression is part of a query at all.
+    pub(super) fn is_query(&self) -> bool {
+        !self.sources.is_empty()
+    }
+
     /// The place of a source and its entity.
     pub(super) fn source(&self, name: &str) -> Option<(usize, Option<usize>)> {
         let found = self.sources.iter().position(|(source, _)| source == name)?;

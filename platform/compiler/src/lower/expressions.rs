@@ -163,6 +163,7 @@ impl Generator<'_, '_> {
             | Binary::GreaterEqual
             | Binary::Equal
             | Binary::NotEqual
+            | Binary::Like
             | Binary::And
             | Binary::Or => "rt_dec_div",
         });
@@ -242,6 +243,7 @@ fn compare32(op: Binary) -> Instruction<'static> {
         | Binary::Subtract
         | Binary::Multiply
         | Binary::Divide
+        | Binary::Like
         | Binary::And
         | Binary::Or => Instruction::I32Eq,
     }
@@ -259,6 +261,7 @@ fn compare64(op: Binary) -> Instruction<'static> {
         | Binary::Subtract
         | Binary::Multiply
         | Binary::Divide
+        | Binary::Like
         | Binary::And
         | Binary::Or => Instruction::I64Eq,
     }

@@ -5,10 +5,13 @@
 //! statement means the same however it is prepared. Values never become part of the text.
 //! Invariant: parameters are bound in the order of their numbers.
 
+use std::sync::LazyLock;
+
 use wasm_encoder::Instruction;
 
 use super::{Generator, load, word};
 use crate::ast::Binary;
+use crate::fold;
 use crate::types::*;
 
 impl Generator<'_, '_> {
@@ -203,8 +206,9 @@ pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
     }
 }
 
+/// Whether the database has to compute an expression: it reads the row, or only the database can.
 fn touches_row(expr: &TExpr) -> bool {
-    matches!(expr.kind, TKind::Attribute(..) | TKind::Calculated(_))
+    matches!(expr.kind, TKind::Attribute(..) | TKind::Calculated(_) | TKind::Compare(Binary::Like, ..))
         || expr.parts().into_iter().any(touches_row)
 }
 
@@ -320,6 +324,7 @@ impl Statement<'_> {
             TKind::Not(a) => self.around("(NOT ", a, ")"),
             TKind::Arithmetic(op, a, b) | TKind::Logic(op, a, b) => self.between(a, op.symbol(), b),
             TKind::Concat(a, b) => self.between(a, "||", b),
+            TKind::Compare(Binary::Like, a, b) => self.like(a, b),
             TKind::Compare(op, a, b) => self.compare(*op, a, b),
             TKind::Convert(a) if a.ty == Type::Decimal && matches!(expr.ty, Type::Integer | Type::Long) => {
                 self.around("trunc(", a, &format!(")::{}", sql_type(&expr.ty)));
@@ -388,6 +393,16 @@ impl Statement<'_> {
         self.text.push_str("))");
     }
 
+    /// Both sides are folded by the rule of the app's own comparison: LIKE knows no collation that is not
+    /// deterministic before PostgreSQL 18. Nothing escapes in a pattern, so that every one is valid.
+    fn like(&mut self, value: &TExpr, pattern: &TExpr) {
+        let (before, after) = &*FOLDED;
+        self.around(&format!("({before}"), value, &format!("{after} LIKE "));
+        // Folded once where it is the same for all rows.
+        let (open, close) = if touches_row(pattern) { ("", "") } else { ("(SELECT ", ")") };
+        self.around(&format!("{open}{before}"), pattern, &format!("{after}{close} ESCAPE '')"));
+    }
+
     fn between(&mut self, a: &TExpr, symbol: &str, b: &TExpr) {
         self.around("(", a, &format!(" {symbol} "));
         self.around("", b, ")");
@@ -399,6 +414,24 @@ impl Statement<'_> {
         self.text.push_str(after);
     }
 }
+
+/// What stands around a text to fold it as [`crate::fold`] does. The collation is one that every database with
+/// ICU has: deterministic, and with the small letters of all scripts.
+static FOLDED: LazyLock<(String, String)> = LazyLock::new(|| {
+    let mut pairs: Vec<(char, char)> = Vec::new();
+    for (base, marked) in fold::BASES {
+        pairs.extend(marked.chars().map(|marked| (marked, *base)));
+    }
+    let (from, to): (String, String) = pairs.into_iter().unzip();
+    let marks: String = fold::MARKS.collect(); // without a counterpart, so they vanish
+    let mut before = String::from("translate(lower(");
+    let mut after = format!(" COLLATE \"und-x-icu\"), '{from}{marks}', '{to}')");
+    for (letter, letters) in fold::SPREAD {
+        before.insert_str(0, "replace(");
+        after.push_str(&format!(", '{letter}', '{letters}')"));
+    }
+    (before, after)
+});
 
 /// How texts compare; a value that comes from no column has to be told.
 pub(super) const COLLATION: &str = "COLLATE \"odeon_text\"";
@@ -447,5 +480,28 @@ pub(super) fn sql_type(ty: &Type) -> &'static str {
         Type::Time => "time",
         Type::DateTime => "timestamp",
         Type::Binary | Type::Record(_) | Type::List(_) => "bytea",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_folded_one_for_one() {
+        let (before, after) = &*FOLDED;
+        let quoted: Vec<&str> = after.split('\'').skip(1).step_by(2).collect();
+        let [from, to, spread @ ..] = &quoted[..] else { panic!("{after}") };
+        let from: Vec<char> = from.chars().collect();
+        let mut unique = from.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), from.len(), "translate takes the first of two");
+        assert_eq!(from.len() - to.chars().count(), fold::MARKS.count());
+        assert_eq!(spread.len(), before.matches("replace(").count() * 2);
+        // What a letter becomes is small and plain: it is not folded again.
+        for to in to.chars().chain(spread.iter().skip(1).step_by(2).flat_map(|letters| letters.chars())) {
+            assert!(to.is_lowercase() && !from.contains(&to), "{to}");
+        }
     }
 }

@@ -206,6 +206,7 @@ impl Parser<'_> {
             "<=" => (Binary::LessEqual, 4),
             ">" => (Binary::Greater, 4),
             ">=" => (Binary::GreaterEqual, 4),
+            "like" => (Binary::Like, 4),
             "=" => (Binary::Equal, 3),
             "<>" | "!=" => (Binary::NotEqual, 3),
             "and" => (Binary::And, 2),

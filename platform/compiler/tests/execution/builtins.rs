@@ -348,6 +348,36 @@ fn functions_of_attributes_become_sql() {
 }
 
 #[test]
+fn like_folds_both_sides_in_the_database() {
+    let model = format!(
+        "{P}rest:\n  A:\n    methods:\n      Run:\n        inputs: {{ S: Text }}\n        flow:\n          - {{ list: P, where: 'not (P.T like S + \"%\") or S like P.S' }}\n"
+    );
+    let app = App::start(&sources(&model));
+    app.answers([Answer::Table(1, vec![])]);
+    app.get("/F/rest/A/Run?S=a");
+    let seen = app.seen().remove(0);
+    // The tables are those of the app's own comparison.
+    let mut short = String::new();
+    for (at, part) in seen.split('\'').enumerate() {
+        short.push_str(if at % 2 == 1 && part.chars().count() > 2 { "…" } else { part });
+    }
+    let folded = |text: &str| {
+        format!(
+            r#"replace(replace(replace(replace(translate(lower({text} COLLATE "und-x-icu"), …, …), ß, ss), æ, ae), ǽ, ae), œ, oe)"#
+        )
+    };
+    let (value, pattern) = (folded(r#""P"."T""#), folded("$1::text"));
+    let (other, row) = (folded("$2::text"), folded(r#""P"."S""#));
+    assert!(
+        short.contains(&format!(
+            "((NOT ({value} LIKE (SELECT {pattern}) ESCAPE )) OR ({other} LIKE {row} ESCAPE ))"
+        )),
+        "{short}"
+    );
+    assert!(seen.ends_with(r#"[text("a%"), text("a")]"#), "{seen}");
+}
+
+#[test]
 fn what_the_database_does_not_know_is_refused() {
     let refused = |filter: &str| {
         let text = format!("{P}actions: {{ F: {{ flow: [ {{ list: P, where: '{filter}', max: 1 }} ] }} }}\n");
