@@ -192,11 +192,11 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "FormatDecimal"(DEC, INT, TEXT, TEXT) -> TEXT, "rt_format_decimal", None, "digits, decimal and group separator; half away from zero"
     "FormatPercent"(DEC, INT, TEXT) -> TEXT, "rt_format_percent", None, "digits and decimal separator of a hundred times the number; half away from zero"
     "FormatPhoneNumber"(TEXT, INT, INT, INT, TEXT, TEXT, TEXT) -> TEXT, "rt_format_phone", None, "digits of country, area and number, and the separator in front of each; what is left is dropped"
-    "FormatText"(TEXT, INT, INT, BOOL, TEXT) -> TEXT, "rt_format_text", None, "least and most characters; padded and cut at the left when True; the padding"
+    "FormatText"(TEXT, INT, INT, BOOL, TEXT) -> TEXT, "rt_format_text", None, "least and most characters; padded and cut at the left when True; the padding, 100,000 times at most"
 
     "EmailAddressCreate"(TEXT, TEXT) -> TEXT, "rt_email_create", None, "name and address as in a mail's head: `\"Ann Lee\" <ann@example.org>`; without a name the address"
     "EmailAddressValidate"(TEXT) -> BOOL, "rt_email_is", None, "the rule of HTML; an empty one is valid"
-    "GetBookmarkableURL"() -> TEXT, "rt_url", None, "of the request; empty in a timer"
+    "GetBookmarkableURL"() -> TEXT, "rt_url", None, "of the request, with scheme, host and query as it says them; empty in a timer"
     "GetUserAgent"() -> TEXT, "rt_user_agent", None, "of the request; empty in a timer"
 };
 

@@ -137,7 +137,7 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
         Some(Scheme::Https) => "https",
         Some(Scheme::Http | Scheme::Other(_)) | None => "http",
     };
-    let url = format!("{scheme}://{}{target}", request.authority().unwrap_or_default());
+    let url = request.authority().map_or_else(String::new, |host| format!("{scheme}://{host}{target}"));
     REQUEST = (url, header(&headers, "user-agent").unwrap_or_default());
     let verb = match request.method() {
         Method::Get | Method::Head => 0,
