@@ -104,7 +104,8 @@ impl Timer {
         }
         if state.schedule != self.schedule {
             state.schedule.clone_from(&self.schedule);
-            state.next_ms = next(now);
+            // What is due stays due: a timer may be woken before anybody has looked at it.
+            state.next_ms = state.next_ms.filter(|due| *due <= now).or_else(|| next(now));
             state.tries = 0;
         }
         if state.revision != revision {
@@ -256,6 +257,13 @@ mod tests {
         assert_eq!((given_up.next_ms, given_up.tries), (Some(HOUR), 0));
         let last = given_up.last.unwrap().failure.unwrap();
         assert_eq!(last, "host a ran it and was not heard of again");
+    }
+
+    #[test]
+    fn a_timer_that_is_woken_before_anybody_looked_at_it_runs() {
+        let woken = TimerState::default().woken(5);
+        let running = runs(timer(false).step(Some(&woken), (&host("a"), Revision(1)), 6, hourly));
+        assert_eq!(running.ended(Ok(()), 7, hourly).next_ms, Some(HOUR));
     }
 
     #[test]
