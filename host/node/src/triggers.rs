@@ -33,11 +33,27 @@ pub(crate) struct Trigger {
 /// Runs a trigger to its end. The error says why it failed, with the request id that leads to its log lines.
 pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Result<(), String> {
     let id = uuid::Uuid::new_v4().to_string();
-    host.metrics.in_flight.inc();
+    let in_flight = InFlight::begin(host);
     let outcome = answer(host, served, trigger, &id).await;
-    host.metrics.in_flight.dec();
+    drop(in_flight);
     debug!(app = served.name, request_id = id, ok = outcome.is_ok(), "trigger ended");
     outcome.map_err(|why| format!("{why} (request {id})"))
+}
+
+/// Counts a trigger until it ends, also when whoever waits for it goes away.
+struct InFlight<'h>(&'h Host);
+
+impl<'h> InFlight<'h> {
+    fn begin(host: &'h Host) -> Self {
+        host.metrics.in_flight.inc();
+        Self(host)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.in_flight.dec();
+    }
 }
 
 async fn answer(host: &Host, served: &Served, trigger: Trigger, id: &str) -> Result<(), String> {
