@@ -17,6 +17,7 @@ pub(crate) struct Parsed {
     pub(crate) exceptions: Vec<Name>,
     pub(crate) actions: Vec<Action>,
     pub(crate) apis: Vec<Api>,
+    pub(crate) consumed: Vec<ConsumedApi>,
 }
 
 /// An exposed REST API.
@@ -64,6 +65,25 @@ pub(crate) struct Declared {
     pub(crate) secret: Option<Span>,
 }
 
+impl Declared {
+    /// Nothing but a name and a type.
+    pub(crate) fn plain(name: Name, type_name: Name) -> Declared {
+        Declared {
+            name,
+            type_name,
+            description: None,
+            mandatory: false,
+            length: None,
+            default: None,
+            delete_rule: None,
+            source: None,
+            header: None,
+            stored_as: None,
+            secret: None,
+        }
+    }
+}
+
 /// Where a REST input comes from; the numbers are the runtime's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -73,13 +93,26 @@ pub(crate) enum Source {
     Body = 3,
 }
 
-/// A server action or a REST method.
+/// A REST API of somebody else.
+#[derive(Debug)]
+pub(crate) struct ConsumedApi {
+    pub(crate) name: Name,
+    /// Where it is, unless the stage says otherwise.
+    pub(crate) url: Option<Name>,
+    /// User name and password are settings.
+    pub(crate) basic: bool,
+    pub(crate) timeout_s: u32,
+    /// The actions that see a request before it is sent, and an answer before it is read.
+    pub(crate) before: Option<Name>,
+    pub(crate) after: Option<Name>,
+}
+
+/// Anything with inputs and outputs that can be called, by the app or from outside.
 #[derive(Debug)]
 pub(crate) struct Action {
     pub(crate) name: Name,
     pub(crate) description: Option<String>,
-    pub(crate) rest: Option<RestMethod>,
-    pub(crate) timer: Option<Timer>,
+    pub(crate) kind: ActionKind,
     /// It can be called in expressions.
     pub(crate) is_function: bool,
     pub(crate) inputs: Vec<Declared>,
@@ -90,13 +123,43 @@ pub(crate) struct Action {
     pub(crate) handlers: Vec<Handler>,
 }
 
+/// What an action is, besides its flow.
+#[derive(Debug)]
+pub(crate) enum ActionKind {
+    /// A server action.
+    Server,
+    /// A method of an exposed REST API.
+    Exposed(RestMethod),
+    /// A method of a consumed REST API: it has no flow.
+    Consumed(RestMethod),
+    /// What a timer runs.
+    Timer(Timer),
+}
+
+impl ActionKind {
+    /// The method of an exposed REST API that it is.
+    pub(crate) fn exposed(&self) -> Option<&RestMethod> {
+        if let ActionKind::Exposed(method) = self { Some(method) } else { None }
+    }
+
+    /// The method of a consumed REST API that it is.
+    pub(crate) fn consumed(&self) -> Option<&RestMethod> {
+        if let ActionKind::Consumed(method) = self { Some(method) } else { None }
+    }
+
+    /// The timer that it is.
+    pub(crate) fn timer(&self) -> Option<&Timer> {
+        if let ActionKind::Timer(timer) = self { Some(timer) } else { None }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct RestMethod {
     pub(crate) api: String,
     /// Index into GET, POST, PUT, DELETE.
     pub(crate) verb: u32,
     pub(crate) path: Name,
-    /// The HTTP status of a success.
+    /// The HTTP status of a success; of an exposed method.
     pub(crate) status: u32,
 }
 

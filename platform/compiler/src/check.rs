@@ -4,6 +4,7 @@
 //! For Each inside it. Invariant: what leaves here without an error can be lowered; `Type::Unknown`
 //! remains only where an error was reported.
 
+mod consumed;
 mod expressions;
 mod flow;
 mod lists;
@@ -33,7 +34,8 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
         bodies.push(Body { variables, nodes });
     }
     let routes = routes::routes(parsed, &named, problems);
-    let typed = Typed { named, bodies, routes };
+    let requests = consumed::requests(parsed, &named, problems);
+    let typed = Typed { named, bodies, routes, requests };
     // What is broken may use what seems unused.
     if !problems.has_errors() {
         warnings::warn(parsed, &typed, problems);

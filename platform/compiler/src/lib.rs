@@ -130,7 +130,7 @@ pub fn compile(sources: &Sources) -> Compiled {
 
 fn timers(actions: &[ast::Action]) -> Vec<Timer> {
     let timer = |action: &ast::Action| {
-        let timer = action.timer.as_ref()?;
+        let timer = action.kind.timer()?;
         Some(Timer {
             name: action.name.text.clone(),
             schedule: timer.schedule.as_ref().map(|pattern| pattern.text.clone()),

@@ -13,6 +13,7 @@ mod keep;
 mod lists;
 mod query;
 mod recursion;
+mod requests;
 mod rows;
 mod sql;
 mod stream;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wasm_encoder::{BlockType, Instruction, MemArg, MemArgTarget, ValType};
 
+use crate::ast::Source;
 use crate::literal;
 use crate::openapi::Document;
 use crate::plan::{Data, Function, Plan};
@@ -52,47 +54,38 @@ pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) ->
         data: Data::new(runtime.heap_base.next_multiple_of(16)),
         descriptors: BTreeMap::new(),
         ending: stream::ending(&typed.bodies),
+        entries: Vec::new(),
     };
     let descriptor = shared.data.reserve(6);
     let mut plan = Plan { descriptor, ..Plan::default() };
     let recursive = recursion::recursive(&typed.bodies);
-    for ((def, body), guarded) in typed.named.actions.iter().zip(&typed.bodies).zip(recursive) {
-        plan.functions.push(action(def, body, guarded, &mut shared));
+    let requests: BTreeMap<usize, &Request> = typed.requests.iter().map(|r| (r.action, r)).collect();
+    for (index, (def, body)) in typed.named.actions.iter().zip(&typed.bodies).enumerate() {
+        plan.functions.push(match requests.get(&index) {
+            Some(request) => requests::send(request, &mut shared),
+            None => action(def, body, recursive[index], &mut shared),
+        });
     }
-    let entry = |plan: &mut Plan, function: Function| {
-        let entry = runtime.table as u32 + plan.table.len() as u32;
-        plan.table.push(plan.functions.len() as u32);
-        plan.functions.push(function);
-        entry
-    };
-    let (mut rows, mut checks) = (Vec::new(), BTreeMap::new());
+    let mut routes = Vec::new();
     for route in &typed.routes {
-        let entry_of = entry(&mut plan, wrapper(route.action, &shared));
-        let authentication = match route.authentication {
-            Some(action) => {
-                *checks.entry(action).or_insert_with(|| entry(&mut plan, wrapper(action, &shared)))
-            }
-            None => 0,
-        };
-        rows.extend(route_row(route, entry_of, authentication, &mut shared));
+        routes.extend(route_row(route, &mut shared));
     }
-    let mut triggers = vec![typed.named.timers.len() as u32];
-    for (timer, action) in &typed.named.timers {
-        let entry = entry(&mut plan, wrapper(*action, &shared));
-        triggers.extend([shared.data.text(&format!("timers/{timer}")), entry]);
-    }
+    let routes = shared.data.words(&routes);
+    let timers = typed.named.timers.iter().map(|(name, action)| (format!("timers/{name}"), *action));
+    let triggers = trigger_table(timers.collect(), &mut shared);
     let mut pages = Vec::new();
     for page in documents {
         let texts = [&page.path, page.content_type, &page.text];
         pages.extend(texts.map(|text| shared.data.text(text)));
     }
     let pages = shared.data.words(&pages);
-    let (routes, triggers) = (shared.data.words(&rows), shared.data.words(&triggers));
+    for entry in std::mem::take(&mut shared.entries) {
+        plan.table.push(plan.functions.len() as u32);
+        plan.functions.push(wrapper(entry, &shared));
+    }
     let heap = shared.data.place(16);
-    shared.data.fill(
-        descriptor,
-        &[heap, typed.routes.len() as u32, routes, triggers, documents.len() as u32, pages],
-    );
+    let [routes_count, pages_count] = [typed.routes.len(), documents.len()].map(|count| count as u32);
+    shared.data.fill(descriptor, &[heap, routes_count, routes, triggers, pages_count, pages]);
     plan.data = shared.data;
     plan
 }
@@ -104,9 +97,20 @@ struct Shared<'l> {
     descriptors: BTreeMap<usize, u32>,
     /// Which actions may end the transaction.
     ending: Vec<bool>,
+    /// The actions that the runtime calls through the table, in its order.
+    entries: Vec<usize>,
 }
 
 impl Shared<'_> {
+    /// Where the table holds an action.
+    fn entry(&mut self, action: usize) -> u32 {
+        let at = self.entries.iter().position(|entry| *entry == action).unwrap_or_else(|| {
+            self.entries.push(action);
+            self.entries.len() - 1
+        });
+        self.runtime.table as u32 + at as u32
+    }
+
     /// The address of a type's descriptor.
     fn descriptor(&mut self, ty: &Type) -> u32 {
         match ty {
@@ -115,22 +119,12 @@ impl Shared<'_> {
                     return *at;
                 }
                 let named = self.named;
-                let fields = &named.records[*record].fields;
-                let mut template = Vec::new();
-                let mut words = vec![RECORD, fields.len() as u32, 0];
-                for field in fields {
-                    template.extend(self.slot(field.default.as_ref(), &field.ty));
-                    words.extend([
-                        self.data.text(&field.name),
-                        self.descriptor(&field.ty),
-                        // The runtime's `Field`: bit 0 mandatory, the rest the most characters.
-                        u32::from(field.mandatory) | field.length.unwrap_or(0) << 1,
-                    ]);
-                }
-                words[2] = self.data.words(&template);
-                // Not shared with an equal row: the words of a template may look like a descriptor.
-                let at = self.data.reserve(words.len());
-                self.data.fill(at, &words);
+                let fields = named.records[*record].fields.iter().map(|field| {
+                    // The runtime's `Field`: bit 0 mandatory, the rest the most characters.
+                    let flags = u32::from(field.mandatory) | field.length.unwrap_or(0) << 1;
+                    (field.name.as_str(), &field.ty, field.default.as_ref(), flags)
+                });
+                let at = self.record(fields.collect());
                 self.descriptors.insert(*record, at);
                 at
             }
@@ -153,6 +147,60 @@ impl Shared<'_> {
         }
     }
 
+    /// The address of the descriptor of a record that has parameters as its attributes.
+    fn parameters(&mut self, parameters: &[LocalDef]) -> u32 {
+        let fields =
+            parameters.iter().map(|p| (p.name.as_str(), &p.ty, p.default.as_ref(), u32::from(p.mandatory)));
+        self.record(fields.collect())
+    }
+
+    /// Name, type, default, and the runtime's `Field` flags of each attribute.
+    fn record(&mut self, fields: Vec<(&str, &Type, Option<&Constant>, u32)>) -> u32 {
+        let mut template = Vec::new();
+        let mut words = vec![RECORD, fields.len() as u32, 0];
+        for (name, ty, default, flags) in fields {
+            template.extend(self.slot(default, ty));
+            words.extend([self.data.text(name), self.descriptor(ty), flags]);
+        }
+        words[2] = self.data.words(&template);
+        // Not shared with an equal row: the words of a template may look like a descriptor.
+        let at = self.data.reserve(words.len());
+        self.data.fill(at, &words);
+        at
+    }
+
+    /// A path, as the runtime reads it.
+    fn segments(&mut self, path: &[Segment]) -> u32 {
+        let mut segments = Vec::new();
+        for segment in path {
+            segments.extend(match segment {
+                Segment::Literal(text) => [0, self.data.text(text)],
+                Segment::Input(index) => [1, *index as u32],
+            });
+        }
+        self.data.words(&segments)
+    }
+
+    /// The inputs of a REST method, as the runtime reads them.
+    fn inputs(&mut self, def: &ActionDef, sources: &[Source]) -> u32 {
+        let mut inputs = Vec::new();
+        for (input, source) in def.variables[..def.inputs].iter().zip(sources) {
+            let default = match &input.default {
+                Some(constant) => {
+                    let slot = self.slot(Some(constant), &input.ty);
+                    self.data.words(&slot)
+                }
+                None => 0,
+            };
+            // A path parameter is there by definition.
+            let mandatory = input.mandatory && *source != Source::Path;
+            // What the client reads about a header says the name that the client sends.
+            let name = self.data.text(input.header.as_deref().unwrap_or(&input.name));
+            inputs.extend([name, self.descriptor(&input.ty), *source as u32, u32::from(mandatory), default]);
+        }
+        self.data.words(&inputs)
+    }
+
     /// The two words of a slot that holds a default; records and lists are made at run time.
     fn slot(&mut self, default: Option<&Constant>, ty: &Type) -> [u32; 2] {
         let wide = |v: i64| [v as u32, (v >> 32) as u32];
@@ -167,51 +215,39 @@ impl Shared<'_> {
     }
 }
 
-fn route_row(route: &Route, entry: u32, authentication: u32, shared: &mut Shared<'_>) -> [u32; 11] {
-    let named = shared.named;
-    let def = &named.actions[route.action];
-    let mut segments = Vec::new();
-    for segment in &route.segments {
-        segments.extend(match segment {
-            Segment::Literal(text) => [0, shared.data.text(text)],
-            Segment::Input(index) => [1, *index as u32],
-        });
-    }
-    let mut inputs = Vec::new();
-    for (input, source) in def.variables[..def.inputs].iter().zip(&route.sources) {
-        let default = match &input.default {
-            Some(constant) => {
-                let slot = shared.slot(Some(constant), &input.ty);
-                shared.data.words(&slot)
-            }
-            None => 0,
-        };
-        // A path parameter is there by definition.
-        let mandatory = input.mandatory && *source != crate::ast::Source::Path;
-        // What the client reads about a header says the name that the client sends.
-        let name = shared.data.text(input.header.as_deref().unwrap_or(&input.name));
-        inputs.extend([name, shared.descriptor(&input.ty), *source as u32, u32::from(mandatory), default]);
-    }
-    let mut outputs = Vec::new();
-    for output in def.outputs() {
-        outputs.extend([shared.data.text(&output.name), shared.descriptor(&output.ty)]);
-    }
+fn route_row(route: &Route, shared: &mut Shared<'_>) -> [u32; 10] {
+    let def = &shared.named.actions[route.action];
+    let (authentication, slots) = match route.authentication {
+        Some(action) => (shared.entry(action), shared.named.actions[action].frame()),
+        None => (0, 0),
+    };
     [
         route.verb,
         route.segments.len() as u32,
-        shared.data.words(&segments),
+        shared.segments(&route.segments),
         def.inputs as u32,
-        shared.data.words(&inputs),
-        def.outputs as u32,
-        shared.data.words(&outputs),
-        entry,
+        shared.inputs(def, &route.sources),
+        shared.parameters(def.outputs()),
+        shared.entry(route.action),
         route.status,
         authentication,
-        // A frame for it: its inputs, then its outputs.
-        route
-            .authentication
-            .map_or(0, |action| (named.actions[action].inputs + named.actions[action].outputs) as u32),
+        slots,
     ]
+}
+
+/// What hosts start in the app: the path, the action, and records of its inputs and outputs.
+fn trigger_table(triggers: Vec<(String, usize)>, shared: &mut Shared<'_>) -> u32 {
+    let mut rows = vec![triggers.len() as u32];
+    for (path, action) in triggers {
+        let def = &shared.named.actions[action];
+        rows.extend([
+            shared.data.text(&path),
+            shared.entry(action),
+            shared.parameters(def.inputs()),
+            shared.parameters(def.outputs()),
+        ]);
+    }
+    shared.data.words(&rows)
 }
 
 /// What the table holds for an action that the runtime calls: takes a frame of slots, calls the action, fills in outputs.

@@ -34,7 +34,7 @@ pub(crate) fn documents(parsed: &Parsed, typed: &Typed) -> Vec<Document> {
             .iter()
             .filter_map(|route| {
                 let action = &parsed.actions[route.action];
-                let rest = action.rest.as_ref().filter(|rest| rest.api == api.name.text)?;
+                let rest = action.kind.exposed().filter(|rest| rest.api == api.name.text)?;
                 let def = &typed.named.actions[route.action];
                 Some(Method { action, rest, route, def })
             })

@@ -3,6 +3,7 @@
 //! Unknown keys, wrong shapes and missing keys are all reported; reading goes on with what is left.
 //! Invariant: whatever the text, a [`Parsed`] comes out, with every node that could be read.
 
+mod consume;
 mod expression;
 mod flow;
 mod query;
@@ -24,6 +25,7 @@ pub(crate) fn parse(sources: &Sources, problems: &mut Problems<'_>) -> Parsed {
             read_file(&root, &mut parsed, problems);
         }
     }
+    consume::add_structures(&mut parsed);
     if parsed.app.is_none() && !problems.has_errors() {
         let at = Span::default();
         problems.error_hint(
@@ -71,7 +73,7 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
     for (name, node) in file.named("actions", problems) {
         let mut keys = Keys::of(node, "an action", problems);
         let is_function = keys.flag("function", false, problems);
-        let action = Action { is_function, ..read_action(name, None, &mut keys, problems) };
+        let action = Action { is_function, ..read_action(name, ActionKind::Server, &mut keys, problems) };
         keys.finish(problems);
         parsed.actions.push(action);
     }
@@ -84,25 +86,29 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         let authentication = keys.take("on_authentication").and_then(|n| text_of(n, problems));
         for (name, node) in keys.named("methods", problems) {
             let mut method = Keys::of(node, "a REST method", problems);
-            let verb =
-                method.take("verb").and_then(|n| choice(n, &["GET", "POST", "PUT", "DELETE"], problems));
-            let path = method.take("path").and_then(|n| text_of(n, problems));
-            let path = path.unwrap_or_else(|| Name { text: format!("/{}", name.text), span: name.span });
+            let (verb, path) = verb_and_path(&name, &mut method, problems);
             let status = method.take("status").and_then(|n| success(n, problems));
-            let rest = RestMethod {
-                api: api.text.clone(),
-                verb: verb.unwrap_or(0) as u32,
-                path,
-                status: status.unwrap_or(STATUS_OK),
-            };
-            let action = read_action(name, Some(rest), &mut method, problems);
+            let status = status.unwrap_or(STATUS_OK);
+            let rest = ActionKind::Exposed(RestMethod { api: api.text.clone(), verb, path, status });
+            let action = read_action(name, rest, &mut method, problems);
             method.finish(problems);
             parsed.actions.push(action);
         }
         keys.finish(problems);
         parsed.apis.push(Api { name: api, description, authentication });
     }
+    for (name, node) in file.named("consume", problems) {
+        consume::read(name, node, parsed, problems);
+    }
     file.finish(problems);
+}
+
+/// The verb of a REST method as the runtime numbers it, and its path.
+fn verb_and_path(name: &Name, keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> (u32, Name) {
+    let verb = keys.take("verb").and_then(|n| choice(n, &["GET", "POST", "PUT", "DELETE"], problems));
+    let path = keys.take("path").and_then(|n| text_of(n, problems));
+    let path = path.unwrap_or_else(|| Name { text: format!("/{}", name.text), span: name.span });
+    (verb.unwrap_or(0) as u32, path)
 }
 
 fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Entity {
@@ -144,12 +150,7 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
     Entity { name, is_static, stored_as, attributes, records, indexes }
 }
 
-fn read_action(
-    name: Name,
-    rest: Option<RestMethod>,
-    keys: &mut Keys<'_>,
-    problems: &mut Problems<'_>,
-) -> Action {
+fn read_action(name: Name, kind: ActionKind, keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Action {
     Action {
         description: keys.text("description", problems),
         inputs: declarations(keys, "inputs", problems),
@@ -158,9 +159,8 @@ fn read_action(
         flow: keys.take("flow").map(|n| flow::read(n, problems)).unwrap_or_default(),
         handlers: flow::handlers(keys, problems).unwrap_or_default(),
         is_function: false,
-        timer: None,
         name,
-        rest,
+        kind,
     }
 }
 
@@ -168,19 +168,7 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
     let mut out = Vec::new();
     for (name, node) in keys.named(key, problems) {
         let empty = Name { text: String::new(), span: name.span };
-        let plain = |type_name| Declared {
-            name: name.clone(),
-            description: None,
-            type_name,
-            mandatory: false,
-            length: None,
-            default: None,
-            delete_rule: None,
-            source: None,
-            header: None,
-            stored_as: None,
-            secret: None,
-        };
+        let plain = |type_name| Declared::plain(name.clone(), type_name);
         out.push(match &node.shape {
             Shape::Scalar(_) => plain(text_of(node, problems).unwrap_or(empty)),
             Shape::Null | Shape::Sequence(_) | Shape::Mapping(_) => {

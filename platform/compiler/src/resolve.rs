@@ -6,11 +6,11 @@
 
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use odeon_oml::schema::DeleteRule;
 
-use crate::ast::{self, Declared, Name, Parsed, Source};
+use crate::ast::{self, ActionKind, Declared, Name, Parsed, Source};
 use crate::builtins::is_built_in;
 use crate::literal;
 use crate::problem::{Problems, near};
@@ -91,18 +91,21 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     }
     rows::link(parsed, &mut named, problems);
     find_cycles(&named, problems);
-    let mut seen: BTreeMap<(Option<&str>, bool, &str), ()> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for (index, action) in parsed.actions.iter().enumerate() {
-        let api = action.rest.as_ref().map(|r| r.api.as_str());
-        if seen.insert((api, action.timer.is_some(), &action.name.text), ()).is_some() {
+        let def = action_def(action, &scope, problems);
+        if !seen.insert(def.name.clone()) {
             problems.error("OML0004", action.name.span, format!("`{}` exists already", action.name.text));
         }
-        if action.timer.is_some() {
-            named.timers.insert(action.name.text.clone(), index);
-        } else if action.rest.is_none() {
-            named.callable.insert(action.name.text.clone(), index);
+        match &action.kind {
+            ActionKind::Server => drop(named.callable.insert(def.name.clone(), index)),
+            ActionKind::Consumed(method) => {
+                named.callable.insert(format!("{}.{}", method.api, action.name.text), index);
+            }
+            ActionKind::Timer(_) => drop(named.timers.insert(action.name.text.clone(), index)),
+            ActionKind::Exposed(_) => {}
         }
-        named.actions.push(action_def(action, &scope, problems));
+        named.actions.push(def);
     }
     let aggregates = parsed.actions.iter().map(|action| {
         aggregates(&action.flow) + action.handlers.iter().map(|h| aggregates(&h.flow)).sum::<usize>()
@@ -117,13 +120,25 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         named.exceptions.push(name.text.clone());
     }
     named.settings = settings(&parsed.settings, &named.types, problems);
-    for (index, api) in parsed.apis.iter().enumerate() {
-        let name = &api.name;
-        if parsed.apis[..index].iter().any(|a| a.name.text == name.text) {
+    let consumed = |api: &ast::ConsumedApi| ConsumedDef {
+        name: api.name.text.clone(),
+        url: api.url.as_ref().map(|url| url.text.clone()),
+        basic: api.basic,
+        timeout_s: api.timeout_s,
+    };
+    named.consumed = parsed.consumed.iter().map(consumed).collect();
+    unique_apis(parsed.apis.iter().map(|api| &api.name), problems);
+    unique_apis(parsed.consumed.iter().map(|api| &api.name), problems);
+    named
+}
+
+fn unique_apis<'n>(names: impl Iterator<Item = &'n Name>, problems: &mut Problems<'_>) {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(&name.text) {
             problems.error("OML0004", name.span, format!("the API `{}` exists already", name.text));
         }
     }
-    named
 }
 
 /// The basic type of that name, with or without spaces.
@@ -441,6 +456,18 @@ fn settings(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'_
     settings
 }
 
+/// The name of an action in logs; no two have the same.
+fn shown(action: &ast::Action) -> String {
+    let name = &action.name.text;
+    match &action.kind {
+        ActionKind::Server => name.clone(),
+        ActionKind::Exposed(method) => format!("{}.{name}", method.api),
+        // An API of the same name may be exposed too.
+        ActionKind::Consumed(method) => format!("Consumed.{}.{name}", method.api),
+        ActionKind::Timer(_) => format!("Timer.{name}"),
+    }
+}
+
 fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'_>) -> ActionDef {
     let mut variables: Vec<LocalDef> = Vec::new();
     for (group, is_input) in [(&action.inputs, true), (&action.outputs, false), (&action.locals, false)] {
@@ -458,7 +485,8 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
             no_secret(d, problems);
             not_stored(d, problems);
             if let Some((source, at)) = d.source {
-                if !(is_input && action.rest.is_some()) {
+                let is_rest = matches!(action.kind, ActionKind::Exposed(_) | ActionKind::Consumed(_));
+                if !(is_input && is_rest) {
                     problems.error("OML0303", at, "`in` and `header` belong to an input of a REST method");
                 } else if let Some(header) = &d.header
                     && source != Source::Header
@@ -487,11 +515,7 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
     }
     ActionDef {
         is_function: action.is_function,
-        name: match &action.rest {
-            Some(rest) => format!("{}.{}", rest.api, action.name.text),
-            None if action.timer.is_some() => format!("Timer.{}", action.name.text),
-            None => action.name.text.clone(),
-        },
+        name: shown(action),
         variables,
         inputs: action.inputs.len(),
         outputs: action.outputs.len(),

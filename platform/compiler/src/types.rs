@@ -116,6 +116,15 @@ pub(crate) struct ActionDef {
 }
 
 impl ActionDef {
+    /// Slots of its inputs and outputs, end to end.
+    pub(crate) fn frame(&self) -> u32 {
+        (self.inputs + self.outputs) as u32
+    }
+
+    pub(crate) fn inputs(&self) -> &[LocalDef] {
+        &self.variables[..self.inputs]
+    }
+
     pub(crate) fn outputs(&self) -> &[LocalDef] {
         &self.variables[self.inputs..self.inputs + self.outputs]
     }
@@ -135,6 +144,16 @@ pub(crate) struct SettingDef {
     pub(crate) ty: Type,
     pub(crate) secret: bool,
     pub(crate) default: Option<Constant>,
+}
+
+/// A REST API of somebody else. Where it is, and who the app is there, are settings named after it.
+#[derive(Debug)]
+pub(crate) struct ConsumedDef {
+    pub(crate) name: String,
+    /// Where it is, unless the stage says otherwise.
+    pub(crate) url: Option<String>,
+    pub(crate) basic: bool,
+    pub(crate) timeout_s: u32,
 }
 
 /// All records by their places: those that the author declared, then the rows of aggregates. Types of rows
@@ -196,6 +215,7 @@ pub(crate) struct Named {
     /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
     pub(crate) exceptions: Vec<String>,
     pub(crate) settings: Vec<SettingDef>,
+    pub(crate) consumed: Vec<ConsumedDef>,
     pub(crate) actions: Vec<ActionDef>,
     /// The actions that can be called, by name: all but the methods of REST APIs.
     pub(crate) callable: BTreeMap<String, usize>,
@@ -232,6 +252,7 @@ pub(crate) struct Typed {
     pub(crate) named: Named,
     pub(crate) bodies: Vec<Body>,
     pub(crate) routes: Vec<Route>,
+    pub(crate) requests: Vec<Request>,
 }
 
 /// A checked flow; `variables` continue those of the action with the outputs of nodes.
@@ -252,6 +273,20 @@ pub(crate) struct Route {
     /// A literal segment, or the input that takes it.
     pub(crate) segments: Vec<Segment>,
     pub(crate) sources: Vec<Source>,
+}
+
+/// A method of a consumed REST API: what its action sends.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) action: usize,
+    /// The consumed API, by its place.
+    pub(crate) api: usize,
+    pub(crate) verb: u32,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) sources: Vec<Source>,
+    /// The actions that see it before it is sent, and its answer before it is read.
+    pub(crate) before: Option<usize>,
+    pub(crate) after: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -380,6 +380,26 @@ fn rest_methods() {
 }
 
 #[test]
+fn consumed_rest() {
+    let api = |keys: &str| format!("app: T\nconsume:\n  Api: {{ {keys} }}\n");
+    problems(&api("url: 'https://x.example.com:8443/v1'"), "");
+    for wrong in ["x.example.com", "ftp://x", "http://", "https:///v1", "http://x?y=1", "http://user@x"] {
+        problems(&api(&format!("url: '{wrong}'")), "OML0407@3:15");
+    }
+    problems(&api("timeout: 61"), "OML0003@3:19");
+    problems(&api("authentication: oauth"), "OML0003@3:26");
+    problems(&api("methods: { M: { path: '/{Id}' } }"), "OML0401@3:32");
+    problems(&api("methods: { M: { inputs: { L: Text List } } }"), "OML0403@3:39");
+    problems(&api("methods: { M: { flow: [] } }"), "OML0002@3:26");
+    problems(&api("on_before_request: Stmp"), "OML0105@3:29");
+    problems(&format!("{}actions: {{ Stamp: {{}} }}\n", api("on_before_request: Stamp")), "OML0406@3:29");
+    problems(&format!("{}settings: {{ Api_BaseURL: Text }}\n", api("")), "OML0004@3:3");
+    problems(&format!("{}structures: {{ HTTPHeader: {{}} }}\n", api("")), "OML0004@3:3");
+    let call = "rest: { A: { methods: { R: { flow: [ { call: Api.Png } ] } } } }\n";
+    problems(&format!("{}{call}", api("methods: { Ping: {} }")), "OML0105@4:46");
+}
+
+#[test]
 fn every_code_has_a_page_and_a_test() {
     // No model leads to an internal error; its test breaks the plan instead.
     let here =

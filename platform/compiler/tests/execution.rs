@@ -6,6 +6,8 @@
 
 #[path = "execution/builtins.rs"]
 mod builtins;
+#[path = "execution/consumed.rs"]
+mod consumed;
 #[path = "execution/flows.rs"]
 mod flows;
 mod harness;

@@ -37,6 +37,8 @@ pub struct File {
     pub timers: BTreeMap<String, Timer>,
     /// The exposed REST APIs by name.
     pub rest: BTreeMap<String, RestApi>,
+    /// The REST APIs of others that the app calls, by name.
+    pub consume: BTreeMap<String, ConsumedApi>,
 }
 
 /// A table of the app. An `Id` of type Long Integer is added in front.
@@ -226,6 +228,50 @@ pub struct RestMethod {
     pub flow: Vec<Step>,
     /// What takes the exceptions of the whole flow.
     pub handlers: Vec<Handler>,
+}
+
+/// A REST API of somebody else. Its methods are called as `<Api>.<Method>`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsumedApi {
+    /// What it is for.
+    pub description: Option<String>,
+    /// Where it is, http or https; a stage may set another as the setting `<Api>_BaseURL`.
+    pub url: Option<String>,
+    /// How the app shows who it is; nothing when absent.
+    pub authentication: Option<Authentication>,
+    /// Seconds until an answer begins, and between two of its parts, 1 to 60; 30 when absent.
+    pub timeout: Option<u32>,
+    /// The action that may change a request before it is sent: input Request, output CustomizedRequest.
+    pub on_before_request: Option<String>,
+    /// The action that may change an answer before it is read: input Response, output CustomizedResponse.
+    pub on_after_response: Option<String>,
+    /// The methods by name.
+    pub methods: BTreeMap<String, ConsumedMethod>,
+}
+
+/// How an app shows who it is.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Authentication {
+    /// HTTP Basic, with the settings `<Api>_Username` and `<Api>_Password`; the second is a secret.
+    Basic,
+}
+
+/// A method of a REST API of somebody else.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsumedMethod {
+    /// What it does.
+    pub description: Option<String>,
+    /// GET, POST, PUT or DELETE; GET when absent.
+    pub verb: Option<Verb>,
+    /// The path below the URL, with `{Input}` for parameters; `/<Method>` when absent.
+    pub path: Option<String>,
+    /// What is sent, each in the path, query, a header or the body, as in an exposed method.
+    pub inputs: BTreeMap<String, Attribute>,
+    /// What is read of the answer: one output is the JSON document, several are its keys.
+    pub outputs: BTreeMap<String, Attribute>,
 }
 
 /// The verbs of a REST method.

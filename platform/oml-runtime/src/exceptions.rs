@@ -15,6 +15,8 @@ use crate::sql;
 const UNNAMED: u32 = 1;
 /// A statement failed. The compiler knows the number too.
 pub(crate) const DATABASE: u32 = 4;
+/// Somebody else could not be reached. The compiler knows the number too.
+pub(crate) const COMMUNICATION: u32 = 5;
 /// Calls of actions inside one another, where they may be endless. The host gives a guest 512 KiB of stack.
 const CALL_DEPTH_MAX: u32 = 250;
 

@@ -13,23 +13,23 @@ use crate::bindings::exports::wasi::http::incoming_handler::Guest;
 use crate::bindings::wasi::http::types::{
     Headers, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam, Scheme,
 };
-use crate::bindings::wasi::io::streams::StreamError;
 use crate::memory::{RT_PENDING, app, new_text, rd32, rd64, rt_alloc, text, wr64};
-use crate::values::write_default;
+use crate::outgoing::{Unread, WRITE_BYTES, read_all};
+use crate::values::{field, field_count, fill_record, write_default};
 use crate::{exceptions, json, sql};
 
 /// Largest request body: 28.6 MB, as ODC.
 const BODY_BYTES_MAX: usize = 29_989_273;
-/// Bytes per write to the response stream; the interface takes 4096 at most per blocking write.
-const WRITE_BYTES: usize = 4096;
 
 /// Header of what the host starts by itself; it takes it from everybody else's requests.
 const TRIGGER: &str = "odeon-trigger";
 
-const IN_PATH: u32 = 0;
-const IN_QUERY: u32 = 1;
-const IN_HEADER: u32 = 2;
-const PARAM_MANDATORY: u32 = 1;
+// Where an input of a REST method stands, as the compiler numbers it.
+pub(crate) const IN_PATH: u32 = 0;
+pub(crate) const IN_QUERY: u32 = 1;
+pub(crate) const IN_HEADER: u32 = 2;
+pub(crate) const IN_BODY: u32 = 3;
+pub(crate) const PARAM_MANDATORY: u32 = 1;
 /// What a refused client is told of the verbs: what answers GET answers HEAD.
 const ALLOWED: [&str; 4] = ["GET, HEAD", "POST", "PUT", "DELETE"];
 
@@ -80,7 +80,8 @@ struct Route {
     verb: u32,
     segments: (u32, u32),
     inputs: (u32, u32),
-    outputs: (u32, u32),
+    /// The record of its outputs.
+    outputs: u32,
     function: u32,
     status: u32,
     /// The function that checks who calls, or 0, and the slots of its frame.
@@ -88,13 +89,14 @@ struct Route {
 }
 
 /// Bytes of a row.
-const ROUTE_BYTES: u32 = 44;
+const ROUTE_BYTES: u32 = 40;
 
-struct Input {
-    name: &'static str,
-    desc: u32,
-    source: u32,
-    flags: u32,
+/// An input of a REST method, exposed or consumed.
+pub(crate) struct Input {
+    pub(crate) name: &'static str,
+    pub(crate) desc: u32,
+    pub(crate) source: u32,
+    pub(crate) flags: u32,
     default: u32,
 }
 
@@ -105,15 +107,16 @@ unsafe fn route(index: u32) -> Route {
         verb: rd32(at),
         segments: pair(4),
         inputs: pair(12),
-        outputs: pair(20),
-        function: rd32(at + 28),
-        status: rd32(at + 32),
-        authentication: pair(36),
+        outputs: rd32(at + 20),
+        function: rd32(at + 24),
+        status: rd32(at + 28),
+        authentication: pair(32),
     }
 }
 
-unsafe fn input(route: Route, index: u32) -> Input {
-    let at = route.inputs.1 + index * 20;
+/// The input at a place of the rows that the compiler wrote.
+pub(crate) unsafe fn input_at(inputs: u32, index: u32) -> Input {
+    let at = inputs + index * 20;
     Input {
         name: text(rd32(at)),
         desc: rd32(at + 4),
@@ -131,7 +134,7 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     let segments: Vec<String> =
         path.split('/').filter(|s| !s.is_empty()).skip(1).map(|s| decoded(s, false)).collect();
     if headers.has(TRIGGER) {
-        return triggered(&segments.join("/"), &request_id);
+        return triggered(&segments.join("/"), request, &request_id);
     }
     let scheme = match request.scheme() {
         Some(Scheme::Https) => "https",
@@ -172,11 +175,11 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
         return Answer { challenge, ..refuse(status as u16, &[message]) };
     }
 
-    let (inputs, outputs) = (found.inputs.0, found.outputs.0);
+    let (inputs, outputs) = (found.inputs.0, field_count(found.outputs));
     let frame = rt_alloc((inputs + outputs) * 8);
     let mut problems = Vec::new();
     for index in 0..inputs {
-        let input = input(found, index);
+        let input = input_at(found.inputs.1, index);
         let slot = frame + index * 8;
         {
             match input.default {
@@ -209,7 +212,7 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
 
     match run(found.function, frame) {
         Ok(()) => {
-            let body = written(found, frame + inputs * 8);
+            let body = written(frame + inputs * 8, found.outputs);
             Answer { status: found.status as u16, body, ..Answer::default() }
         }
         Err((status, message)) => refuse(status as u16, &[message]),
@@ -245,15 +248,35 @@ unsafe fn document(path: &str) -> Option<Answer> {
     Some(Answer { status: 200, body, content_type, ..Answer::default() })
 }
 
-/// What the host starts by itself, such as a timer: a path of its own, no inputs, no answer but how it ended.
-unsafe fn triggered(path: &str, request_id: &str) -> Answer {
+/// What the host starts by itself, such as a timer: a path of its own, the inputs in the body when there are any.
+unsafe fn triggered(path: &str, request: &IncomingRequest, request_id: &str) -> Answer {
     let table = rd32(app() + 12);
-    let rows = (0..rd32(table)).map(|index| table + 4 + index * 8);
+    let rows = (0..rd32(table)).map(|index| table + 4 + index * 16);
     let Some(row) = rows.into_iter().find(|row| text(rd32(*row)) == path) else {
         return failure(404, &["There is no such trigger".into()], request_id);
     };
-    match run(rd32(row + 4), 0) {
-        Ok(()) => Answer::default(),
+    let (inputs, outputs) = (rd32(row + 8), rd32(row + 12));
+    let frame = rt_alloc((field_count(inputs) + field_count(outputs)) * 8);
+    fill_record(frame, inputs);
+    if field_count(inputs) > 0 {
+        let slot = rt_alloc(8);
+        wr64(slot, i64::from(frame));
+        let mut problems = Vec::new();
+        match body(request) {
+            Ok(raw) => json::read(&raw, "The inputs", slot, inputs, &mut problems),
+            Err((status, message)) => return failure(status, &[message], request_id),
+        }
+        if !problems.is_empty() {
+            return failure(400, &problems, request_id);
+        }
+    }
+    match run(rd32(row + 4), frame) {
+        Ok(()) if field_count(outputs) == 0 => Answer::default(),
+        Ok(()) => {
+            let mut body = String::new();
+            json::write(&mut body, i64::from(frame + field_count(inputs) * 8), outputs, true);
+            Answer { status: 200, body, ..Answer::default() }
+        }
         Err((status, message)) => failure(status as u16, &[message], request_id),
     }
 }
@@ -351,37 +374,19 @@ fn body(request: &IncomingRequest) -> Result<Vec<u8>, (u16, String)> {
     let unreadable = || (400, String::from("The request body could not be read"));
     let incoming = request.consume().map_err(|()| unreadable())?;
     let stream = incoming.stream().map_err(|()| unreadable())?;
-    let mut raw = Vec::new();
-    loop {
-        match stream.blocking_read(65_536) {
-            Ok(chunk) => raw.extend_from_slice(&chunk),
-            Err(StreamError::Closed) => return Ok(raw),
-            Err(StreamError::LastOperationFailed(_)) => return Err(unreadable()),
-        }
-        if raw.len() > BODY_BYTES_MAX {
-            return Err((413, format!("The request body is larger than {BODY_BYTES_MAX} bytes")));
-        }
-    }
+    read_all(&stream, BODY_BYTES_MAX).map_err(|why| match why {
+        Unread::Broken => unreadable(),
+        Unread::TooLarge => (413, format!("The request body is larger than {BODY_BYTES_MAX} bytes")),
+    })
 }
 
-unsafe fn written(route: Route, outputs: u32) -> String {
+/// One output is the document itself, several are its keys.
+unsafe fn written(outputs: u32, desc: u32) -> String {
     let mut out = String::new();
-    let (count, at) = route.outputs;
-    {
-        match count {
-            0 => {}
-            1 => json::write(&mut out, rd64(outputs), rd32(at + 4), true),
-            _ => {
-                for index in 0..count {
-                    out.push(if index == 0 { '{' } else { ',' });
-                    json::write_string(&mut out, text(rd32(at + index * 8)));
-                    out.push(':');
-                    let word = rd64(outputs + index * 8);
-                    json::write(&mut out, word, rd32(at + index * 8 + 4), true);
-                }
-                out.push('}');
-            }
-        }
+    match field_count(desc) {
+        0 => {}
+        1 => json::write(&mut out, rd64(outputs), field(desc, 0).desc, true),
+        _ => json::write(&mut out, i64::from(outputs), desc, true),
     }
     out
 }

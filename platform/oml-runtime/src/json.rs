@@ -442,7 +442,7 @@ fn quoted(out: &mut String, write: impl FnOnce(&mut String)) {
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-fn to_base64(out: &mut String, raw: &[u8]) {
+pub(crate) fn to_base64(out: &mut String, raw: &[u8]) {
     for chunk in raw.chunks(3) {
         let word = chunk.iter().fold(0u32, |w, b| (w << 8) | u32::from(*b)) << (8 * (3 - chunk.len()));
         for place in 0..4 {

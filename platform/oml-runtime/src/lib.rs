@@ -8,7 +8,8 @@
 //! Map: [`decimal`], [`calendar`], [`fold`] and [`format`] are plain arithmetic; the compiler includes and tests
 //! them natively. The rest exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists`
 //! that of lists, `ops` what expressions call, `exceptions` what fails, `json` text in and out, `settings` what
-//! the stage sets, `timers` what wakes them, `sql` statements, `http` one request from head to response.
+//! the stage sets, `timers` what wakes them, `sql` statements, `http` one request from head to response,
+//! `outgoing` one to somebody else, `consumed` what methods of others' REST APIs send.
 //!
 //! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
 //! did not cause is a trap, which the host turns into an answer.
@@ -23,6 +24,8 @@ pub mod fold;
 pub mod format;
 
 #[cfg(target_arch = "wasm32")]
+mod consumed;
+#[cfg(target_arch = "wasm32")]
 mod exceptions;
 #[cfg(target_arch = "wasm32")]
 mod http;
@@ -34,6 +37,8 @@ mod lists;
 mod memory;
 #[cfg(target_arch = "wasm32")]
 mod ops;
+#[cfg(target_arch = "wasm32")]
+mod outgoing;
 #[cfg(target_arch = "wasm32")]
 mod settings;
 #[cfg(target_arch = "wasm32")]

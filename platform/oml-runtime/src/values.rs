@@ -96,13 +96,18 @@ pub(crate) unsafe fn is_default(word: i64, desc: u32) -> bool {
 /// A record with its defaults.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn rt_new_record(desc: u32) -> u32 {
+    let at = rt_alloc(field_count(desc) * 8);
+    fill_record(at, desc);
+    at
+}
+
+/// Writes the defaults of a record to where it is.
+pub(crate) unsafe fn fill_record(at: u32, desc: u32) {
     let count = field_count(desc);
-    let at = rt_alloc(count * 8);
     core::ptr::copy_nonoverlapping(rd32(desc + 8) as *const u8, at as *mut u8, count as usize * 8);
     for index in 0..count {
         deepen(at + index * 8, field(desc, index).desc);
     }
-    at
 }
 
 /// A deep copy: records and lists are values.

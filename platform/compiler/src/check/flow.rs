@@ -300,7 +300,9 @@ impl Checker<'_, '_> {
         }
         let outputs: Vec<(&str, Type)> =
             def.outputs().iter().map(|o| (o.name.as_str(), o.ty.clone())).collect();
-        let outputs = self.outputs(node, &action.text, &outputs);
+        // `Api.Method` is read as `Method`, as the names in expressions have no dots.
+        let name = action.text.rsplit('.').next().unwrap_or_default();
+        let outputs = self.outputs(node, name, &outputs);
         Some((action.text.clone(), TNodeKind::Call { action: index, arguments, outputs }))
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::ast::{Action, Name, Parsed, RestMethod, Source};
 use crate::problem::{Problems, near};
-use crate::types::{Named, Route, Segment, Type};
+use crate::types::{LocalDef, Named, Route, Segment, Type};
 
 const GET: u32 = 0;
 const DELETE: u32 = 3;
@@ -23,9 +23,18 @@ pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>
         })
         .collect();
     for (index, action) in parsed.actions.iter().enumerate() {
-        let Some(rest) = &action.rest else { continue };
-        let mut route = route(index, action, rest, named, problems);
-        route.authentication = checks.get(rest.api.as_str()).copied().flatten();
+        let Some(rest) = action.kind.exposed() else { continue };
+        let def = &named.actions[index];
+        let (own, sources) = shape(rest, &def.variables[..def.inputs], action, problems);
+        let base = ["rest", &rest.api].map(|segment| Segment::Literal(segment.to_owned()));
+        let route = Route {
+            action: index,
+            verb: rest.verb,
+            status: rest.status,
+            authentication: checks.get(rest.api.as_str()).copied().flatten(),
+            segments: base.into_iter().chain(own).collect(),
+            sources,
+        };
         if routes.iter().any(|r| r.verb == route.verb && same_shape(&r.segments, &route.segments)) {
             let message = format!("another method answers `{}` with this verb", rest.path.text);
             problems.error("OML0402", rest.path.span, message);
@@ -55,15 +64,14 @@ fn authentication(name: &Name, named: &Named, problems: &mut Problems<'_>) -> Op
     Some(index)
 }
 
-fn route(
-    index: usize,
-    action: &Action,
+/// The path of a method below its API, and where each of its inputs stands in a request.
+pub(super) fn shape(
     rest: &RestMethod,
-    named: &Named,
+    inputs: &[LocalDef],
+    action: &Action,
     problems: &mut Problems<'_>,
-) -> Route {
-    let inputs = &named.actions[index].variables[..named.actions[index].inputs];
-    let mut segments = vec![Segment::Literal("rest".into()), Segment::Literal(rest.api.clone())];
+) -> (Vec<Segment>, Vec<Source>) {
+    let mut segments = Vec::new();
     let mut in_path = vec![false; inputs.len()];
     for segment in rest.path.text.split('/').filter(|s| !s.is_empty()) {
         match segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
@@ -114,7 +122,7 @@ fn route(
         }
         sources.push(chosen);
     }
-    Route { action: index, verb: rest.verb, status: rest.status, authentication: None, segments, sources }
+    (segments, sources)
 }
 
 fn same_shape(a: &[Segment], b: &[Segment]) -> bool {

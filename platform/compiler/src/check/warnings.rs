@@ -3,7 +3,7 @@
 //! Looks at the typed app as a whole, after everything else was found right. Invariant: a warning has a way to
 //! say "I mean it" that leaves the model clearer: a name removed, a `max` written.
 
-use crate::ast::{Binary, Declared, Parsed};
+use crate::ast::{Action, ActionKind, Binary, Declared, Parsed};
 use crate::problem::Problems;
 use crate::types::*;
 use crate::walk::{callees, each_node};
@@ -24,7 +24,7 @@ pub(super) fn warn(parsed: &Parsed, typed: &Typed, problems: &mut Problems<'_>) 
             }
         };
         unused("variable", &action.locals, def.inputs + def.outputs);
-        if action.rest.is_none() {
+        if matches!(action.kind, ActionKind::Server) {
             unused("input", &action.inputs, 0);
         }
         each_node(&body.nodes, &mut |node| unbounded(node, &typed.named, problems));
@@ -45,9 +45,11 @@ fn reads(body: &Body) -> Vec<bool> {
 
 /// Actions that no REST method and no timer leads to. An app without any is still being written.
 fn unused_actions(parsed: &Parsed, typed: &Typed, calls: &[Vec<usize>], problems: &mut Problems<'_>) {
-    let mut used: Vec<bool> =
-        parsed.actions.iter().map(|action| action.rest.is_some() || action.timer.is_some()).collect();
-    typed.routes.iter().filter_map(|route| route.authentication).for_each(|action| used[action] = true);
+    let is_entry = |action: &Action| matches!(action.kind, ActionKind::Exposed(_) | ActionKind::Timer(_));
+    let mut used: Vec<bool> = parsed.actions.iter().map(is_entry).collect();
+    let hooks = typed.requests.iter().flat_map(|request| [request.before, request.after]);
+    let called = typed.routes.iter().map(|route| route.authentication).chain(hooks);
+    called.flatten().for_each(|action| used[action] = true);
     let mut next: Vec<usize> = (0..used.len()).filter(|action| used[*action]).collect();
     if next.is_empty() {
         return;

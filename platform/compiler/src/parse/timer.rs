@@ -32,8 +32,7 @@ pub(super) fn read(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -
     Some(Action {
         name,
         description,
-        rest: None,
-        timer: Some(timer),
+        kind: ActionKind::Timer(timer),
         is_function: false,
         inputs: Vec::new(),
         outputs: Vec::new(),

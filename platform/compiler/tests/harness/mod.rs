@@ -1,4 +1,4 @@
-//! Runs a compiled component under wasmtime, with a scripted database and settings.
+//! Runs a compiled component under wasmtime, with a scripted database, settings and others to call.
 //!
 //! [`Script`] is a fake of `odeon:sql/session`: it hands out prepared answers in order and records what
 //! was asked. What SQL means to PostgreSQL is tested where there is one; here it is read as text.
@@ -12,7 +12,7 @@ use wasmtime::component::{Component, Linker, ResourceTable, Val};
 use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -44,6 +44,10 @@ pub(crate) struct Script {
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// Timers that can be woken.
     pub(crate) timers: Vec<&'static str>,
+    /// What others answer, in order: status, content type and body, or why there is no answer.
+    pub(crate) others: VecDeque<Result<(u16, &'static str, &'static str), ErrorCode>>,
+    /// Requests to others, in order.
+    pub(crate) sent: Vec<String>,
 }
 
 /// An app ready to serve.
@@ -66,27 +70,48 @@ struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     table: ResourceTable,
-    hooks: NoOutgoing,
+    hooks: Others,
     limits: StoreLimits,
 }
 
 /// What an instance may have: far less than a host gives, so that a test sees what is not freed.
 const MEMORY_BYTES: usize = 12 << 20;
 
-/// Apps of this cut call nobody.
-struct NoOutgoing;
+/// A fake of everybody whom an app may call.
+struct Others(Arc<Mutex<Script>>);
 
 type Sent = Result<(hyper::Response<WasiBody>, Transfer), Error>;
 type Transfer = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
-impl WasiHttpHooks for NoOutgoing {
+impl WasiHttpHooks for Others {
     fn send_request(
         &mut self,
-        _: hyper::Request<WasiBody>,
+        request: hyper::Request<WasiBody>,
         _: Option<RequestOptions>,
         _: Transfer,
     ) -> Box<dyn Future<Output = Sent> + Send> {
-        Box::new(async { Err(Error::HttpRequestDenied) })
+        let script = self.0.clone();
+        Box::new(async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let header = |(name, value): (&hyper::http::HeaderName, &hyper::http::HeaderValue)| {
+                format!("{name}: {}", value.to_str().unwrap())
+            };
+            let said = head.headers.iter().filter(|(name, _)| *name != "host");
+            let mut headers: Vec<String> = said.map(header).collect();
+            headers.sort();
+            let (verb, url) = (head.method, head.uri);
+            let mut script = script.lock().unwrap();
+            script.sent.push(format!(
+                "{verb} {url} [{}] {}",
+                headers.join(", "),
+                String::from_utf8_lossy(&body)
+            ));
+            let (status, kind, body) = script.others.pop_front().expect("an answer was prepared")?;
+            let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+            let response = hyper::Response::builder().status(status).header("content-type", kind).body(body);
+            Ok((response.unwrap(), Box::new(async { Ok(()) }) as Transfer))
+        })
     }
 }
 
@@ -162,7 +187,7 @@ impl App {
         let wasi = WasiCtx::builder().inherit_stdio().build();
         let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).build();
         let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
-        let state = State { wasi, http, table, hooks: NoOutgoing, limits };
+        let state = State { wasi, http, table, hooks: Others(self.script.clone()), limits };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.limits);
         let (sender, receiver) = tokio::sync::oneshot::channel();
