@@ -18,6 +18,24 @@ pub(crate) struct Parsed {
     pub(crate) actions: Vec<Action>,
     pub(crate) apis: Vec<Api>,
     pub(crate) consumed: Vec<ConsumedApi>,
+    pub(crate) events: Vec<Event>,
+    /// Other apps, of which something is known.
+    pub(crate) references: Vec<Reference>,
+}
+
+/// Another app, of which one revision is known.
+#[derive(Debug)]
+pub(crate) struct Reference {
+    pub(crate) app: Name,
+}
+
+/// An event, of this app or of another one.
+#[derive(Debug)]
+pub(crate) struct Event {
+    /// Of another app: `<App>.<Event>`.
+    pub(crate) name: Name,
+    pub(crate) own: bool,
+    pub(crate) payload: Vec<Declared>,
 }
 
 /// An exposed REST API.
@@ -134,9 +152,33 @@ pub(crate) enum ActionKind {
     Consumed(RestMethod),
     /// What a timer runs.
     Timer(Timer),
+    /// A service action: other apps may call it too.
+    Service,
+    /// A service action of another app: it has no flow.
+    Remote(Remote),
+    /// What is run for an event: its inputs are the payload, its flow calls the action that the model names.
+    Handler { event: Name },
+}
+
+/// Where a service action of another app is.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    pub(crate) app: String,
+    pub(crate) action: String,
 }
 
 impl ActionKind {
+    /// Something outside the app leads to it.
+    pub(crate) fn is_entry(&self) -> bool {
+        match self {
+            ActionKind::Exposed(_)
+            | ActionKind::Timer(_)
+            | ActionKind::Service
+            | ActionKind::Handler { .. } => true,
+            ActionKind::Server | ActionKind::Consumed(_) | ActionKind::Remote(_) => false,
+        }
+    }
+
     /// The method of an exposed REST API that it is.
     pub(crate) fn exposed(&self) -> Option<&RestMethod> {
         if let ActionKind::Exposed(method) = self { Some(method) } else { None }
@@ -145,6 +187,16 @@ impl ActionKind {
     /// The method of a consumed REST API that it is.
     pub(crate) fn consumed(&self) -> Option<&RestMethod> {
         if let ActionKind::Consumed(method) = self { Some(method) } else { None }
+    }
+
+    /// The service action of another app that it is.
+    pub(crate) fn remote(&self) -> Option<&Remote> {
+        if let ActionKind::Remote(remote) = self { Some(remote) } else { None }
+    }
+
+    /// The name of the event that it is run for.
+    pub(crate) fn event(&self) -> Option<&Name> {
+        if let ActionKind::Handler { event } = self { Some(event) } else { None }
     }
 
     /// The timer that it is.
@@ -238,6 +290,11 @@ pub(crate) enum NodeKind {
     },
     /// The next run of a timer is now.
     Wake(Name),
+    /// An event of the app is sent when the transaction is committed.
+    Trigger {
+        event: Name,
+        with: Vec<(Name, Expr)>,
+    },
     Commit,
     Abort,
     Leave(Leave),
@@ -266,6 +323,7 @@ impl NodeKind {
             | NodeKind::Deserialize { .. }
             | NodeKind::List { .. }
             | NodeKind::Wake(_)
+            | NodeKind::Trigger { .. }
             | NodeKind::Commit
             | NodeKind::Abort
             | NodeKind::Leave(_) => Vec::new(),

@@ -13,7 +13,9 @@ mod routes;
 mod statement;
 mod warnings;
 
-use crate::ast::{self, Expr, ExprKind, Name, Parsed};
+use std::collections::BTreeMap;
+
+use crate::ast::{self, ActionKind, Expr, ExprKind, Name, Parsed};
 use crate::problem::{Problems, near};
 use crate::types::*;
 
@@ -35,12 +37,44 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
     }
     let routes = routes::routes(parsed, &named, problems);
     let requests = consumed::requests(parsed, &named, problems);
-    let typed = Typed { named, bodies, routes, requests };
+    let remotes = remotes(parsed);
+    let triggers = triggers(parsed, &named, problems);
+    let typed = Typed { named, bodies, routes, requests, remotes, triggers };
     // What is broken may use what seems unused.
     if !problems.has_errors() {
         warnings::warn(parsed, &typed, problems);
     }
     typed
+}
+
+fn remotes(parsed: &Parsed) -> BTreeMap<usize, RemoteDef> {
+    let remote = |(index, action): (usize, &ast::Action)| {
+        let remote = action.kind.remote()?;
+        Some((index, RemoteDef { app: remote.app.clone(), action: remote.action.clone() }))
+    };
+    parsed.actions.iter().enumerate().filter_map(remote).collect()
+}
+
+/// What hosts start in the app, each under a path of its own.
+fn triggers(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>) -> Vec<(String, usize)> {
+    let mut triggers = Vec::new();
+    for (index, action) in parsed.actions.iter().enumerate() {
+        let kind = match &action.kind {
+            ActionKind::Timer(_) => "timers",
+            ActionKind::Service => "services",
+            ActionKind::Handler { event } => {
+                if !named.events.iter().any(|known| known.name == event.text) {
+                    flow::unknown_event(event, named, |_| true, problems);
+                }
+                "events"
+            }
+            ActionKind::Server | ActionKind::Exposed(_) | ActionKind::Consumed(_) | ActionKind::Remote(_) => {
+                continue;
+            }
+        };
+        triggers.push((format!("{kind}/{}", action.name.text), index));
+    }
+    triggers
 }
 
 struct Checker<'c, 'p> {

@@ -12,6 +12,8 @@ mod ast;
 mod builtins;
 mod check;
 mod emit;
+mod impact;
+mod interface;
 mod literal;
 mod lower;
 mod openapi;
@@ -41,6 +43,8 @@ mod format;
 use odeon_oml::schema::Schema;
 use serde::{Deserialize, Serialize};
 
+pub use impact::{Conflict, conflicts};
+pub use interface::{Elements, Handler, Interface, Parameter, Parameters, Signature};
 pub use problem::{CODES, Problem, Severity, render};
 pub use sources::{Sources, Span};
 
@@ -62,8 +66,8 @@ pub struct Compiled {
     pub timers: Vec<Timer>,
     /// What a stage may set for the app.
     pub settings: Vec<Setting>,
-    /// Other apps whose public elements this one uses. Empty in this cut of the language.
-    pub dependencies: Vec<Dependency>,
+    /// What the app is to other apps.
+    pub interface: Interface,
 }
 
 /// A value that each stage may set.
@@ -98,13 +102,6 @@ pub struct Timer {
     pub when_published: bool,
     /// Minutes that a run may take.
     pub timeout_minutes: u32,
-}
-
-/// A use of another app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Dependency {
-    /// The other app.
-    pub app: String,
 }
 
 /// The runtime library, as it is linked into every app: for whoever measures it.
@@ -168,7 +165,7 @@ fn analyse(sources: &Sources) -> (Compiled, ast::Parsed, types::Typed) {
         problems: problems.into_sorted(),
         timers: timers(&parsed.actions),
         settings: settings(&typed.named),
-        dependencies: Vec::new(),
+        interface: interface::interface(&parsed, &typed),
     };
     (compiled, parsed, typed)
 }

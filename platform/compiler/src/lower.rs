@@ -61,9 +61,10 @@ pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) ->
     let recursive = recursion::recursive(&typed.bodies);
     let requests: BTreeMap<usize, &Request> = typed.requests.iter().map(|r| (r.action, r)).collect();
     for (index, (def, body)) in typed.named.actions.iter().zip(&typed.bodies).enumerate() {
-        plan.functions.push(match requests.get(&index) {
-            Some(request) => requests::send(request, &mut shared),
-            None => action(def, body, recursive[index], &mut shared),
+        plan.functions.push(match (requests.get(&index), typed.remotes.get(&index)) {
+            (Some(request), _) => requests::send(request, &mut shared),
+            (_, Some(remote)) => requests::call(def, remote, &mut shared),
+            (None, None) => action(def, body, recursive[index], &mut shared),
         });
     }
     let mut routes = Vec::new();
@@ -71,8 +72,7 @@ pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) ->
         routes.extend(route_row(route, &mut shared));
     }
     let routes = shared.data.words(&routes);
-    let timers = typed.named.timers.iter().map(|(name, action)| (format!("timers/{name}"), *action));
-    let triggers = trigger_table(timers.collect(), &mut shared);
+    let triggers = trigger_table(&typed.triggers, &mut shared);
     let mut pages = Vec::new();
     for page in documents {
         let texts = [&page.path, page.content_type, &page.text];
@@ -236,13 +236,13 @@ fn route_row(route: &Route, shared: &mut Shared<'_>) -> [u32; 10] {
 }
 
 /// What hosts start in the app: the path, the action, and records of its inputs and outputs.
-fn trigger_table(triggers: Vec<(String, usize)>, shared: &mut Shared<'_>) -> u32 {
+fn trigger_table(triggers: &[(String, usize)], shared: &mut Shared<'_>) -> u32 {
     let mut rows = vec![triggers.len() as u32];
     for (path, action) in triggers {
-        let def = &shared.named.actions[action];
+        let def = &shared.named.actions[*action];
         rows.extend([
-            shared.data.text(&path),
-            shared.entry(action),
+            shared.data.text(path),
+            shared.entry(*action),
             shared.parameters(def.inputs()),
             shared.parameters(def.outputs()),
         ]);

@@ -4,9 +4,11 @@
 //! Invariant: whatever the text, a [`Parsed`] comes out, with every node that could be read.
 
 mod consume;
+mod events;
 mod expression;
 mod flow;
 mod query;
+mod reference;
 mod statement;
 mod timer;
 
@@ -26,6 +28,7 @@ pub(crate) fn parse(sources: &Sources, problems: &mut Problems<'_>) -> Parsed {
         }
     }
     consume::add_structures(&mut parsed);
+    events::link(&mut parsed);
     if parsed.app.is_none() && !problems.has_errors() {
         let at = Span::default();
         problems.error_hint(
@@ -40,6 +43,9 @@ pub(crate) fn parse(sources: &Sources, problems: &mut Problems<'_>) -> Parsed {
 
 fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>) {
     let mut file = Keys::of(root, "the file", problems);
+    if let Some(node) = file.take("reference") {
+        return reference::read(node, file, parsed, problems);
+    }
     if let Some(node) = file.take("app")
         && let Some(name) = name_of(node, problems)
     {
@@ -56,13 +62,7 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
     for (name, node) in file.named("entities", problems) {
         parsed.entities.push(read_entity(name, node, problems));
     }
-    for (name, node) in file.named("structures", problems) {
-        let mut keys = Keys::of(node, "a structure", problems);
-        keys.take("description");
-        let attributes = declarations(&mut keys, "attributes", problems);
-        keys.finish(problems);
-        parsed.structures.push(Structure { name, attributes });
-    }
+    parsed.structures.extend(structures(&mut file, problems));
     parsed.settings.extend(declarations(&mut file, "settings", problems));
     for (name, node) in file.named("exceptions", problems) {
         let mut keys = Keys::of(node, "an exception", problems);
@@ -76,6 +76,16 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         let action = Action { is_function, ..read_action(name, ActionKind::Server, &mut keys, problems) };
         keys.finish(problems);
         parsed.actions.push(action);
+    }
+    for (name, node) in file.named("service_actions", problems) {
+        let mut keys = Keys::of(node, "a service action", problems);
+        let action = read_action(name, ActionKind::Service, &mut keys, problems);
+        keys.finish(problems);
+        parsed.actions.push(action);
+    }
+    parsed.events.extend(events::read(&mut file, true, problems));
+    for (name, node) in file.named("event_handlers", problems) {
+        parsed.actions.extend(events::handler(name, node, problems));
     }
     for (name, node) in file.named("timers", problems) {
         parsed.actions.extend(timer::read(name, node, problems));
@@ -109,6 +119,18 @@ fn verb_and_path(name: &Name, keys: &mut Keys<'_>, problems: &mut Problems<'_>) 
     let path = keys.take("path").and_then(|n| text_of(n, problems));
     let path = path.unwrap_or_else(|| Name { text: format!("/{}", name.text), span: name.span });
     (verb.unwrap_or(0) as u32, path)
+}
+
+fn structures(file: &mut Keys<'_>, problems: &mut Problems<'_>) -> Vec<Structure> {
+    let mut structures = Vec::new();
+    for (name, node) in file.named("structures", problems) {
+        let mut keys = Keys::of(node, "a structure", problems);
+        keys.take("description");
+        let attributes = declarations(&mut keys, "attributes", problems);
+        keys.finish(problems);
+        structures.push(Structure { name, attributes });
+    }
+    structures
 }
 
 fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Entity {

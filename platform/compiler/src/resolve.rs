@@ -14,6 +14,7 @@ use crate::ast::{self, ActionKind, Declared, Name, Parsed, Source};
 use crate::builtins::is_built_in;
 use crate::literal;
 use crate::problem::{Problems, near};
+use crate::schema::OUTBOX;
 use crate::types::*;
 
 const BASIC: &[(&str, Type)] = &[
@@ -63,6 +64,9 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     }
     for (at, entity) in parsed.entities.iter().enumerate() {
         let table = named.records[at].table();
+        if table == OUTBOX {
+            problems.error("OML0004", entity.name.span, format!("the table `{OUTBOX}` is Odeon's"));
+        }
         if let Some(other) = named.records.iter().take(at).find(|other| other.table() == table) {
             let message =
                 format!("`{}` is stored as `{table}`, and so is `{}`", entity.name.text, other.name);
@@ -98,12 +102,17 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             problems.error("OML0004", action.name.span, format!("`{}` exists already", action.name.text));
         }
         match &action.kind {
-            ActionKind::Server => drop(named.callable.insert(def.name.clone(), index)),
+            ActionKind::Server | ActionKind::Service => {
+                named.callable.insert(def.name.clone(), index);
+            }
+            ActionKind::Remote(remote) => {
+                named.callable.insert(format!("{}.{}", remote.app, remote.action), index);
+            }
             ActionKind::Consumed(method) => {
                 named.callable.insert(format!("{}.{}", method.api, action.name.text), index);
             }
             ActionKind::Timer(_) => drop(named.timers.insert(action.name.text.clone(), index)),
-            ActionKind::Exposed(_) => {}
+            ActionKind::Exposed(_) | ActionKind::Handler { .. } => {}
         }
         named.actions.push(def);
     }
@@ -118,6 +127,13 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             problems.error("OML0004", name.span, format!("the exception `{}` exists already", name.text));
         }
         named.exceptions.push(name.text.clone());
+    }
+    named.events = parsed.events.iter().map(|event| event_def(event, &named.types, problems)).collect();
+    for (index, event) in parsed.events.iter().enumerate() {
+        if parsed.events[..index].iter().any(|other| other.name.text == event.name.text) {
+            let message = format!("the event `{}` exists already", event.name.text);
+            problems.error("OML0004", event.name.span, message);
+        }
     }
     named.settings = settings(&parsed.settings, &named.types, problems);
     let consumed = |api: &ast::ConsumedApi| ConsumedDef {
@@ -456,11 +472,36 @@ fn settings(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'_
     settings
 }
 
+/// Events travel between apps of other revisions, so they carry single values only.
+fn event_def(event: &ast::Event, scope: &TypeNames, problems: &mut Problems<'_>) -> EventDef {
+    let mut payload = Vec::new();
+    for field in &event.payload {
+        let mut ty = scope.type_of(&field.type_name, problems);
+        if matches!(ty, Type::Record(_) | Type::List(_) | Type::Binary) {
+            let message = format!("an event cannot carry `{}`", field.type_name.text);
+            let hint = "it carries single values, such as the identifier of what changed".to_owned();
+            problems.error_hint("OML0304", field.type_name.span, message, Some(hint));
+            ty = Type::Unknown;
+        }
+        payload.push(LocalDef {
+            name: field.name.text.clone(),
+            default: default_of(field, &ty, problems),
+            ty,
+            mandatory: field.mandatory,
+            source: None,
+            header: None,
+        });
+    }
+    EventDef { name: event.name.text.clone(), own: event.own, payload }
+}
+
 /// The name of an action in logs; no two have the same.
 fn shown(action: &ast::Action) -> String {
     let name = &action.name.text;
     match &action.kind {
-        ActionKind::Server => name.clone(),
+        ActionKind::Server | ActionKind::Service => name.clone(),
+        ActionKind::Remote(remote) => format!("Reference.{}.{name}", remote.app),
+        ActionKind::Handler { .. } => format!("Handler.{name}"),
         ActionKind::Exposed(method) => format!("{}.{name}", method.api),
         // An API of the same name may be exposed too.
         ActionKind::Consumed(method) => format!("Consumed.{}.{name}", method.api),

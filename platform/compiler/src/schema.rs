@@ -29,8 +29,34 @@ pub(crate) fn schema(named: &Named) -> Schema {
         let record = &named.records[*index];
         Some(table(named, record, record.entity.as_ref()?))
     });
-    Schema { tables: tables.collect() }
+    let mut tables: Vec<Table> = tables.collect();
+    if named.events.iter().any(|event| event.own) {
+        tables.push(outbox());
+    }
+    Schema { tables }
 }
+
+/// Where events wait for the commit, and for the host that sends them: `host/capabilities/src/events.rs`.
+fn outbox() -> Table {
+    let column = |name: &str, column_type| Column {
+        name: name.to_owned(),
+        column_type,
+        nullable: false,
+        default: Some(String::new()),
+        auto_number: false,
+    };
+    let text = ColumnType::Text { length: None };
+    let id = Column { auto_number: true, default: None, ..column("id", ColumnType::LongInteger) };
+    Table {
+        name: OUTBOX.to_owned(),
+        columns: vec![id, column("event", text), column("payload", text)],
+        primary_key: "id".to_owned(),
+        ..Table::default()
+    }
+}
+
+/// The table of events that wait to be sent; no entity has its name.
+pub(crate) const OUTBOX: &str = "odeon_outbox";
 
 fn target(field: &crate::types::FieldDef) -> Option<usize> {
     if let Type::Identifier(to) = field.ty { to } else { None }

@@ -156,6 +156,14 @@ pub(crate) struct ConsumedDef {
     pub(crate) timeout_s: u32,
 }
 
+/// An event: its payload as parameters.
+#[derive(Debug)]
+pub(crate) struct EventDef {
+    pub(crate) name: String,
+    pub(crate) own: bool,
+    pub(crate) payload: Vec<LocalDef>,
+}
+
 /// All records by their places: those that the author declared, then the rows of aggregates. Types of rows
 /// are known when their aggregates are checked, and nobody else is stopped for it: each has its place before.
 #[derive(Debug, Default)]
@@ -221,6 +229,8 @@ pub(crate) struct Named {
     pub(crate) callable: BTreeMap<String, usize>,
     /// The actions that timers run, by the timer's name.
     pub(crate) timers: BTreeMap<String, usize>,
+    /// The events of the app and those of others that it knows.
+    pub(crate) events: Vec<EventDef>,
 }
 
 impl Named {
@@ -253,6 +263,17 @@ pub(crate) struct Typed {
     pub(crate) bodies: Vec<Body>,
     pub(crate) routes: Vec<Route>,
     pub(crate) requests: Vec<Request>,
+    /// The service actions of other apps, by the actions that stand for them.
+    pub(crate) remotes: BTreeMap<usize, RemoteDef>,
+    /// What hosts start in the app: the path, and the action.
+    pub(crate) triggers: Vec<(String, usize)>,
+}
+
+/// Where a service action of another app is.
+#[derive(Debug)]
+pub(crate) struct RemoteDef {
+    pub(crate) app: String,
+    pub(crate) action: String,
 }
 
 /// A checked flow; `variables` continue those of the action with the outputs of nodes.
@@ -412,6 +433,11 @@ pub(crate) enum TNodeKind {
     },
     Wake {
         timer: String,
+    },
+    /// `arguments` are the payload of the event.
+    Trigger {
+        event: usize,
+        arguments: Vec<Option<TExpr>>,
     },
     Commit,
     Abort,

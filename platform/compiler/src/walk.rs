@@ -63,7 +63,9 @@ impl TNodeKind {
             TNodeKind::ForEach { list, start, max, .. } => {
                 [Some(list), start.as_ref(), max.as_ref()].into_iter().flatten().collect()
             }
-            TNodeKind::Call { arguments, .. } => arguments.iter().flatten().collect(),
+            TNodeKind::Call { arguments, .. } | TNodeKind::Trigger { arguments, .. } => {
+                arguments.iter().flatten().collect()
+            }
             TNodeKind::Get { id, .. } | TNodeKind::Delete { id, .. } => vec![id],
             TNodeKind::Aggregate { query, .. } => query.expressions().collect(),
             TNodeKind::Sql { statement, .. } => statement.parameters.iter().collect(),
@@ -122,6 +124,7 @@ impl TNodeKind {
             | TNodeKind::ListSearch { .. }
             | TNodeKind::ListCopy { .. }
             | TNodeKind::Wake { .. }
+            | TNodeKind::Trigger { .. }
             | TNodeKind::Commit
             | TNodeKind::Abort
             | TNodeKind::Leave(_) => Vec::new(),
@@ -155,6 +158,7 @@ impl TNodeKind {
             | TNodeKind::ListEdit { .. }
             | TNodeKind::ListSort { .. }
             | TNodeKind::Wake { .. }
+            | TNodeKind::Trigger { .. }
             | TNodeKind::Commit
             | TNodeKind::Abort
             | TNodeKind::Leave(_) => Vec::new(),

@@ -400,6 +400,43 @@ fn consumed_rest() {
 }
 
 #[test]
+fn events_and_references() {
+    let app = |keys: &str| format!("app: T\n{keys}");
+    problems(&app("events: { E: { payload: { L: Text List } } }\n"), "OML0304@2:30");
+    problems(&app("events: { E: { payload: { L: Txt } } }\n"), "OML0101@2:30");
+    problems(&app("event_handlers: { H: { event: E } }\n"), "OML0005@2:19");
+    problems(&app("event_handlers: { H: { event: S.E, action: A } }\nactions: { A: {} }\n"), "OML0111@2:31");
+    let flow = |node: &str| {
+        app(&format!(
+            "events: {{ E: {{ payload: {{ N: {{ type: Integer, mandatory: true }} }} }} }}\nservice_actions: {{ A: {{ flow: [ {node} ] }} }}\n"
+        ))
+    };
+    problems(&flow("{ trigger: E, with: { N: 1 } }"), "");
+    problems(&flow("{ trigger: E }"), "OML0208@3:44");
+    problems(&flow("{ trigger: F }"), "OML0111@3:44");
+    problems(&flow("{ call: S.Get }"), "OML0105@3:41");
+    let both = |reference: &str, flow: &str| {
+        format!("app: T\nservice_actions: {{ A: {{ flow: [ {flow} ] }} }}\n---{reference}")
+    };
+    let two = |text: &str| {
+        let (own, reference) = text.split_once("---").unwrap();
+        let files = [("a.yaml", own), ("b.yaml", reference)];
+        let sources =
+            odeon_compiler::Sources::new(files.map(|(name, text)| (name.to_owned(), text.to_owned())));
+        let shown = |p: &odeon_compiler::Problem| format!("{}@{}:{}:{}", p.code, p.file, p.line, p.column);
+        odeon_compiler::check(&sources).problems.iter().map(shown).collect::<Vec<_>>().join(" ")
+    };
+    let reference = "reference: S\nrevision: 2\nevents: { E: {} }\nservice_actions: { Get: { inputs: { X: Y } } }\nstructures: { Y: {} }\n";
+    assert_eq!(two(&both(reference, "{ call: S.Get }")), "");
+    assert_eq!(two(&both(reference, "{ trigger: S.E }")), "OML0111@a.yaml:2:44");
+    assert_eq!(
+        two(&both("reference: S\nactions: {}\nrevision: x\n", "")),
+        "OML0002@b.yaml:2:1 OML0003@b.yaml:3:11"
+    );
+    problems(&app("entities: { E: { stored_as: odeon_outbox } }\n"), "OML0004@2:13");
+}
+
+#[test]
 fn every_code_has_a_page_and_a_test() {
     // No model leads to an internal error; its test breaks the plan instead.
     let here =

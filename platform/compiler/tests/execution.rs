@@ -13,6 +13,8 @@ mod flows;
 mod harness;
 #[path = "execution/loops.rs"]
 mod loops;
+#[path = "execution/others.rs"]
+mod others;
 #[path = "execution/rest.rs"]
 mod rest;
 

@@ -21,6 +21,10 @@ pub fn json_schema() -> String {
 pub struct File {
     /// The app's name.
     pub app: Option<String>,
+    /// The other app whose public elements this file says; `odeon reference` writes such files.
+    pub reference: Option<String>,
+    /// The revision of the other app that a reference was read from.
+    pub revision: Option<u32>,
     /// What the app is for.
     pub description: Option<String>,
     /// The entities by name.
@@ -33,6 +37,12 @@ pub struct File {
     pub exceptions: BTreeMap<String, Exception>,
     /// The server actions by name.
     pub actions: BTreeMap<String, Action>,
+    /// The actions that other apps may call, by name.
+    pub service_actions: BTreeMap<String, Action>,
+    /// The events that the app triggers, by name.
+    pub events: BTreeMap<String, Event>,
+    /// What the app does about events, by name.
+    pub event_handlers: BTreeMap<String, EventHandler>,
     /// The timers by name.
     pub timers: BTreeMap<String, Timer>,
     /// The exposed REST APIs by name.
@@ -192,6 +202,28 @@ pub struct Timer {
     pub when_published: bool,
     /// Minutes that a run may take, 1 to 60; 20 when absent.
     pub timeout: Option<u32>,
+}
+
+/// Something that happened in the app, for whoever wants to know.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Event {
+    /// When it is triggered.
+    pub description: Option<String>,
+    /// What it says: single values.
+    pub payload: BTreeMap<String, Attribute>,
+}
+
+/// What is done about an event.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventHandler {
+    /// What it is for.
+    pub description: Option<String>,
+    /// `<App>.<Event>`, or an event of the app itself.
+    pub event: String,
+    /// The server action that it runs; its inputs are taken from the payload by their names.
+    pub action: String,
 }
 
 /// An exposed REST API.
@@ -508,6 +540,8 @@ pub struct Node {
     pub switch: Option<Vec<Case>>,
     /// For Each: a list, with `as` and `do`, and maybe `start` and `max`.
     pub for_each: Option<Literal>,
+    /// Trigger: an event of the app, with its payload in `with`; it is sent when the transaction is committed.
+    pub trigger: Option<String>,
     /// The name of the current element.
     #[serde(rename = "as")]
     pub element: Option<String>,

@@ -17,6 +17,11 @@ const UNNAMED: u32 = 1;
 pub(crate) const DATABASE: u32 = 4;
 /// Somebody else could not be reached. The compiler knows the number too.
 pub(crate) const COMMUNICATION: u32 = 5;
+/// Security and its children, then User and its own: what other apps may see. The compiler has the tree.
+const SECURITY: u32 = 8;
+const USER: u32 = 16;
+/// Says the kind of an exception that ended a service action to the app that called it.
+pub(crate) const KIND_HEADER: &str = "odeon-exception";
 /// Calls of actions inside one another, where they may be endless. The host gives a guest 512 KiB of stack.
 const CALL_DEPTH_MAX: u32 = 250;
 
@@ -43,6 +48,12 @@ pub(crate) fn raise_as(kind: u32, status: u32, message: &str) {
             EXCEPTION = Exception { kind, status, message: String::from(message) };
         }
     }
+}
+
+/// The kind of the exception on its way, as other apps know it; they know nothing of the app's own.
+pub(crate) unsafe fn kind_for_others() -> Option<u32> {
+    let kind = EXCEPTION.kind;
+    (kind >= SECURITY).then_some(kind.min(USER))
 }
 
 /// Takes the exception off its way: status and message. Parameters that were bound for a statement which was

@@ -57,12 +57,21 @@ struct Answer {
     allow: Option<String>,
     /// How a client shows who it is.
     challenge: Option<&'static str>,
+    /// What kind of exception it was, for the app that called a service action.
+    exception: Option<u32>,
 }
 
 impl Default for Answer {
     fn default() -> Answer {
         let content_type = "application/json; charset=utf-8";
-        Answer { status: 204, body: String::new(), content_type, allow: None, challenge: None }
+        Answer {
+            status: 204,
+            body: String::new(),
+            content_type,
+            allow: None,
+            challenge: None,
+            exception: None,
+        }
     }
 }
 
@@ -134,7 +143,7 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     let segments: Vec<String> =
         path.split('/').filter(|s| !s.is_empty()).skip(1).map(|s| decoded(s, false)).collect();
     if headers.has(TRIGGER) {
-        return triggered(&segments.join("/"), request, &request_id);
+        return triggered(&segments.join("/"), request);
     }
     let scheme = match request.scheme() {
         Some(Scheme::Https) => "https",
@@ -215,7 +224,7 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
             let body = written(frame + inputs * 8, found.outputs);
             Answer { status: found.status as u16, body, ..Answer::default() }
         }
-        Err((status, message)) => refuse(status as u16, &[message]),
+        Err(failed) => refuse(failed.status as u16, &[failed.message]),
     }
 }
 
@@ -237,7 +246,7 @@ unsafe fn authenticated(route: Route, given: Option<&str>) -> Result<(), (u32, S
     let frame = rt_alloc(slots * 8);
     wr64(frame, i64::from(user));
     wr64(frame + 8, i64::from(password));
-    run(function, frame)
+    run(function, frame).map_err(|failed| (failed.status, failed.message))
 }
 
 /// What the app says of itself: made by the compiler, served as it is.
@@ -249,11 +258,15 @@ unsafe fn document(path: &str) -> Option<Answer> {
 }
 
 /// What the host starts by itself, such as a timer: a path of its own, the inputs in the body when there are any.
-unsafe fn triggered(path: &str, request: &IncomingRequest, request_id: &str) -> Answer {
+unsafe fn triggered(path: &str, request: &IncomingRequest) -> Answer {
+    let refuse = |status: u16, body: String, exception: Option<u32>| {
+        let content_type = "text/plain; charset=utf-8";
+        Answer { status, body, content_type, exception, ..Answer::default() }
+    };
     let table = rd32(app() + 12);
     let rows = (0..rd32(table)).map(|index| table + 4 + index * 16);
     let Some(row) = rows.into_iter().find(|row| text(rd32(*row)) == path) else {
-        return failure(404, &["There is no such trigger".into()], request_id);
+        return refuse(404, format!("there is no {path}"), None);
     };
     let (inputs, outputs) = (rd32(row + 8), rd32(row + 12));
     let frame = rt_alloc((field_count(inputs) + field_count(outputs)) * 8);
@@ -264,10 +277,10 @@ unsafe fn triggered(path: &str, request: &IncomingRequest, request_id: &str) -> 
         let mut problems = Vec::new();
         match body(request) {
             Ok(raw) => json::read(&raw, "The inputs", slot, inputs, &mut problems),
-            Err((status, message)) => return failure(status, &[message], request_id),
+            Err((status, message)) => return refuse(status, message, None),
         }
         if !problems.is_empty() {
-            return failure(400, &problems, request_id);
+            return refuse(400, problems.join("; "), None);
         }
     }
     match run(rd32(row + 4), frame) {
@@ -277,12 +290,12 @@ unsafe fn triggered(path: &str, request: &IncomingRequest, request_id: &str) -> 
             json::write(&mut body, i64::from(frame + field_count(inputs) * 8), outputs, true);
             Answer { status: 200, body, ..Answer::default() }
         }
-        Err((status, message)) => failure(status as u16, &[message], request_id),
+        Err(Failed { status, message, kind }) => refuse(status as u16, message, kind),
     }
 }
 
 /// Runs an action to its end, and commits; what nobody handled rolls back, is logged and comes back.
-unsafe fn run(function: u32, frame: u32) -> Result<(), (u32, String)> {
+unsafe fn run(function: u32, frame: u32) -> Result<(), Failed> {
     // SAFETY: the compiler put this function into the table with exactly this type.
     let function: extern "C" fn(u32) -> u32 = core::mem::transmute(function);
     function(frame);
@@ -293,9 +306,18 @@ unsafe fn run(function: u32, frame: u32) -> Result<(), (u32, String)> {
         return Ok(());
     }
     sql::rollback();
+    let kind = exceptions::kind_for_others();
     let (status, message) = exceptions::take();
     exceptions::report(status, &message);
-    Err((status, message))
+    Err(Failed { status, message, kind })
+}
+
+/// An exception that nobody handled.
+struct Failed {
+    status: u32,
+    message: String,
+    /// What other apps know it as.
+    kind: Option<u32>,
 }
 
 unsafe fn fits(route: Route, path: &[String]) -> bool {
@@ -412,6 +434,7 @@ fn respond(out: ResponseOutparam, answer: &Answer, is_head: bool) {
         ("content-type", (!answer.body.is_empty()).then(|| answer.content_type.to_string())),
         ("content-length", Some(answer.body.len().to_string())),
         ("allow", answer.allow.clone()),
+        (exceptions::KIND_HEADER, answer.exception.map(|kind| kind.to_string())),
         ("www-authenticate", answer.challenge.map(str::to_string)),
     ];
     for (name, value) in pairs {

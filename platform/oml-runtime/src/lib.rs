@@ -9,7 +9,8 @@
 //! them natively. The rest exists on wasm32 only. `memory` is the arena, `values` the layout of records, `lists`
 //! that of lists, `ops` what expressions call, `exceptions` what fails, `json` text in and out, `settings` what
 //! the stage sets, `timers` what wakes them, `sql` statements, `http` one request from head to response,
-//! `outgoing` one to somebody else, `consumed` what methods of others' REST APIs send.
+//! `outgoing` one to somebody else, `consumed` what methods of others' REST APIs send, `services` calls of other
+//! apps, `events` what is told to them.
 //!
 //! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
 //! did not cause is a trap, which the host turns into an answer.
@@ -26,6 +27,8 @@ pub mod format;
 #[cfg(target_arch = "wasm32")]
 mod consumed;
 #[cfg(target_arch = "wasm32")]
+mod events;
+#[cfg(target_arch = "wasm32")]
 mod exceptions;
 #[cfg(target_arch = "wasm32")]
 mod http;
@@ -40,6 +43,8 @@ mod ops;
 #[cfg(target_arch = "wasm32")]
 mod outgoing;
 #[cfg(target_arch = "wasm32")]
+mod services;
+#[cfg(target_arch = "wasm32")]
 mod settings;
 #[cfg(target_arch = "wasm32")]
 mod sql;
@@ -52,7 +57,7 @@ mod values;
 mod bindings {
     //! The host's side of the world, generated.
     wit_bindgen::generate!({
-        path: ["../../sdk/wit/sql.wit", "../../sdk/wit/log.wit", "../../sdk/wit/timers.wit", "wit"],
+        path: ["../../sdk/wit/sql.wit", "../../sdk/wit/log.wit", "../../sdk/wit/timers.wit", "../../sdk/wit/events.wit", "wit"],
         world: "odeon:oml-runtime/app",
         generate_all,
     });

@@ -5,7 +5,7 @@
 
 use super::Checker;
 use crate::ast::{self, EntityAction, Expr, Handler, Leave, Name, NodeKind};
-use crate::problem::near;
+use crate::problem::{Problems, near};
 use crate::resolve::unknown_attribute;
 use crate::types::*;
 
@@ -121,6 +121,7 @@ impl Checker<'_, '_> {
                 }
                 (format!("Wake{}", timer.text), TNodeKind::Wake { timer: timer.text.clone() })
             }
+            NodeKind::Trigger { event, with } => self.trigger(event, with)?,
             NodeKind::Commit => ("CommitTransaction".to_owned(), TNodeKind::Commit),
             NodeKind::Abort => ("AbortTransaction".to_owned(), TNodeKind::Abort),
             NodeKind::Leave(leave) => {
@@ -274,30 +275,18 @@ impl Checker<'_, '_> {
         with: &[(Name, Expr)],
     ) -> Option<(String, TNodeKind)> {
         let Some(index) = self.action_named(&action.text, false) else {
-            let hint = near(&action.text, self.named.callable.keys().map(String::as_str));
+            let hint = near(&action.text, self.named.callable.keys().map(String::as_str)).or_else(|| {
+                let (app, _) = action.text.split_once('.')?;
+                Some(format!(
+                    "service actions of other apps are known from references: odeon reference {app}"
+                ))
+            });
             let message = format!("there is no action `{}`", action.text);
             self.problems.error_hint("OML0105", action.span, message, hint);
             return None;
         };
         let def = &self.named.actions[index];
-        let inputs = &def.variables[..def.inputs];
-        let mut arguments: Vec<Option<TExpr>> = vec![None; inputs.len()];
-        for (name, value) in with {
-            match inputs.iter().position(|i| i.name == name.text) {
-                Some(at) => arguments[at] = Some(self.expect(value, &inputs[at].ty)),
-                None => {
-                    let hint = near(&name.text, inputs.iter().map(|i| i.name.as_str()));
-                    let message = format!("`{}` has no input `{}`", action.text, name.text);
-                    self.problems.error_hint("OML0208", name.span, message, hint);
-                }
-            }
-        }
-        for (input, argument) in inputs.iter().zip(&arguments) {
-            if input.mandatory && argument.is_none() {
-                let message = format!("`{}` needs the input `{}`", action.text, input.name);
-                self.problems.error("OML0208", action.span, message);
-            }
-        }
+        let arguments = self.arguments(action, def.inputs(), with);
         let outputs: Vec<(&str, Type)> =
             def.outputs().iter().map(|o| (o.name.as_str(), o.ty.clone())).collect();
         // `Api.Method` is read as `Method`, as the names in expressions have no dots.
@@ -305,6 +294,60 @@ impl Checker<'_, '_> {
         let outputs = self.outputs(node, name, &outputs);
         Some((action.text.clone(), TNodeKind::Call { action: index, arguments, outputs }))
     }
+}
+
+impl Checker<'_, '_> {
+    /// The values of a call, by the places of what it takes.
+    fn arguments(&mut self, of: &Name, inputs: &[LocalDef], with: &[(Name, Expr)]) -> Vec<Option<TExpr>> {
+        let mut arguments: Vec<Option<TExpr>> = vec![None; inputs.len()];
+        for (name, value) in with {
+            match inputs.iter().position(|i| i.name == name.text) {
+                Some(at) => arguments[at] = Some(self.expect(value, &inputs[at].ty)),
+                None => {
+                    let hint = near(&name.text, inputs.iter().map(|i| i.name.as_str()));
+                    let message = format!("`{}` has no input `{}`", of.text, name.text);
+                    self.problems.error_hint("OML0208", name.span, message, hint);
+                }
+            }
+        }
+        for (input, argument) in inputs.iter().zip(&arguments) {
+            if input.mandatory && argument.is_none() {
+                let message = format!("`{}` needs the input `{}`", of.text, input.name);
+                self.problems.error("OML0208", of.span, message);
+            }
+        }
+        arguments
+    }
+
+    fn trigger(&mut self, event: &Name, with: &[(Name, Expr)]) -> Option<(String, TNodeKind)> {
+        let named = self.named;
+        let Some(index) = named.events.iter().position(|e| e.name == event.text) else {
+            unknown_event(event, named, |e| e.own, self.problems);
+            return None;
+        };
+        if !named.events[index].own {
+            let message = format!("`{}` is triggered by its own app only", event.text);
+            self.problems.error("OML0111", event.span, message);
+            return None;
+        }
+        let arguments = self.arguments(event, &named.events[index].payload, with);
+        Some((format!("Trigger{}", event.text), TNodeKind::Trigger { event: index, arguments }))
+    }
+}
+
+/// Says that there is no such event, and which one may be meant.
+pub(super) fn unknown_event(
+    name: &Name,
+    named: &Named,
+    fits: impl Fn(&EventDef) -> bool,
+    problems: &mut Problems<'_>,
+) {
+    let known = named.events.iter().filter(|event| fits(event)).map(|event| event.name.as_str());
+    let hint = near(&name.text, known).or_else(|| {
+        let (app, _) = name.text.split_once('.')?;
+        Some(format!("events of other apps are known from references: odeon reference {app}"))
+    });
+    problems.error_hint("OML0111", name.span, format!("there is no event `{}`", name.text), hint);
 }
 
 fn identifier_of(record: Option<usize>) -> Type {

@@ -24,7 +24,7 @@ pub(super) fn warn(parsed: &Parsed, typed: &Typed, problems: &mut Problems<'_>) 
             }
         };
         unused("variable", &action.locals, def.inputs + def.outputs);
-        if matches!(action.kind, ActionKind::Server) {
+        if matches!(action.kind, ActionKind::Server | ActionKind::Service) {
             unused("input", &action.inputs, 0);
         }
         each_node(&body.nodes, &mut |node| unbounded(node, &typed.named, problems));
@@ -45,8 +45,8 @@ fn reads(body: &Body) -> Vec<bool> {
 
 /// Actions that no REST method and no timer leads to. An app without any is still being written.
 fn unused_actions(parsed: &Parsed, typed: &Typed, calls: &[Vec<usize>], problems: &mut Problems<'_>) {
-    let is_entry = |action: &Action| matches!(action.kind, ActionKind::Exposed(_) | ActionKind::Timer(_));
-    let mut used: Vec<bool> = parsed.actions.iter().map(is_entry).collect();
+    let is_server = |action: &Action| matches!(action.kind, ActionKind::Server);
+    let mut used: Vec<bool> = parsed.actions.iter().map(|action| action.kind.is_entry()).collect();
     let hooks = typed.requests.iter().flat_map(|request| [request.before, request.after]);
     let called = typed.routes.iter().map(|route| route.authentication).chain(hooks);
     called.flatten().for_each(|action| used[action] = true);
@@ -61,7 +61,9 @@ fn unused_actions(parsed: &Parsed, typed: &Typed, calls: &[Vec<usize>], problems
             }
         }
     }
-    for (action, _) in parsed.actions.iter().zip(used).filter(|(_, used)| !used) {
+    // What others offer need not all be called.
+    let own = parsed.actions.iter().zip(used).filter(|(action, _)| is_server(action));
+    for (action, _) in own.filter(|(_, used)| !used) {
         let message = format!("nothing leads to the action `{}`", action.name.text);
         problems.warning("OML0601", action.name.span, message);
     }

@@ -117,6 +117,7 @@ impl Generator<'_, '_> {
                 self.call("rt_wake");
                 self.leave_if_raised();
             }
+            TNodeKind::Trigger { event, arguments } => self.trigger(*event, arguments),
             TNodeKind::Commit => {
                 self.call("rt_commit");
                 self.leave_if_raised();
@@ -136,6 +137,28 @@ impl Generator<'_, '_> {
                 self.code.push(Instruction::Br(self.depth - to));
             }
         }
+    }
+
+    /// Fills a record with the payload, and hands it on.
+    fn trigger(&mut self, event: usize, arguments: &[Option<TExpr>]) {
+        let def = &self.shared.named.events[event];
+        let (name, descriptor) = (self.shared.data.text(&def.name), self.shared.parameters(&def.payload));
+        let record = self.temporary(ValType::I32);
+        self.address(descriptor);
+        self.call("rt_new_record");
+        self.code.push(Instruction::LocalSet(record));
+        for (index, argument) in arguments.iter().enumerate() {
+            if let Some(value) = argument {
+                self.code.push(Instruction::LocalGet(record));
+                self.expression(value);
+                self.code.push(store(&value.ty, index));
+            }
+        }
+        self.address(name);
+        self.code.push(Instruction::LocalGet(record));
+        self.address(descriptor);
+        self.call("rt_trigger");
+        self.leave_if_raised();
     }
 
     fn assign(&mut self, target: &TExpr, value: &TExpr) {

@@ -1,4 +1,5 @@
-//! Methods of consumed REST APIs: a function that hands its inputs to the runtime library and takes the outputs.
+//! What others do: methods of consumed REST APIs and service actions of other apps. Each is a function that hands
+//! its inputs to the runtime library and takes the outputs.
 //!
 //! Invariant: the outputs have values whatever happens, as the caller's handlers may read them.
 
@@ -45,6 +46,19 @@ pub(super) fn send(request: &Request, shared: &mut Shared<'_>) -> Function {
     ];
     let row = shared.data.words(&row);
     remote("rt_request", row, def, shared)
+}
+
+/// A service action of another app.
+pub(super) fn call(def: &ActionDef, remote: &RemoteDef, shared: &mut Shared<'_>) -> Function {
+    let RemoteDef { app, action } = remote;
+    let row = [
+        shared.data.text(&format!("{app}.{action}")),
+        shared.data.text(&format!("http://apps.odeon.internal/{app}/services/{action}")),
+        shared.parameters(def.inputs()),
+        shared.parameters(def.outputs()),
+    ];
+    let row = shared.data.words(&row);
+    self::remote("rt_call_service", row, def, shared)
 }
 
 /// A function that puts its inputs into a frame, calls the runtime with it, and takes a record of outputs.

@@ -9,7 +9,7 @@ use crate::sources::Span;
 use crate::yaml::{self, Scalar, Shape};
 
 /// The keys that say what a node does; each in a node of its own.
-const KINDS: [&str; 34] = [
+const KINDS: [&str; 35] = [
     "assign",
     "if",
     "switch",
@@ -41,6 +41,7 @@ const KINDS: [&str; 34] = [
     "json_deserialize",
     "log",
     "wake",
+    "trigger",
     "try",
     "raise",
     "return",
@@ -162,9 +163,7 @@ impl Reader<'_, '_, '_> {
             }
             "call" => {
                 let action = self.text(subject)?;
-                let with = self.keys.named("with", self.problems);
-                let with = with.into_iter().map(|(k, v)| (k, expr(v, self.problems))).collect();
-                NodeKind::Call { action, with }
+                NodeKind::Call { action, with: self.with() }
             }
             "get" => self.entity(subject, |r| Some(EntityAction::Get { id: r.need("id")? }))?,
             "delete" => self.entity(subject, |r| Some(EntityAction::Delete { id: r.need("id")? }))?,
@@ -202,6 +201,10 @@ impl Reader<'_, '_, '_> {
                 NodeKind::Log { message: self.expr(subject), level: levels[level.unwrap_or(0)] }
             }
             "wake" => NodeKind::Wake(self.text(subject)?),
+            "trigger" => {
+                let event = self.text(subject)?;
+                NodeKind::Trigger { event, with: self.with() }
+            }
             "json_serialize" => NodeKind::Serialize {
                 value: self.expr(subject),
                 defaults: self.keys.flag("serialize_defaults", false, self.problems),
@@ -217,6 +220,11 @@ impl Reader<'_, '_, '_> {
             "return" => NodeKind::Leave(Leave::Return),
             _ => return self.list_action(subject),
         })
+    }
+
+    fn with(&mut self) -> Vec<(Name, Expr)> {
+        let with = self.keys.named("with", self.problems);
+        with.into_iter().map(|(k, v)| (k, expr(v, self.problems))).collect()
     }
 
     fn entity(

@@ -44,6 +44,8 @@ pub(crate) struct Script {
     pub(crate) settings: Vec<(&'static str, &'static str)>,
     /// Timers that can be woken.
     pub(crate) timers: Vec<&'static str>,
+    /// No event is taken.
+    pub(crate) events_full: bool,
     /// What others answer, in order: status, content type and body, or why there is no answer.
     pub(crate) others: VecDeque<Result<(u16, &'static str, &'static str), ErrorCode>>,
     /// Requests to others, in order.
@@ -64,6 +66,8 @@ pub(crate) struct Reply {
     pub(crate) allow: Option<String>,
     pub(crate) length: Option<String>,
     pub(crate) challenge: Option<String>,
+    /// What kind of exception it was, for the app that called.
+    pub(crate) exception: Option<String>,
 }
 
 struct State {
@@ -109,7 +113,12 @@ impl WasiHttpHooks for Others {
             ));
             let (status, kind, body) = script.others.pop_front().expect("an answer was prepared")?;
             let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
-            let response = hyper::Response::builder().status(status).header("content-type", kind).body(body);
+            let response = hyper::Response::builder().status(status).header("content-type", kind);
+            let response = match status {
+                403 => response.header("odeon-exception", "8"), // as hosts pass on what apps say
+                _ => response,
+            };
+            let response = response.body(body);
             Ok((response.unwrap(), Box::new(async { Ok(()) }) as Transfer))
         })
     }
@@ -202,9 +211,16 @@ impl App {
             let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
             let (status, allow, length) =
                 (response.status().as_u16(), header("allow"), header("content-length"));
-            let challenge = header("www-authenticate");
+            let (challenge, exception) = (header("www-authenticate"), header("odeon-exception"));
             let body = response.into_body().collect().await.unwrap().to_bytes();
-            Reply { status, body: String::from_utf8(body.to_vec()).unwrap(), allow, length, challenge }
+            Reply {
+                status,
+                body: String::from_utf8(body.to_vec()).unwrap(),
+                allow,
+                length,
+                challenge,
+                exception,
+            }
         };
         tokio::join!(guest, client).1
     }
@@ -290,6 +306,18 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
             let known = script.timers.iter().any(|known| known == timer);
             let unknown = Val::Variant("unknown".into(), None);
             results[0] = Val::Result(if known { Ok(None) } else { Err(Some(Box::new(unknown))) });
+            Ok(())
+        })
+        .unwrap();
+    let events = script.clone();
+    let mut publisher = linker.instance("odeon:events/publisher@0.1.0").unwrap();
+    publisher
+        .func_new("publish", move |_, _, params, results| {
+            let [Val::String(event), Val::String(payload)] = params else { panic!("an event is text") };
+            let mut script = events.lock().unwrap();
+            script.seen.push(format!("event {event} {payload}"));
+            let full = Val::Variant("full".into(), None);
+            results[0] = Val::Result(if script.events_full { Err(Some(Box::new(full))) } else { Ok(None) });
             Ok(())
         })
         .unwrap();

@@ -1,0 +1,221 @@
+//! What an app is to other apps: what they may use of it, what it uses of them, and what it does about events.
+//!
+//! [`Elements`] read and write as a reference does (docs/oml/language.md), so that what the Platform stores of one app
+//! is what another one compiles against. Identifiers of entities travel as Long Integer, entities as structures.
+//! Invariant: a structure that an element names is among the structures.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ast::{ActionKind, Parsed};
+use crate::types::{LocalDef, Named, Type, Typed};
+use crate::walk::callees;
+
+/// What an app is to other apps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// What others may use of it.
+    pub public: Elements,
+    /// What it uses of others, by their names, as it knows it.
+    pub uses: BTreeMap<String, Elements>,
+    /// What it does about events.
+    pub handlers: Vec<Handler>,
+}
+
+/// Public elements by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Elements {
+    /// The service actions.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub service_actions: BTreeMap<String, Signature>,
+    /// The events.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub events: BTreeMap<String, Payload>,
+    /// The structures that those name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub structures: BTreeMap<String, Attributes>,
+}
+
+/// Inputs and outputs of a service action.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Signature {
+    /// What it takes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: Parameters,
+    /// What it gives.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: Parameters,
+}
+
+/// What an event says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Payload {
+    /// Its values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub payload: Parameters,
+}
+
+/// What a structure holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    /// Its attributes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: Parameters,
+}
+
+/// Parameters by name: nothing in them has an order.
+pub type Parameters = BTreeMap<String, Parameter>;
+
+/// A parameter, attribute or value of a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Its type, as a model says it.
+    #[serde(rename = "type")]
+    pub data_type: String,
+    /// It has to be given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mandatory: bool,
+}
+
+/// What is done about an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handler {
+    /// Its name.
+    pub name: String,
+    /// The other app whose event it is; none for one of the app's own.
+    pub app: Option<String>,
+    /// The event.
+    pub event: String,
+}
+
+impl Elements {
+    /// Whether there is nothing for others.
+    pub fn is_empty(&self) -> bool {
+        self.service_actions.is_empty() && self.events.is_empty()
+    }
+}
+
+pub(crate) fn interface(parsed: &Parsed, typed: &Typed) -> Interface {
+    let mut interface = Interface::default();
+    let named = &typed.named;
+    let mut public = Collector { named, app: None, elements: Elements::default() };
+    for (action, def) in parsed.actions.iter().zip(&named.actions) {
+        if matches!(action.kind, ActionKind::Service) {
+            public.service_action(&action.name.text, def.inputs(), def.outputs());
+        }
+    }
+    for event in named.events.iter().filter(|event| event.own) {
+        public.event(&event.name, &event.payload);
+    }
+    interface.public = public.elements;
+
+    let called: BTreeSet<usize> = typed.bodies.iter().flat_map(|body| callees(&body.nodes)).collect();
+    for reference in &parsed.references {
+        let app = &reference.app.text;
+        let mut used = Collector { named, app: Some(app), elements: Elements::default() };
+        for (action, remote) in typed.remotes.iter().filter(|(_, remote)| remote.app == *app) {
+            let def = &named.actions[*action];
+            if called.contains(action) {
+                used.service_action(&remote.action, def.inputs(), def.outputs());
+            }
+        }
+        for handled in parsed.actions.iter().filter_map(|action| action.kind.event()) {
+            let event = named.events.iter().find(|event| event.name == handled.text);
+            if let (Some(event), Some(name)) = (event, own_name(app, &handled.text)) {
+                used.event(name, &event.payload);
+            }
+        }
+        if !used.elements.is_empty() {
+            interface.uses.insert(app.clone(), used.elements);
+        }
+    }
+    for action in &parsed.actions {
+        let Some(event) = action.kind.event() else { continue };
+        let (app, name) = match event.text.split_once('.') {
+            Some((app, name)) => (Some(app.to_owned()), name),
+            None => (None, event.text.as_str()),
+        };
+        interface.handlers.push(Handler { name: action.name.text.clone(), app, event: name.to_owned() });
+    }
+    interface
+}
+
+/// Gathers elements, and with each the structures that it names.
+struct Collector<'c> {
+    named: &'c Named,
+    /// The other app whose elements they are.
+    app: Option<&'c str>,
+    elements: Elements,
+}
+
+impl Collector<'_> {
+    fn service_action(&mut self, name: &str, inputs: &[LocalDef], outputs: &[LocalDef]) {
+        let signature = Signature { inputs: self.parameters(inputs), outputs: self.parameters(outputs) };
+        self.elements.service_actions.insert(name.to_owned(), signature);
+    }
+
+    fn event(&mut self, name: &str, payload: &[LocalDef]) {
+        let payload = Payload { payload: self.parameters(payload) };
+        self.elements.events.insert(name.to_owned(), payload);
+    }
+
+    fn parameters(&mut self, parameters: &[LocalDef]) -> Parameters {
+        let parameter = |p: &LocalDef| {
+            let data_type = self.type_word(&p.ty);
+            (p.name.clone(), Parameter { data_type, mandatory: p.mandatory })
+        };
+        parameters.iter().map(parameter).collect()
+    }
+
+    /// The word for a type; a structure is gathered with it. Structures end, so this does.
+    fn type_word(&mut self, ty: &Type) -> String {
+        let named = self.named;
+        match ty {
+            Type::Identifier(_) => "Long Integer".to_owned(),
+            Type::List(of) => format!("{} List", self.type_word(of)),
+            Type::Record(record) => {
+                let def = &named.records[*record];
+                let name = self.structure_word(&def.name);
+                if !self.elements.structures.contains_key(&name) {
+                    let fields = def.fields.iter().map(|field| {
+                        let data_type = self.type_word(&field.ty);
+                        (field.name.clone(), Parameter { data_type, mandatory: field.mandatory })
+                    });
+                    let attributes = Attributes { attributes: fields.collect() };
+                    self.elements.structures.insert(name.clone(), attributes);
+                }
+                name
+            }
+            Type::Unknown
+            | Type::Boolean
+            | Type::Integer
+            | Type::Long
+            | Type::Decimal
+            | Type::Text
+            | Type::Email
+            | Type::Phone
+            | Type::Date
+            | Type::Time
+            | Type::DateTime
+            | Type::Binary => named.shown(ty),
+        }
+    }
+
+    /// The name of a structure as its app says it; of a third app's, which others cannot name, one of our own.
+    fn structure_word(&self, name: &str) -> String {
+        match self.app.and_then(|app| own_name(app, name)) {
+            Some(own) => own.to_owned(),
+            None => name.replace('.', "_"),
+        }
+    }
+}
+
+/// What follows an app's name and a dot.
+fn own_name<'n>(app: &str, name: &'n str) -> Option<&'n str> {
+    name.strip_prefix(app)?.strip_prefix('.')
+}
