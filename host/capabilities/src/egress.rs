@@ -1,21 +1,40 @@
-//! Outgoing HTTP: denied, unless the app's settings name the authority.
+//! Outgoing HTTP: denied, unless the app's settings name the authority. Other apps of the stage have an authority of
+//! their own, and are called through the host.
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{RequestOptions, WasiBody, WasiHttpHooks, default_send_request};
 
 /// Where one app may call.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Egress {
     /// `host` (any port) or `host:port`, lower case.
     allowed: Arc<[String]>,
+    /// The authority of other apps, and who calls them.
+    apps: Option<(&'static str, Arc<dyn CallApps>)>,
 }
+
+/// Calls other apps of the stage, for one request of one app.
+pub trait CallApps: Send + Sync + 'static {
+    /// Answers a request to another app.
+    fn call(&self, request: http::Request<WasiBody>) -> BoxFuture<'static, Called>;
+}
+
+/// What another app answered, or why it was not asked.
+pub type Called = Result<http::Response<WasiBody>, ErrorCode>;
 
 impl Egress {
     /// Allows these authorities and no others.
     pub fn allow(authorities: impl IntoIterator<Item = String>) -> Self {
-        Self { allowed: authorities.into_iter().map(|authority| authority.to_ascii_lowercase()).collect() }
+        let allowed = authorities.into_iter().map(|authority| authority.to_ascii_lowercase()).collect();
+        Self { allowed, apps: None }
+    }
+
+    /// Lets requests to `authority` go to other apps.
+    pub fn with_apps(self, authority: &'static str, apps: Arc<dyn CallApps>) -> Self {
+        Self { apps: Some((authority, apps)), ..self }
     }
 
     fn permits(&self, uri: &http::Uri) -> bool {
@@ -36,6 +55,14 @@ impl WasiHttpHooks for Egress {
         options: Option<RequestOptions>,
         _body: Transfer,
     ) -> Box<dyn Future<Output = Sent> + Send> {
+        let authority = request.uri().authority();
+        if let Some((own, apps)) = &self.apps
+            && authority.is_some_and(|authority| authority.as_str() == *own)
+        {
+            let called = apps.call(request);
+            let done = || Box::new(async { Ok(()) }) as Transfer;
+            return Box::new(async move { Ok((called.await?, done())) });
+        }
         if !self.permits(request.uri()) {
             tracing::debug!(to = ?request.uri().authority(), "outgoing request denied");
             return Box::new(async { Err(ErrorCode::HttpRequestDenied.into()) });

@@ -1,10 +1,12 @@
-//! The capabilities a host gives to its guests, each in a module of its own: [`sql`], [`log`], [`egress`], [`timers`].
+//! The capabilities a host gives to its guests, each in a module of its own: [`sql`], [`log`], [`egress`], [`timers`],
+//! [`events`].
 //!
 //! [`Granted`] is what one request has; [`linker`] is what every app is linked against. Of WASI a guest gets
 //! clocks, randomness, streams, HTTP and its settings. File system, sockets and environment are linked, because many
 //! toolchains import them, and empty.
 
 pub mod egress;
+pub mod events;
 pub mod log;
 pub mod sql;
 pub mod timers;
@@ -18,6 +20,7 @@ use wasmtime_wasi_config::WasiConfig;
 use wasmtime_wasi_http::WasiHttpHooks;
 
 use crate::egress::Egress;
+use crate::events::EventLimits;
 use crate::log::{RequestLog, Stream};
 use crate::sql::session::Session;
 use crate::timers::Wake;
@@ -36,6 +39,8 @@ pub struct Granted {
     pub settings: Arc<Settings>,
     /// The app's timers.
     pub timers: Arc<dyn Wake>,
+    /// How much the app may tell others.
+    pub events: EventLimits,
 }
 
 impl Granted {
@@ -85,6 +90,7 @@ pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State<Granted>>> {
     sql::add_to_linker(&mut linker)?;
     log::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;
+    events::add_to_linker(&mut linker)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State<Granted>| {
         WasiConfig::from(&*state.capabilities.settings)
     })?;

@@ -17,7 +17,7 @@ use odeon_engine::artefact::{self, Verified};
 use odeon_engine::wasmtime::component::Component;
 use odeon_engine::{App, Fits};
 use odeon_protocol::bucket::{self, News};
-use odeon_protocol::secrets::{Place, StageKey};
+use odeon_protocol::secrets::Place;
 use odeon_protocol::{
     AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
     Serving, SettingValue, Signed, TrustedKeys, subjects,
@@ -30,6 +30,7 @@ use tracing::{info, warn};
 use crate::Host;
 use crate::apps::Served;
 use crate::compile::{in_child, to_anyhow};
+use crate::events;
 use crate::timers::AppTimers;
 
 /// Apps that are loaded at once.
@@ -55,7 +56,6 @@ const QUEUE_MAX: usize = 1_024;
 pub(crate) struct Agent {
     host: Arc<Host>,
     trusted: TrustedKeys,
-    secrets: StageKey,
     incarnation: String,
     loads: Semaphore,
     known: Mutex<BTreeMap<AppId, DesiredApp>>,
@@ -68,11 +68,10 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    pub(crate) fn new(host: Arc<Host>, trusted: TrustedKeys, secrets: StageKey) -> Arc<Self> {
+    pub(crate) fn new(host: Arc<Host>, trusted: TrustedKeys) -> Arc<Self> {
         Arc::new(Self {
             host,
             trusted,
-            secrets,
             incarnation: uuid::Uuid::new_v4().to_string(),
             loads: Semaphore::new(LOADS_AT_ONCE),
             known: Mutex::default(),
@@ -124,6 +123,7 @@ impl Agent {
             }
             known.insert(desired.app.clone(), desired.clone());
         }
+        self.host.peers.hear(desired.clone());
         let (agent, sealed) = (self.clone(), sealed.clone());
         tokio::spawn(async move {
             agent.keep(&desired, sealed).await;
@@ -168,7 +168,8 @@ impl Agent {
             match outcome {
                 Ok(served) => {
                     info!(%app, name = served.name, revision = %served.revision, %generation, "serving");
-                    self.host.apps.replace(served);
+                    let served = self.host.apps.replace(served);
+                    events::look_after(&self.host, &served);
                     return self.tell(app, generation, ReplicaState::Ready);
                 }
                 Err(error) => {
@@ -222,6 +223,10 @@ impl Agent {
             egress: Egress::allow(serving.egress_allow.iter().cloned()),
             settings: Arc::new(self.settings(app, &serving.settings)?),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),
+            handlers: serving.handlers.clone(),
+            publishes: serving.publishes,
+            outbox: Arc::default(),
+            retired: CancellationToken::new(),
             database: serving.database,
             instances: Arc::new(Semaphore::new(instances)),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
@@ -237,7 +242,7 @@ impl Agent {
                 SettingValue::Plain(value) => value.clone(),
                 SettingValue::Secret(secret) => {
                     let place = Place { organization: &here.organization, stage: &here.stage, app, name };
-                    self.secrets.open(place, secret)?
+                    self.host.secrets.open(place, secret)?
                 }
             };
             Ok((name.clone(), value))

@@ -11,8 +11,9 @@ use std::time::Duration;
 use odeon_capabilities::egress::Egress;
 use odeon_capabilities::{Granted, Settings};
 use odeon_engine::App;
+use odeon_protocol::events::EventHandler;
 use odeon_protocol::{AppId, Generation, Limits, Revision};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::timers::AppTimers;
@@ -31,17 +32,25 @@ pub(crate) struct Served {
     pub(crate) egress: Egress,
     pub(crate) settings: Arc<Settings>,
     pub(crate) timers: Arc<AppTimers>,
+    pub(crate) handlers: Vec<EventHandler>,
+    /// It triggers events.
+    pub(crate) publishes: bool,
+    /// Told when events were committed.
+    pub(crate) outbox: Arc<Notify>,
     pub(crate) database: bool,
     /// Instances at once.
     pub(crate) instances: Arc<Semaphore>,
     /// Requests that may wait for one.
     pub(crate) queue: Arc<Semaphore>,
+    /// Ends what the host starts for it.
+    pub(crate) retired: CancellationToken,
     /// Ends the requests that still run.
     pub(crate) unload: CancellationToken,
 }
 
 impl Served {
     fn retire(&self) {
+        self.retired.cancel();
         let unload = self.unload.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(DRAIN_S_MAX)).await;
@@ -59,12 +68,14 @@ impl Apps {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
     /// Puts a revision in the place of the one before.
-    pub(crate) fn replace(&self, served: Served) {
+    pub(crate) fn replace(&self, served: Served) -> Arc<Served> {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         for (_, before) in table.extract_if(|_, before| before.id == served.id) {
             before.retire(); // its name may have been another
         }
-        table.insert(served.name.clone(), Arc::new(served));
+        let served = Arc::new(served);
+        table.insert(served.name.clone(), served.clone());
+        served
     }
     /// Takes an app out, if it is still of that generation or older.
     pub(crate) fn remove(&self, id: &AppId, up_to: Generation) {

@@ -1,7 +1,8 @@
-//! Requests from the router to the apps.
+//! Requests from routers, and from other hosts, to the apps.
 //!
 //! In order, each step cheaper than the next: find the app, take a place in its queue, wait for an instance,
-//! run. Refusals become responses in one place. The instance's place travels with the guest, not
+//! run. Refusals become responses in one place. A request of another app carries a sealed call, and comes to the
+//! app as what hosts start: see [`crate::triggers`]. The instance's place travels with the guest, not
 //! with the response's head: a guest that streams slowly still holds memory.
 
 use std::convert::Infallible;
@@ -16,20 +17,25 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use odeon_capabilities::Granted;
+use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{Body, GuestError, RequestLimits};
-use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER};
+use odeon_protocol::calls::{AUTHORITY, Call, CallError};
+use odeon_protocol::events::{PAYLOAD_BYTES_MAX, WAITING_MAX};
+use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
 
 use crate::Host;
 use crate::apps::Served;
 use crate::logs::AppLog;
 use crate::metrics::{Request as RequestLabels, class};
+use crate::peers::Caller;
 use crate::problem::problem;
+use crate::triggers::{self, Trigger};
 
 /// How long the head of a request may take, in seconds.
 const HEAD_S_MAX: u64 = 10;
@@ -43,10 +49,11 @@ const STREAMS_MAX: u32 = 256;
 const HEADER_BYTES_MAX: u32 = 64 << 10;
 
 /// A request that no guest saw, or that a guest failed.
-enum Refusal {
+pub(crate) enum Refusal {
     UnknownApp(String),
     TooLarge(u64),
     Busy,
+    Call(CallError),
     Guest(GuestError),
 }
 
@@ -98,7 +105,7 @@ async fn answer(host: &Host, request: Request<Incoming>) -> Response<Body> {
     let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
     let found = host.apps.find(&name).ok_or_else(|| Refusal::UnknownApp(name.clone()));
     let (label, outcome) = match &found {
-        Ok(served) => (served.name.clone(), run(host, served, request, &id).await),
+        Ok(served) => (served.name.clone(), pass(host, served, request, &id).await),
         Err(_) => (String::new(), Err(Refusal::UnknownApp(name))),
     };
     let mut response = outcome.unwrap_or_else(|refusal| refuse(host, found.as_deref().ok(), &refusal, &id));
@@ -111,7 +118,7 @@ async fn answer(host: &Host, request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-async fn run(
+async fn pass(
     host: &Host,
     served: &Served,
     request: Request<Incoming>,
@@ -124,21 +131,46 @@ async fn run(
     if announced.is_some_and(|bytes: u64| bytes > body_max) {
         return Err(Refusal::TooLarge(body_max));
     }
+    if let Some(call) = request.headers().get(CALL) {
+        let (header, path) = (call.to_str().unwrap_or_default(), request.uri().path().to_owned());
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        let call = Call::open(header, &host.secrets, &path, now_ms).map_err(Refusal::Call)?;
+        let trigger = Trigger::call(served, &path, limited(request.into_body(), body_max), id, call.depth);
+        return triggers::respond(host, served, trigger).await;
+    }
     let waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
     let instance = served.instances.clone().acquire_owned();
     let instance = tokio::time::timeout(Duration::from_secs(QUEUE_S_MAX), instance).await;
     let instance = instance.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
     drop(waiting);
-
-    let Admitted { granted, sql, log } = admit(host, served, id);
     let request_limits = RequestLimits {
         memory_bytes_max: limits.instance_memory_bytes_max,
         wall_ms_max: limits.request_wall_ms_max,
         cpu_ms_max: limits.request_cpu_ms_max,
     };
-    let request = prepare(request, id, body_max);
+    let work = Work { request: prepare(request, id, body_max), limits: request_limits, id, depth: 0 };
+    run(host, served, instance, work).await
+}
+
+/// A request that has an instance to run in.
+pub(crate) struct Work<'w> {
+    pub(crate) request: Request<Body>,
+    pub(crate) limits: RequestLimits,
+    pub(crate) id: &'w str,
+    /// Calls between apps that led to it.
+    pub(crate) depth: u32,
+}
+
+/// Runs the guest until it has answered.
+pub(crate) async fn run(
+    host: &Host,
+    served: &Served,
+    instance: OwnedSemaphorePermit,
+    work: Work<'_>,
+) -> Result<Response<Body>, Refusal> {
+    let Admitted { granted, sql, log } = admit(host, served, work.id, work.depth);
     let (wasi, unload) = (Granted::wasi(&log), served.unload.clone().cancelled_owned());
-    let response = served.app.handle(request, request_limits, wasi, granted, instance, unload).await;
+    let response = served.app.handle(work.request, work.limits, wasi, granted, instance, unload).await;
     let mut response = response.map_err(Refusal::Guest)?;
     response.headers_mut().remove(NOT_SERVED); // ours to say
     // What the guest wrote before it answered must be there for whoever reads the answer.
@@ -147,26 +179,29 @@ async fn run(
 }
 
 /// What a request has when it is let in.
-pub(crate) struct Admitted {
-    pub(crate) granted: Granted,
-    pub(crate) sql: Arc<Session>,
-    pub(crate) log: RequestLog,
+struct Admitted {
+    granted: Granted,
+    sql: Arc<Session>,
+    log: RequestLog,
 }
 
 /// Gives a request what its app may use.
-pub(crate) fn admit(host: &Host, served: &Served, id: &str) -> Admitted {
+fn admit(host: &Host, served: &Served, id: &str, depth: u32) -> Admitted {
     let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
     let log = RequestLog::new(Arc::new(sink), id);
     let sql = match served.database {
-        true => Arc::new(Session::new(host.pools.clone(), served.id.as_str())),
-        false => Arc::new(Session::none()),
+        true => Session::new(host.pools.clone(), served.id.as_str()).telling(served.outbox.clone()),
+        false => Session::none(),
     };
+    let sql = Arc::new(sql);
+    let caller = Caller { host: host.this.clone(), app: served.id.clone(), id: id.to_owned(), depth };
     let granted = Granted {
         sql: sql.clone(),
         log: log.clone(),
-        egress: served.egress.clone(),
+        egress: served.egress.clone().with_apps(AUTHORITY, Arc::new(caller)),
         settings: served.settings.clone(),
         timers: served.timers.clone(),
+        events: EventLimits { waiting_max: WAITING_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX },
     };
     Admitted { granted, sql, log }
 }
@@ -177,17 +212,20 @@ fn prepare(request: Request<Incoming>, id: &str, body_max: u64) -> Request<Body>
     if let Ok(id) = HeaderValue::from_str(id) {
         parts.headers.insert(REQUEST_ID, id);
     }
-    parts.headers.remove(TRIGGER); // ours to say
+    parts.headers.remove(TRIGGER); // hosts' to say
     if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
         parts.headers.insert(header::HOST, HeaderValue::from_static("localhost"));
     }
-    let limit = usize::try_from(body_max).unwrap_or(usize::MAX);
-    let body = Limited::new(body, limit).map_err(|_| ErrorCode::HttpRequestBodySize(None).into());
-    Request::from_parts(parts, body.boxed_unsync())
+    Request::from_parts(parts, limited(body, body_max))
+}
+
+fn limited(body: Incoming, most: u64) -> Body {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    Limited::new(body, most).map_err(|_| ErrorCode::HttpRequestBodySize(None).into()).boxed_unsync()
 }
 
 /// The one place where a refusal becomes a response, and the owner of the app is told.
-fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id: &str) -> Response<Body> {
+pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id: &str) -> Response<Body> {
     let (status, code, detail) = match refusal {
         Refusal::UnknownApp(name) => {
             let detail = format!("no app `{name}` is served by this host");
@@ -200,6 +238,7 @@ fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id: &str) -> 
             let detail = "the app has as many requests as it may; try again in a moment".to_owned();
             (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50302", detail)
         }
+        Refusal::Call(why) => (StatusCode::FORBIDDEN, "OS-BERT-40301", why.to_string()),
         Refusal::Guest(error) => (error.status(), error.code(), error.to_string()),
     };
     if let (Some(served), Refusal::Guest(_)) = (served, refusal) {

@@ -1,8 +1,9 @@
 //! A host: one process that runs many apps of a stage.
 //!
 //! Map: [`ingress`] takes requests, [`apps`] finds who answers, [`agent`] brings the host to its desired
-//! state, [`state`] is its disk, [`logins`] its way to databases, [`logs`] and [`metrics`] what it says,
-//! [`admin`] how it is asked, [`compile`] the child that makes native code.
+//! state, [`state`] is its disk, [`logins`] its way to databases, [`timers`] and [`events`] start what runs by itself,
+//! through [`triggers`], [`peers`] knows the hosts of other apps, [`logs`] and [`metrics`] are what it says, [`admin`]
+//! how it is asked, [`compile`] the child that makes native code.
 //!
 //! What must stay true: a host serves what it last knew when NATS, Platform and migrator are all away; it
 //! runs nothing whose digest and seal it did not check.
@@ -11,18 +12,20 @@ mod admin;
 mod agent;
 mod apps;
 pub mod compile;
+mod events;
 mod ingress;
 mod logins;
 mod logs;
 mod metrics;
+mod peers;
 mod problem;
 pub mod settings;
 mod state;
 mod timers;
 mod triggers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -43,6 +46,7 @@ use crate::compile::to_anyhow;
 use crate::logins::MigratorLogins;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::settings::Settings;
 use crate::state::StateDir;
 
@@ -57,10 +61,14 @@ const STOP_POLL_MS: u64 = 20;
 
 /// What the parts of a host share.
 pub(crate) struct Host {
+    pub(crate) this: Weak<Host>,
     pub(crate) settings: Settings,
+    /// The key that the hosts of the stage share.
+    pub(crate) secrets: StageKey,
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State<Granted>>,
     pub(crate) apps: Apps,
+    pub(crate) peers: Peers,
     pub(crate) pools: Arc<Pools<MigratorLogins>>,
     pub(crate) state: Arc<StateDir>,
     pub(crate) logs: Arc<Logs>,
@@ -100,11 +108,14 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let (logs, lines) = Logs::new(settings.host.clone(), metrics.clone());
     let logins = MigratorLogins { client: client.clone(), host: settings.host.clone(), state: state.clone() };
     let pools = Arc::new(Pools::new(logins, settings.database_connections_max));
-    let host = Arc::new(Host {
+    let host = Arc::new_cyclic(|this| Host {
+        this: this.clone(),
         settings,
+        secrets,
         engine,
         linker,
         apps: Apps::default(),
+        peers: Peers::new(),
         pools,
         state,
         logs,
@@ -121,7 +132,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let (address, admin_address) = (address?, admin.local_addr()?.to_string());
     info!(host = %settings.host, address, admin_address, "the host serves");
 
-    let agent = Agent::new(host.clone(), trusted, secrets);
+    let agent = Agent::new(host.clone(), trusted);
     agent.resume();
     tokio::spawn(ingress::serve(host.clone(), listener));
     tokio::spawn(admin::serve(host.clone(), admin));
@@ -140,6 +151,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     tokio::spawn(agent.clone().report(nats.clone()));
     tokio::spawn(agent.follow(nats.clone()));
     tokio::spawn(timers::run(host.clone(), nats.clone()));
+    tokio::spawn(peers::follow(host.clone(), nats.clone()));
     tokio::spawn(logs::publish(nats, settings.host.clone(), lines));
 
     shutdown.await;

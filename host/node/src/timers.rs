@@ -163,11 +163,8 @@ async fn act(host: &Arc<Host>, client: &Client, served: &Served, at: usize, key:
         }
     };
     info!(app = served.name, timer = planned.timer.name, "a timer runs");
-    let trigger = Trigger {
-        kind: "timer",
-        path: format!("timers/{}", planned.timer.name),
-        wall: Duration::from_secs(u64::from(planned.timer.timeout_s)),
-    };
+    let wall = Duration::from_secs(u64::from(planned.timer.timeout_s));
+    let trigger = Trigger::timer(&planned.timer.name, wall);
     let outcome = tokio::select! {
         outcome = triggers::run(host, served, trigger) => outcome,
         () = renew(&states, key, me) => Err("the lease was lost".to_owned()),

@@ -1,43 +1,118 @@
-//! Requests that the host starts by itself: a timer's run comes to the app as any request does, with a header that
-//! nobody outside can send.
+//! Requests that hosts start by themselves: the run of a timer, an event for a handler, a call of a service action. They
+//! come to the app as any request does, with a header that nobody outside can send.
 //!
-//! It takes an instance of the app like the others, and has deadlines of its own. Invariant: whoever asked learns
+//! Each takes an instance of the app like the others, and has deadlines of its own. Invariant: whoever asked learns
 //! how it ended.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
-use odeon_engine::RequestLimits;
+use odeon_engine::{Body, RequestLimits};
+use odeon_protocol::calls::CALL_S_MAX;
 use odeon_protocol::headers::{REQUEST_ID, TRIGGER};
 use tracing::debug;
 
 use crate::Host;
 use crate::apps::Served;
-use crate::ingress::{self, Admitted};
+use crate::ingress::{self, Refusal, Work};
 
-/// How long a trigger waits for an instance, in seconds: it comes back, so it need not wait long.
+/// How long a trigger waits for an instance, in seconds: a timer or event comes back, so it need not wait long.
 const INSTANCE_S_MAX: u64 = 30;
 /// Bytes of an answer that are read: it says why something failed.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Something to be run: `path` is below the app's, `kind` the header's value.
+/// Something to be run.
 pub(crate) struct Trigger {
-    pub(crate) kind: &'static str,
-    pub(crate) path: String,
-    pub(crate) wall: Duration,
+    /// The header's value.
+    kind: &'static str,
+    /// Below the app's.
+    path: String,
+    body: Body,
+    id: String,
+    depth: u32,
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Trigger {
+    /// The run of a timer. Nobody waits for it, and it has its share of the CPU like everybody else: only time counts.
+    pub(crate) fn timer(name: &str, wall: Duration) -> Self {
+        Self::own("timer", format!("timers/{name}"), Bytes::new(), wall)
+    }
+
+    /// An event for a handler.
+    pub(crate) fn event(handler: &str, payload: Bytes, wall: Duration) -> Self {
+        Self::own("event", format!("events/{handler}"), payload, wall)
+    }
+
+    fn own(kind: &'static str, path: String, body: Bytes, wall: Duration) -> Self {
+        let id = uuid::Uuid::new_v4().to_string();
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+        Self { kind, path, body, id, depth: 0, wall, cpu: wall }
+    }
+
+    /// A call of a service action; `path` is whole.
+    pub(crate) fn call(served: &Served, path: &str, body: Body, id: &str, depth: u32) -> Self {
+        let path = path.trim_start_matches('/').split_once('/').map_or("", |(_, path)| path).to_owned();
+        let wall = Duration::from_secs(CALL_S_MAX);
+        let cpu = Duration::from_millis(served.limits.request_cpu_ms_max);
+        Self { kind: "service", path, body, id: id.to_owned(), depth, wall, cpu }
+    }
 }
 
 /// Runs a trigger to its end. The error says why it failed, with the request id that leads to its log lines.
 pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Result<(), String> {
-    let id = uuid::Uuid::new_v4().to_string();
+    let id = trigger.id.clone();
     let in_flight = InFlight::begin(host);
-    let outcome = answer(host, served, trigger, &id).await;
+    let outcome = match respond(host, served, trigger).await {
+        Ok(response) => ended(response).await,
+        Err(refusal) => {
+            let said = ingress::refuse(host, Some(served), &refusal, &id);
+            Err(text(said).await)
+        }
+    };
     drop(in_flight);
     debug!(app = served.name, request_id = id, ok = outcome.is_ok(), "trigger ended");
     outcome.map_err(|why| format!("{why} (request {id})"))
+}
+
+/// Runs a trigger until the app has answered.
+pub(crate) async fn respond(
+    host: &Host,
+    served: &Served,
+    trigger: Trigger,
+) -> Result<Response<Body>, Refusal> {
+    let instance = served.instances.clone().acquire_owned();
+    let instance = tokio::time::timeout(Duration::from_secs(INSTANCE_S_MAX), instance).await;
+    let instance = instance.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
+    let request = Request::post(format!("/{}/{}", served.name, trigger.path))
+        .header(http::header::HOST, "localhost")
+        .header(REQUEST_ID, &trigger.id)
+        .header(TRIGGER, trigger.kind)
+        .body(trigger.body);
+    let request = request.map_err(|_| Refusal::UnknownApp(served.name.clone()))?;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let limits = RequestLimits {
+        memory_bytes_max: served.limits.instance_memory_bytes_max,
+        wall_ms_max: millis(trigger.wall),
+        cpu_ms_max: millis(trigger.cpu),
+    };
+    let work = Work { request, limits, id: &trigger.id, depth: trigger.depth };
+    ingress::run(host, served, instance, work).await
+}
+
+async fn ended(response: Response<Body>) -> Result<(), String> {
+    let status = response.status();
+    let said = text(response).await;
+    if status.is_success() { Ok(()) } else { Err(format!("the app answered {status}: {said}")) }
+}
+
+async fn text(response: Response<Body>) -> String {
+    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    String::from_utf8_lossy(&body).into_owned()
 }
 
 /// Counts a trigger until it ends, also when whoever waits for it goes away.
@@ -54,43 +129,4 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.metrics.in_flight.dec();
     }
-}
-
-async fn answer(host: &Host, served: &Served, trigger: Trigger, id: &str) -> Result<(), String> {
-    let instance = served.instances.clone().acquire_owned();
-    let instance = tokio::time::timeout(Duration::from_secs(INSTANCE_S_MAX), instance).await;
-    let Some(instance) = instance.ok().and_then(Result::ok) else {
-        return Err(format!("no instance of the app was free within {INSTANCE_S_MAX} s"));
-    };
-    let request = Request::post(format!("/{}/{}", served.name, trigger.path))
-        .header(http::header::HOST, "localhost")
-        .header(REQUEST_ID, id)
-        .header(TRIGGER, trigger.kind)
-        .body(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
-    let request = request.map_err(|error| error.to_string())?;
-    let wall_ms = u64::try_from(trigger.wall.as_millis()).unwrap_or(u64::MAX);
-    // Nobody waits for it, and it has its share of the CPU like everybody else: only the time counts.
-    let limits = RequestLimits {
-        memory_bytes_max: served.limits.instance_memory_bytes_max,
-        wall_ms_max: wall_ms,
-        cpu_ms_max: wall_ms,
-    };
-    let Admitted { granted, sql, log } = ingress::admit(host, served, id);
-    let (wasi, unload) = (odeon_capabilities::Granted::wasi(&log), served.unload.clone().cancelled_owned());
-    let response = served.app.handle(request, limits, wasi, granted, Arc::new(instance), unload).await;
-    let response = match response {
-        Ok(response) => response,
-        Err(error) => {
-            log.host_line(error.code(), error.to_string());
-            return Err(error.to_string());
-        }
-    };
-    sql.commit().await.map_err(|error| format!("what it wrote was not committed: {error:?}"))?;
-    let (head, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-    if head.status.is_success() {
-        return Ok(());
-    }
-    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    Err(format!("the app answered {}: {}", head.status, String::from_utf8_lossy(&body)))
 }

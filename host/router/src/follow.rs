@@ -10,6 +10,7 @@ use async_nats::Client;
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
+use odeon_protocol::routes::Table;
 use odeon_protocol::{
     AppId, DesiredApp, HostHeartbeat, ReplicaStatus, RouterHeartbeat, RouterStatus, Signed, TrustedKeys,
     subjects,
@@ -20,7 +21,6 @@ use tracing::{info, warn};
 
 use crate::Router;
 use crate::proxy::Backend;
-use crate::table::Table;
 
 /// Wait before a lost watch is opened again, in milliseconds.
 const WATCH_RETRY_MS: u64 = 500;

@@ -1,6 +1,6 @@
 //! The router: a stage's load balancer.
 //!
-//! Map: [`table`] knows which hosts serve which app, [`follow`] feeds it from NATS, [`proxy`] is the
+//! Map: `odeon_protocol::routes` knows which hosts serve which app, [`follow`] feeds it from NATS, [`proxy`] is the
 //! request path, [`serve`] the listeners.
 //!
 //! What must stay true: it routes by what it last knew when NATS is away; it never holds a body; a request is
@@ -11,7 +11,6 @@ mod metrics;
 pub mod proxy;
 pub mod serve;
 pub mod settings;
-pub mod table;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::events::EventHandler;
 use crate::ids::{AppId, AppName, Digest, Generation, HostId, OrganizationId, Revision, StageName};
 use crate::secrets::Secret;
 use crate::signing::{Sealable, Signed};
@@ -57,6 +58,12 @@ pub struct Serving {
     /// What the app runs by itself.
     #[serde(default)]
     pub timers: Vec<Timer>,
+    /// What the app does about events.
+    #[serde(default)]
+    pub handlers: Vec<EventHandler>,
+    /// Whether the app triggers events, so that its outbox has to be looked after.
+    #[serde(default)]
+    pub publishes: bool,
 }
 
 /// The value of a setting.

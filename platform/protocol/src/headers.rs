@@ -6,8 +6,12 @@ pub const REQUEST_ID: &str = "x-request-id";
 /// Longest request id that is taken over from a client, in bytes; a longer one is replaced.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 
-/// Says that the host started this request by itself, and why: `timer`. It is taken from whatever comes from outside.
+/// Says that the host started this request by itself, and why: `timer`, `event` or `service`. It is taken from whatever
+/// comes from outside.
 pub const TRIGGER: &str = "odeon-trigger";
+
+/// A sealed [`crate::calls::Call`]: the request comes from an app of the stage.
+pub const CALL: &str = "odeon-call";
 
 /// A host's answer that no guest saw the request, because the app is not served there (any more, or yet).
 /// The router then asks another replica. Never passed on from a guest, and never to a user.

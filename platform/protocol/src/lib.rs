@@ -9,16 +9,20 @@
 //!
 //! Map: [`ids`] names things, [`signing`] seals them, [`secrets`] hides values, [`desired`] is what the Platform wants,
 //! [`observed`] is what runs, [`subjects`] says where each message travels, [`requests`] is what is
-//! asked and answered inside a stage, [`timers`] is what runs by itself, [`headers`] is what HTTP requests carry between us,
-//! `bucket` (feature `nats`) follows what lies in a KV bucket.
+//! asked and answered inside a stage, [`timers`] is what runs by itself, [`events`] is what apps tell one another,
+//! [`calls`] is how they call one another, [`routes`] says which hosts serve which app, [`headers`] is what HTTP requests
+//! carry between us, `bucket` (feature `nats`) follows what lies in a KV bucket.
 
 #[cfg(feature = "nats")]
 pub mod bucket;
+pub mod calls;
 pub mod desired;
+pub mod events;
 pub mod headers;
 pub mod ids;
 pub mod observed;
 pub mod requests;
+pub mod routes;
 pub mod secrets;
 pub mod signing;
 pub mod subjects;

@@ -21,6 +21,9 @@ use crate::ids::{AppId, OrganizationId, StageName};
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
 
+/// What is authenticated with a call. A secret's place has zero bytes in it, so neither is taken for the other.
+const CALL: &[u8] = b"odeon call";
+
 /// The key that the secrets of one stage are sealed with.
 #[derive(Clone)]
 pub struct StageKey([u8; KEY_BYTES]);
@@ -80,14 +83,26 @@ impl StageKey {
 
     /// Opens a value that was sealed for this place.
     pub fn open(&self, place: Place<'_>, secret: &Secret) -> Result<String, OpenError> {
-        let open = || {
-            let bytes = BASE64.decode(&secret.0).ok()?;
-            let (nonce, sealed) = bytes.split_at_checked(XNonce::default().len())?;
-            let payload = Payload { msg: sealed, aad: &place.bytes() };
-            let value = self.cipher().decrypt(&XNonce::try_from(nonce).ok()?, payload).ok()?;
-            String::from_utf8(value).ok()
-        };
-        open().ok_or_else(|| OpenError(place.name.to_owned()))
+        let value = self.decrypt(&secret.0, &place.bytes()).and_then(|value| String::from_utf8(value).ok());
+        value.ok_or_else(|| OpenError(place.name.to_owned()))
+    }
+
+    /// Seals what only hosts of the stage may make and read; see [`crate::calls`].
+    pub(crate) fn seal_call(&self, call: &[u8]) -> String {
+        let nonce = XNonce::generate();
+        let payload = Payload { msg: call, aad: CALL };
+        let sealed = self.cipher().encrypt(&nonce, payload).expect("a call is far below the cipher's limit");
+        BASE64.encode([nonce.as_slice(), &sealed].concat())
+    }
+
+    pub(crate) fn open_call(&self, sealed: &str) -> Option<Vec<u8>> {
+        self.decrypt(sealed, CALL)
+    }
+
+    fn decrypt(&self, sealed: &str, aad: &[u8]) -> Option<Vec<u8>> {
+        let bytes = BASE64.decode(sealed).ok()?;
+        let (nonce, sealed) = bytes.split_at_checked(XNonce::default().len())?;
+        self.cipher().decrypt(&XNonce::try_from(nonce).ok()?, Payload { msg: sealed, aad }).ok()
     }
 
     fn cipher(&self) -> XChaCha20Poly1305 {

@@ -29,6 +29,18 @@ mod bindings {
 use bindings::odeon::sql::session as wit;
 pub use bindings::odeon::sql::session::{Error, Rows, Value};
 
+/// What an error says, whatever its case.
+pub fn said(error: &Error) -> &str {
+    match error {
+        Error::Constraint(why)
+        | Error::Conflict(why)
+        | Error::Denied(why)
+        | Error::Invalid(why)
+        | Error::Limit(why)
+        | Error::Unavailable(why) => why,
+    }
+}
+
 impl wit::Host for Granted {
     async fn query(&mut self, sql: String, params: Vec<Value>) -> Result<Rows, Error> {
         self.sql.query(&sql, params).await

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio_postgres::error::SqlState;
 
 use super::pool::{Connection, Connections, Logins, Pools, Taken};
@@ -27,6 +27,8 @@ pub struct Session {
     pools: Option<Arc<dyn Connections>>,
     app: String,
     state: Mutex<Use>,
+    /// Told when events were committed.
+    outbox: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -36,17 +38,24 @@ struct Use {
     /// A statement was sent and its answer has not been read to the end. Stays so when the guest was ended
     /// meanwhile: nobody else may inherit the connection then.
     unfinished: bool,
+    /// Events were written into the outbox, and not committed yet.
+    published: bool,
 }
 
 impl Session {
     /// A session of an app that has a database.
     pub fn new<L: Logins>(pools: Arc<Pools<L>>, app: &str) -> Self {
-        Self { pools: Some(pools), app: app.to_owned(), state: Mutex::default() }
+        Self { pools: Some(pools), app: app.to_owned(), ..Self::none() }
+    }
+
+    /// Tells `outbox` when events were committed.
+    pub fn telling(self, outbox: Arc<Notify>) -> Self {
+        Self { outbox, ..self }
     }
 
     /// A session of an app that has none.
     pub fn none() -> Self {
-        Self { pools: None, app: String::new(), state: Mutex::default() }
+        Self { pools: None, app: String::new(), state: Mutex::default(), outbox: Arc::default() }
     }
 
     /// Runs a statement that returns rows.
@@ -60,6 +69,15 @@ impl Session {
         let mut state = self.state.lock().await;
         self.begin(&mut state).await?;
         self.run(&mut state, sql, params).await.map(|(_, affected)| affected)
+    }
+
+    /// Writes events into the outbox, in the transaction.
+    pub(crate) async fn publish(&self, sql: &str, params: Vec<Value>) -> Result<u64, Error> {
+        let mut state = self.state.lock().await;
+        self.begin(&mut state).await?;
+        let (_, written) = self.run(&mut state, sql, params).await?;
+        state.published |= written > 0;
+        Ok(written)
     }
 
     /// Runs a statement for its effect and its rows.
@@ -80,12 +98,18 @@ impl Session {
                 "a statement of the transaction failed, so that it was rolled back".into(),
             ));
         }
-        end(&mut state, "COMMIT").await
+        end(&mut state, "COMMIT").await?;
+        if std::mem::take(&mut state.published) {
+            self.outbox.notify_one();
+        }
+        Ok(())
     }
 
     /// Undoes what was written.
     pub async fn rollback(&self) -> Result<(), Error> {
-        end(&mut *self.state.lock().await, "ROLLBACK").await
+        let mut state = self.state.lock().await;
+        state.published = false;
+        end(&mut state, "ROLLBACK").await
     }
 
     /// Closes the connection, which undoes what was written, and cancels what still runs.

@@ -57,6 +57,9 @@ pub(crate) struct UpArguments {
     /// The nats-server to run [default: beside `odeon`, then PATH].
     #[arg(long, env = "ODEON_NATS_SERVER")]
     nats_server: Option<PathBuf>,
+    /// The wait before a failed event is tried again for the first time, in milliseconds [default: 2 minutes].
+    #[arg(long, value_name = "MS")]
+    event_retry_ms: Option<u64>,
 }
 
 /// What the parts of the start share.
@@ -65,6 +68,7 @@ pub(crate) struct Site<'a> {
     run_as: RunAs,
     binaries: PathBuf,
     ports: Ports,
+    event_retry_ms: Option<u64>,
 }
 
 pub(crate) async fn up(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
@@ -90,7 +94,7 @@ pub(crate) async fn up(layout: &Layout, arguments: UpArguments) -> Result<ExitCo
 /// Starts everything, then watches over it; ends only with an error.
 async fn run(layout: &Layout, arguments: UpArguments, children: &mut Children) -> Result<()> {
     let started = Instant::now();
-    let site = prepare(layout, arguments.port_base)?;
+    let site = prepare(layout, &arguments)?;
     let nats_program = nats::find(arguments.nats_server, &site.beside())?;
     let nats_program = site.install(&nats_program)?;
 
@@ -154,14 +158,15 @@ async fn run(layout: &Layout, arguments: UpArguments, children: &mut Children) -
 }
 
 /// Folders, user, ports, and binaries where the user can run them.
-fn prepare(layout: &Layout, port_base: u16) -> Result<Site<'_>> {
+fn prepare<'l>(layout: &'l Layout, arguments: &UpArguments) -> Result<Site<'l>> {
     let run_as = RunAs::choose()?;
     let _ = std::fs::remove_file(layout.path("ready"));
     for folder in ["run", "run/secrets", "run/logs", "run/stages", "run/keys", "run/blobs"] {
         run_as.own_folder(&layout.path(folder))?;
     }
-    let ports = Ports::choose(&layout.path("ports.json"), &port_names(), port_base)?;
-    let site = Site { layout, run_as, binaries: layout.path("bin"), ports };
+    let ports = Ports::choose(&layout.path("ports.json"), &port_names(), arguments.port_base)?;
+    let event_retry_ms = arguments.event_retry_ms;
+    let site = Site { layout, run_as, binaries: layout.path("bin"), ports, event_retry_ms };
     std::fs::create_dir_all(&site.binaries).with_context(|| format!("create {}", site.binaries.display()))?;
     for name in ["odeon-platform", "odeon-host", "odeon-router", "odeon-migrator"] {
         let program = site.beside().join(name);
@@ -350,6 +355,9 @@ async fn detach(layout: &Layout, arguments: &UpArguments) -> Result<ExitCode> {
     }
     if let Some(program) = &arguments.nats_server {
         command.arg("--nats-server").arg(program);
+    }
+    if let Some(wait) = arguments.event_retry_ms {
+        command.arg("--event-retry-ms").arg(wait.to_string());
     }
     command.stdin(Stdio::null()).stdout(output.try_clone().context("share a log file")?).stderr(output);
     let mut child = command.spawn().context("start in the background")?;

@@ -25,7 +25,7 @@ pub(crate) const STAGES: [StagePlan; 3] = [
 ];
 
 /// Raised when a role may do more or less than before: credentials carry what is allowed, so new ones are made.
-const CREDENTIALS_VERSION: u32 = 2;
+const CREDENTIALS_VERSION: u32 = 3;
 
 /// Name of a stage's database.
 pub(crate) fn database(stage: &StagePlan) -> String {
@@ -91,6 +91,7 @@ pub(crate) async fn recipes(
         settings["secrets_key"] = json!(secrets_key);
         settings["state_dir"] = json!(state(&host)?);
         settings["database_connections_max"] = json!(DATABASE_CONNECTIONS_MAX);
+        settings["event_retry_ms"] = json!(site.event_retry_ms);
         recipes.push(site.recipe(Role::Host, &format!("stages/{name}/host-{host}"), &settings)?);
     }
     let router = format!("{name}-router");

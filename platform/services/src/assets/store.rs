@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use odeon_compiler::{Setting, Timer};
+use odeon_compiler::{Interface, Setting, Timer};
 use odeon_protocol::{AppId, AppName, Claim, Digest, OrganizationId, Revision, Signed};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -31,6 +31,7 @@ pub(crate) struct StoredRevision {
     pub(crate) dependencies: Vec<String>,
     pub(crate) settings: Vec<Setting>,
     pub(crate) timers: Vec<Timer>,
+    pub(crate) interface: Interface,
     pub(crate) created_by: String,
     pub(crate) created_at: DateTime<Utc>,
 }
@@ -47,6 +48,7 @@ pub(crate) struct NewRevision<'a> {
     pub(crate) schema: Option<Value>,
     pub(crate) settings: Vec<Setting>,
     pub(crate) timers: Vec<Timer>,
+    pub(crate) interface: Interface,
     pub(crate) dependencies: Value,
     pub(crate) created_by: &'a str,
 }
@@ -81,8 +83,8 @@ pub(crate) async fn add_revision(
     let revision = Revision(u32::try_from(row.get::<i32, _>(0)).context("the stored revision")?);
     sqlx::query(
         "insert into assets.revisions (asset_key, revision, organization_id, message, model_digest, wasm_digest, \
-         native_digest, claim, schema, dependencies, created_by, settings, timers) \
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         native_digest, claim, schema, dependencies, created_by, settings, timers, interface) \
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(key.as_str())
     .bind(i32::try_from(revision.0)?)
@@ -97,6 +99,7 @@ pub(crate) async fn add_revision(
     .bind(new.created_by)
     .bind(Json(new.settings))
     .bind(Json(new.timers))
+    .bind(Json(new.interface))
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
@@ -127,6 +130,16 @@ pub(crate) async fn list(
     Ok((rows.iter().map(asset).collect::<Result<_>>()?, total))
 }
 
+/// The key of the organization's asset of that name.
+pub(crate) async fn named(
+    database: &PgPool,
+    organization: &OrganizationId,
+    name: &str,
+) -> Result<Option<AppId>> {
+    let (assets, _) = list(database, organization, Some(name), (0, 1)).await?;
+    Ok(assets.into_iter().next().map(|asset| asset.key))
+}
+
 /// One asset of the organization.
 pub(crate) async fn find(
     database: &PgPool,
@@ -143,7 +156,7 @@ pub(crate) async fn find(
 }
 
 const REVISION: &str = "select revision, message, model_digest, wasm_digest, native_digest, claim, schema, \
-    dependencies, created_by, created_at, settings, timers, count(*) over () from assets.revisions";
+    dependencies, created_by, created_at, settings, timers, interface, count(*) over () from assets.revisions";
 
 /// The revisions of an asset, newest first, and how many there are.
 pub(crate) async fn revisions(
@@ -162,7 +175,7 @@ pub(crate) async fn revisions(
         .bind(limit)
         .fetch_all(database)
         .await?;
-    let total = rows.first().map_or(0, |row| row.get(12));
+    let total = rows.first().map_or(0, |row| row.get(13));
     Ok((rows.iter().map(stored_revision).collect::<Result<_>>()?, total))
 }
 
@@ -208,5 +221,6 @@ fn stored_revision(row: &PgRow) -> Result<StoredRevision> {
         created_at: row.get(9),
         settings: row.get::<Json<_>, _>(10).0,
         timers: row.get::<Json<_>, _>(11).0,
+        interface: row.get::<Json<_>, _>(12).0,
     })
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use odeon_compiler::{Setting, Timer};
+use odeon_compiler::{Interface, Setting, Timer};
 use odeon_protocol::{AppId, AppName, Claim, NativeArtefact, OrganizationId, Revision};
 use serde_json::json;
 
@@ -52,6 +52,7 @@ struct Compiled {
     schema: Option<serde_json::Value>,
     settings: Vec<Setting>,
     timers: Vec<Timer>,
+    interface: Interface,
     warnings: Vec<Message>,
 }
 
@@ -111,6 +112,7 @@ pub(crate) async fn build(
         schema: compiled.schema,
         settings: compiled.settings,
         timers: compiled.timers,
+        interface: compiled.interface,
         dependencies: json!(dependencies),
         created_by: request.actor,
     };
@@ -153,6 +155,7 @@ fn check_component(name: AppName, component: Bytes) -> Result<Compiled, Vec<Mess
             schema: None,
             settings: Vec::new(),
             timers: Vec::new(),
+            interface: Interface::default(),
             warnings: Vec::new(),
         }),
         Err(reason) => Err(vec![Message::error("OS-BLD-40002", reason)]),
@@ -177,6 +180,7 @@ fn compile_project(project: crate::assets::uploads::Project) -> Result<Compiled,
         schema: Some(schema),
         settings: compiled.settings,
         timers: compiled.timers,
+        interface: compiled.interface,
         warnings: problems,
     })
 }

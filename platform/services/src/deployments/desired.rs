@@ -8,6 +8,7 @@ use odeon_protocol::{
     AppId, AppName, DesiredApp, DesiredState, Generation, Limits, MigrateCommand, MigrateReply, Serving,
 };
 
+use odeon_protocol::events::EventHandler;
 use odeon_protocol::timers::Timer;
 
 use super::store::{self, Deployment};
@@ -38,9 +39,14 @@ pub(crate) async fn apply(platform: &Platform, stage: &Stage, wanted: &Deploymen
     write(platform, stage, wanted).await
 }
 
-/// Puts what the database says into the stage.
+/// Puts what the database says into the stage. Events find their handlers before the hosts do.
 pub(crate) async fn write(platform: &Platform, stage: &Stage, wanted: &Deployment) -> Result<()> {
     let state = if wanted.serving { serving(platform, wanted).await? } else { DesiredState::Removed };
+    let handlers = match &state {
+        DesiredState::Serving(serving) => &serving.handlers[..],
+        DesiredState::Removed => &[],
+    };
+    stage.ensure_handlers(&wanted.app, handlers).await?;
     let desired = DesiredApp {
         organization: wanted.organization.clone(),
         stage: wanted.stage.clone(),
@@ -115,6 +121,19 @@ fn timer(timer: &odeon_compiler::Timer) -> Timer {
 async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredState> {
     let revision = stored(platform, wanted).await?;
     let settings = configurations::delivered(platform, wanted, &revision).await?;
+    let mut handlers = Vec::new();
+    for handler in &revision.interface.handlers {
+        let producer = match &handler.app {
+            None => Some(wanted.app.clone()),
+            Some(name) => assets::store::named(&platform.database, &wanted.organization, name).await?,
+        };
+        let producer = producer.with_context(|| {
+            let app = handler.app.as_deref().unwrap_or_default();
+            format!("`{}` handles an event of `{app}`, and there is no such app", wanted.name)
+        })?;
+        let (name, event) = (handler.name.clone(), handler.event.clone());
+        handlers.push(EventHandler { name, producer, event });
+    }
     Ok(DesiredState::Serving(Box::new(Serving {
         name: wanted.name.clone(),
         claim: revision.claim,
@@ -125,5 +144,7 @@ async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredStat
         database: true,
         settings,
         timers: revision.timers.iter().map(timer).collect(),
+        handlers,
+        publishes: !revision.interface.public.events.is_empty(),
     })))
 }

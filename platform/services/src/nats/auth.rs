@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use data_encoding::BASE32_NOPAD;
 use nkeys::KeyPair;
-use odeon_protocol::{HostId, RouterId, subjects};
+use odeon_protocol::{HostId, RouterId, events, subjects};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -63,12 +63,20 @@ impl Permissions {
             format!("$KV.{}.host.{host}.>", subjects::OBSERVED_BUCKET),
             // Shared: the first write of a state decides which host runs a timer.
             format!("$KV.{}.>", subjects::TIMERS_BUCKET),
+            // Events of the apps that it serves, and those that their handlers did not take.
+            format!("{}.>", events::STREAM),
+            "dead.>".to_owned(),
+            format!("$JS.API.CONSUMER.INFO.{}.>", events::STREAM),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{}.>", events::STREAM),
+            format!("$JS.ACK.{}.>", events::STREAM),
         ];
         publish.extend(read_stream(&format!("KV_{}", subjects::DESIRED_BUCKET)));
         publish.extend(read_stream(&format!("OBJ_{}", subjects::COMPONENTS_BUCKET)));
         publish.extend(read_stream(&format!("KV_{}", subjects::TIMERS_BUCKET)));
         publish.extend(read_stream(&format!("KV_{}", subjects::OBSERVED_BUCKET)));
-        Self { publish, subscribe: vec![format!("{}.>", subjects::inbox(host.as_str()))] }
+        let subscribe =
+            vec![format!("{}.>", subjects::inbox(host.as_str())), subjects::HOST_HEARTBEATS.to_owned()];
+        Self { publish, subscribe }
     }
 
     /// A router: reads desired and observed state and heartbeats, writes its own statuses.
@@ -151,13 +159,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_writes_what_carries_its_name_and_the_stages_timers() {
+    fn a_host_writes_what_carries_its_name_and_what_the_stage_shares() {
         let permissions = Permissions::host(&"dev-1".parse().unwrap());
         for subject in &permissions.publish {
             let reads = subject.starts_with("$JS.");
-            let shared = subject == "$KV.timers.>";
+            let shared = ["$KV.timers.>", "events.>", "dead.>"].contains(&subject.as_str());
             assert!(reads || shared || subject.contains("dev-1"), "{subject}");
         }
-        assert_eq!(permissions.subscribe, ["_INBOX.dev-1.>"]);
+        assert_eq!(permissions.subscribe, ["_INBOX.dev-1.>", "heartbeat.host.*"]);
     }
 }

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use async_nats::Client;
 use async_nats::jetstream::object_store::ObjectStore;
-use async_nats::jetstream::{self, kv, stream};
+use async_nats::jetstream::{self, consumer, kv, stream};
 use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
+use odeon_protocol::events::{self, EventHandler};
 use odeon_protocol::{
     AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId,
     ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
@@ -31,6 +32,14 @@ const MIGRATE_PAUSE_MS: u64 = 1_000;
 /// Log lines of a stage are kept for 28 days and within this many bytes, oldest out first.
 const LOGS_BYTES_MAX: i64 = 1 << 30;
 const LOGS_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
+/// How long an event waits for its handlers, and a dead one for people.
+const EVENTS_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+const DEAD_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
+/// Bytes of all events that wait in a stage, and of the dead ones.
+const EVENTS_BYTES_MAX: i64 = 1 << 30;
+const DEAD_BYTES_MAX: i64 = 256 << 20;
+/// For how long an event that is sent twice counts as one.
+const EVENTS_ONCE: Duration = Duration::from_secs(600);
 /// Wait before a lost watch is opened again, in milliseconds.
 const WATCH_RETRY_MS: u64 = 500;
 
@@ -221,6 +230,37 @@ impl Stage {
         self.jetstream.get_key_value(subjects::TIMERS_BUCKET).await.context("open the timers bucket")
     }
 
+    /// Gives each handler of an app its durable consumer, and takes away those of handlers that are no more: what
+    /// they have not taken goes with them.
+    pub(crate) async fn ensure_handlers(&self, app: &AppId, handlers: &[EventHandler]) -> Result<()> {
+        let stream = self.jetstream.get_stream(events::STREAM).await.context("open the stream of events")?;
+        for handler in handlers {
+            let name = events::consumer(app, &handler.name);
+            let config = consumer::pull::Config {
+                durable_name: Some(name.clone()),
+                filter_subject: events::subject(&handler.producer, &handler.event),
+                // Events of before are nobody's business; a consumer that exists stays where it is.
+                deliver_policy: consumer::DeliverPolicy::New,
+                ack_wait: Duration::from_secs(events::ACK_S_MAX),
+                max_ack_pending: events::HANDLING_MAX,
+                max_deliver: -1, // counted by hosts, which put aside what fails
+                ..Default::default()
+            };
+            let made = stream.get_or_create_consumer(&name, config).await;
+            made.map_err(|error| anyhow::anyhow!("make the consumer of handler {}: {error}", handler.name))?;
+        }
+        let wanted: BTreeSet<String> = handlers.iter().map(|h| events::consumer(app, &h.name)).collect();
+        let mut names = stream.consumer_names();
+        while let Some(name) = names.next().await {
+            let name = name.context("list the consumers of the stage")?;
+            if name.starts_with(&events::consumers(app)) && !wanted.contains(&name) {
+                let gone = stream.delete_consumer(&name).await;
+                gone.map_err(|error| anyhow::anyhow!("take away the consumer {name}: {error}"))?;
+            }
+        }
+        Ok(())
+    }
+
     async fn follow_observed(self: Arc<Self>) {
         let open = || self.jetstream.get_key_value(subjects::OBSERVED_BUCKET);
         bucket::follow(self.client.clone(), open, |news| match news {
@@ -337,6 +377,28 @@ async fn ensure_stores(jetstream: &jetstream::Context) -> Result<Stores> {
         ..Default::default()
     };
     jetstream.get_or_create_stream(logs).await.context("create the log stream")?;
+    // An event stays until every handler has taken it; one that nobody handles does not stay.
+    let waiting = stream::Config {
+        name: events::STREAM.to_owned(),
+        subjects: vec![format!("{}.>", events::STREAM)],
+        retention: stream::RetentionPolicy::Interest,
+        discard: stream::DiscardPolicy::New,
+        discard_new_per_subject: true,
+        max_messages_per_subject: events::WAITING_MAX,
+        max_bytes: EVENTS_BYTES_MAX,
+        max_age: EVENTS_AGE_MAX,
+        duplicate_window: EVENTS_ONCE,
+        ..Default::default()
+    };
+    jetstream.get_or_create_stream(waiting).await.context("create the stream of events")?;
+    let dead = stream::Config {
+        name: events::DEAD_STREAM.to_owned(),
+        subjects: vec!["dead.>".to_owned()],
+        max_bytes: DEAD_BYTES_MAX,
+        max_age: DEAD_AGE_MAX,
+        ..Default::default()
+    };
+    jetstream.get_or_create_stream(dead).await.context("create the stream of dead events")?;
     Ok(Stores { desired, components })
 }
 

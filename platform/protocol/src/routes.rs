@@ -1,4 +1,5 @@
-//! Which hosts serve which app. Pure: fed with what was heard, asked for routes; the time comes from outside.
+//! Which hosts serve which app, as routers and hosts see it. Pure: fed with what was heard, asked for routes; the time
+//! comes from outside.
 //!
 //! What must stay true: only a signed tombstone takes an app away; older generations change nothing; and the
 //! hosts of an app never count as away all at once, because then it is more likely that we are.
@@ -6,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use odeon_protocol::{
+use crate::{
     AppId, DesiredApp, DesiredState, Generation, HostHeartbeat, HostId, ReplicaState, ReplicaStatus, subjects,
 };
 
@@ -120,7 +121,7 @@ fn missed() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use odeon_protocol::{Claim, Digest, Limits, Revision, Serving, Signer};
+    use crate::{Claim, Digest, Limits, Revision, Serving, Signer};
 
     use super::*;
 
@@ -145,6 +146,8 @@ mod tests {
             egress_allow: Vec::new(),
             settings: Default::default(),
             timers: Vec::new(),
+            handlers: Vec::new(),
+            publishes: false,
             database: false,
         };
         let state = if placements.is_empty() {

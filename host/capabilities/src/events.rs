@@ -1,0 +1,89 @@
+//! Triggering events: `odeon:events`. An event is a row of the app's outbox, written in the guest's transaction, so
+//! that it is sent if and only if the transaction is committed. Who sends it is the host's business.
+//!
+//! Invariant: an outbox holds no more rows of one event than may wait.
+
+use odeon_engine::State;
+use wasmtime::component::Linker;
+
+use crate::sql::{self, Rows, Value};
+use crate::{Granted, HasGranted};
+
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../../sdk/wit/events.wit",
+        world: "imports",
+        imports: { default: async },
+    });
+}
+
+use bindings::odeon::events::publisher;
+pub use publisher::Error;
+
+/// The longest name of an event, in bytes; as long as any name of a model.
+const NAME_BYTES_MAX: usize = 50;
+
+/// What the stage lets wait.
+#[derive(Debug, Clone, Copy)]
+pub struct EventLimits {
+    /// Rows of one event in an outbox.
+    pub waiting_max: i64,
+    /// Bytes of a payload.
+    pub payload_bytes_max: usize,
+}
+
+impl publisher::Host for Granted {
+    async fn publish(&mut self, event: String, payload: String) -> Result<(), Error> {
+        let limits = self.events;
+        let first = event.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
+        if !first
+            || event.len() > NAME_BYTES_MAX
+            || !event.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        {
+            return Err(Error::Invalid(format!("`{event}` is not a name of an event")));
+        }
+        if payload.len() > limits.payload_bytes_max {
+            let most = limits.payload_bytes_max;
+            return Err(Error::Invalid(format!("a payload may have {most} bytes, not {}", payload.len())));
+        }
+        // Counting stops at the limit, so it costs no more than that many rows.
+        let statement = "INSERT INTO odeon_outbox (event, payload) SELECT $1, $2 WHERE (SELECT count(*) FROM \
+                         (SELECT 1 FROM odeon_outbox WHERE event = $1 LIMIT $3) AS waiting) < $3";
+        let values = vec![Value::Text(event), Value::Text(payload), Value::Int64(limits.waiting_max)];
+        match self.sql.publish(statement, values).await {
+            Ok(0) => Err(Error::Full),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Unavailable(sql::said(&error).to_owned())),
+        }
+    }
+}
+
+/// Takes events out of an outbox, oldest first, in the transaction of `session`: they are gone when it is committed.
+pub async fn take(session: &sql::session::Session, most: i64) -> Result<Vec<Waiting>, sql::Error> {
+    let statement = "DELETE FROM odeon_outbox WHERE id IN (SELECT id FROM odeon_outbox ORDER BY id LIMIT $1 \
+                     FOR UPDATE SKIP LOCKED) RETURNING id, event, payload";
+    let Rows { values, .. } = session.execute_returning(statement, vec![Value::Int64(most)]).await?;
+    let mut waiting: Vec<Waiting> = Vec::new();
+    for row in values.chunks_exact(3) {
+        if let [Value::Int64(id), Value::Text(event), Value::Text(payload)] = row {
+            waiting.push(Waiting { id: *id, event: event.clone(), payload: payload.clone() });
+        }
+    }
+    waiting.sort_by_key(|event| event.id);
+    Ok(waiting)
+}
+
+/// An event in an outbox.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its number, which no other event of the app has.
+    pub id: i64,
+    /// Its name.
+    pub event: String,
+    /// What it says, in JSON.
+    pub payload: String,
+}
+
+pub(crate) fn add_to_linker(linker: &mut Linker<State<Granted>>) -> wasmtime::Result<()> {
+    publisher::add_to_linker::<_, HasGranted>(linker, |state| &mut state.capabilities)
+}

@@ -1,0 +1,196 @@
+//! Events of the apps that serve here: those that they triggered are sent, those that they handle are taken.
+//!
+//! After a commit the app's outbox is emptied into the stage's stream, in a transaction that ends when the stream has
+//! confirmed; now and then it is looked at anyway, for what a host that died left in it. A handler pulls from its durable
+//! consumer as much as it can run. The rules are [`odeon_protocol::events`]. Invariant: what the stream has not
+//! confirmed stays in the outbox, and what a handler has not taken stays in the stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use async_nats::Client;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{self, AckKind, Message};
+use async_nats::{HeaderMap, header};
+use futures_util::StreamExt as _;
+use odeon_capabilities::events::take;
+use odeon_capabilities::sql::session::Session;
+use odeon_protocol::events::{
+    self, AfterFailure, DEAD_STREAM, EventHandler, HANDLER_S_MAX, RETRY_S, STREAM, after_failure,
+};
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::Host;
+use crate::apps::Served;
+use crate::triggers::{self, Trigger};
+
+/// Time between two looks at an outbox that nobody was told of, in seconds.
+const LOOK_S: u64 = 30;
+/// Events that are sent in one transaction.
+const SENT_MAX: i64 = 100;
+/// Events of one handler at once on one host.
+const AT_ONCE: usize = 16;
+/// How long a pull waits for events, in seconds.
+const PULL_S: u64 = 20;
+/// Wait before what failed is tried again, in seconds; doubles each time, up to [`PAUSE_S_MAX`].
+const PAUSE_S: u64 = 1;
+/// See [`PAUSE_S`].
+const PAUSE_S_MAX: u64 = 30;
+/// Longest reason that is kept with a dead event, in bytes.
+const REASON_BYTES_MAX: usize = 1_000;
+
+/// Looks after the events of an app until it is replaced or taken out.
+pub(crate) fn look_after(host: &Arc<Host>, served: &Arc<Served>) {
+    if served.publishes {
+        let (host, served) = (host.clone(), served.clone());
+        tokio::spawn(async move {
+            let retired = served.retired.clone();
+            retired.run_until_cancelled(send_all(&host, &served)).await
+        });
+    }
+    for handler in served.handlers.clone() {
+        let (host, served) = (host.clone(), served.clone());
+        tokio::spawn(async move {
+            let retired = served.retired.clone();
+            retired.run_until_cancelled(take_all(&host, &served, &handler)).await
+        });
+    }
+}
+
+/// Empties the outbox of an app for ever.
+async fn send_all(host: &Arc<Host>, served: &Served) {
+    let mut pause = PAUSE_S;
+    loop {
+        match send_some(host, served).await {
+            Ok(sent) if sent == SENT_MAX => {} // there are more
+            Ok(_) => {
+                pause = PAUSE_S;
+                let told = served.outbox.notified();
+                let _ = tokio::time::timeout(Duration::from_secs(LOOK_S), told).await;
+            }
+            Err(error) => {
+                warn!(app = served.name, "events wait in the outbox: {error:#}");
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                pause = (pause * 2).min(PAUSE_S_MAX);
+            }
+        }
+    }
+}
+
+/// Sends the oldest events, and says how many.
+async fn send_some(host: &Host, served: &Served) -> Result<i64> {
+    let client = host.client.get().context("NATS was not reached yet")?;
+    let session = Session::new(host.pools.clone(), served.id.as_str());
+    let sent = send(client, served, &session).await;
+    match &sent {
+        Ok(_) => session.commit().await.map_err(|error| anyhow!("{error:?}"))?,
+        Err(_) => session.abandon().await,
+    }
+    session.release().await;
+    sent
+}
+
+async fn send(client: &Client, served: &Served, session: &Session) -> Result<i64> {
+    let waiting = take(session, SENT_MAX).await.map_err(|error| anyhow!("read the outbox: {error:?}"))?;
+    let jetstream = jetstream::new(client.clone());
+    let mut confirmations = Vec::new();
+    for event in &waiting {
+        let mut headers = HeaderMap::new();
+        // Sent again after a crash, it is the same event.
+        headers.insert(header::NATS_MESSAGE_ID, format!("{}.{}", served.id, event.id));
+        let subject = events::subject(&served.id, &event.event);
+        let payload = event.payload.clone().into();
+        confirmations.push(jetstream.publish_with_headers(subject, headers, payload).await?);
+    }
+    for confirmation in confirmations {
+        confirmation.await.context("the stream did not take an event")?;
+    }
+    Ok(i64::try_from(waiting.len()).unwrap_or(SENT_MAX))
+}
+
+/// Takes the events of a handler for ever.
+async fn take_all(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandler) {
+    let mut pause = PAUSE_S;
+    loop {
+        match take_some(host, served, handler).await {
+            Ok(()) => pause = PAUSE_S,
+            Err(error) => {
+                warn!(app = served.name, handler = handler.name, "no events are taken: {error:#}");
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                pause = (pause * 2).min(PAUSE_S_MAX);
+            }
+        }
+    }
+}
+
+/// Takes events as long as the stage gives some.
+async fn take_some(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandler) -> Result<()> {
+    let client = host.client.get().context("NATS was not reached yet")?;
+    let stream = jetstream::new(client.clone()).get_stream_no_info(STREAM).await?;
+    let name = events::consumer(&served.id, &handler.name);
+    let consumer: PullConsumer = stream.get_consumer(&name).await.map_err(|error| anyhow!("{error}"))?;
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        // One free place at least; as many events as there are places.
+        drop(places.acquire().await?);
+        let free = places.available_permits();
+        let wait = Duration::from_secs(PULL_S);
+        let mut batch = consumer.batch().max_messages(free).expires(wait).messages().await?;
+        while let Some(message) = batch.next().await {
+            let message = message.map_err(|error| anyhow!("{error}"))?;
+            let place = places.clone().acquire_owned().await?;
+            let (host, served, handler) = (host.clone(), served.clone(), handler.clone());
+            tokio::spawn(async move {
+                if let Err(error) = handle(&host, &served, &handler, &message).await {
+                    warn!(app = served.name, handler = handler.name, "the event comes again: {error:#}");
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// Runs a handler for an event, and tells the stage what came of it.
+async fn handle(host: &Host, served: &Served, handler: &EventHandler, message: &Message) -> Result<()> {
+    let told = |error: async_nats::Error| anyhow!("tell the stage: {error}");
+    let wall = Duration::from_secs(HANDLER_S_MAX);
+    let trigger = Trigger::event(&handler.name, message.payload.clone(), wall);
+    let Err(why) = triggers::run(host, served, trigger).await else {
+        return message.ack().await.map_err(told);
+    };
+    let tries = message.info().map_or(1, |info| info.delivered);
+    let first = host.settings.event_retry_ms.map_or(Duration::from_secs(RETRY_S), Duration::from_millis);
+    match after_failure(u32::try_from(tries).unwrap_or(u32::MAX), first) {
+        AfterFailure::Retry(wait) => {
+            warn!(app = served.name, handler = handler.name, tries, "a handler failed: {why}");
+            message.ack_with(AckKind::Nak(Some(wait))).await.map_err(told)
+        }
+        AfterFailure::Dead => {
+            bury(host, served, handler, message, &why).await?;
+            message.ack_with(AckKind::Term).await.map_err(told)
+        }
+    }
+}
+
+/// Puts an event aside that was tried often enough.
+async fn bury(
+    host: &Host,
+    served: &Served,
+    handler: &EventHandler,
+    message: &Message,
+    why: &str,
+) -> Result<()> {
+    let client = host.client.get().context("NATS was not reached yet")?;
+    let mut headers = HeaderMap::new();
+    headers.insert("odeon-event", message.subject.as_str());
+    let cut = why.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_BYTES_MAX).last();
+    headers.insert("odeon-reason", why[..cut.unwrap_or(0)].replace(['\r', '\n'], " "));
+    let subject = events::dead_subject(&served.id, &handler.name);
+    let jetstream = jetstream::new(client.clone());
+    let sent = jetstream.publish_with_headers(subject, headers, message.payload.clone()).await?;
+    sent.await.with_context(|| format!("put an event into {DEAD_STREAM}"))?;
+    info!(app = served.name, handler = handler.name, "an event was put aside: {why}");
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! Other apps of the stage: which hosts serve them, and how they are called.
+//!
+//! An app that is served here is called here, without a network. Any other is called on a host that serves it, as
+//! routers see it, with a sealed [`Call`]; a second host is asked when the first was not reached or does not serve the
+//! app. Invariant: a call is sent again only if no guest saw it.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use odeon_capabilities::egress::{CallApps, Called};
+use odeon_engine::Body;
+use odeon_engine::wasmtime_wasi_http::WasiBody;
+use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use odeon_protocol::bucket::{self, News};
+use odeon_protocol::calls::{CALL_S_MAX, Call, DEPTH_MAX};
+use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID};
+use odeon_protocol::routes::Table;
+use odeon_protocol::{AppId, DesiredApp, HostHeartbeat, ReplicaStatus, subjects};
+use tracing::warn;
+
+use crate::Host;
+use crate::ingress;
+use crate::problem::problem;
+use crate::triggers::{self, Trigger};
+
+/// Hosts that are asked for one call.
+const TRIES_MAX: usize = 2;
+/// How long connecting to a host may take, in seconds.
+const CONNECT_S_MAX: u64 = 2;
+/// Idle connections kept per host.
+const IDLE_CONNECTIONS_MAX: usize = 32;
+/// Inputs of a call, in bytes; the body of any request has as many.
+const INPUTS_BYTES_MAX: usize = 30_000_000;
+/// Wait before a lost subscription is opened again, in milliseconds.
+const WATCH_RETRY_MS: u64 = 500;
+
+/// The hosts of the stage and what they serve.
+pub(crate) struct Peers {
+    known: Mutex<Known>,
+    client: legacy::Client<HttpConnector, Full<Bytes>>,
+}
+
+#[derive(Default)]
+struct Known {
+    table: Table,
+    nats: Option<Client>,
+    /// Since when we hear nothing at all: silence then says nothing of hosts.
+    away_since: Option<Instant>,
+}
+
+impl Peers {
+    pub(crate) fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_secs(CONNECT_S_MAX)));
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .retry_canceled_requests(true) // only what was not sent, because an idle connection had been closed
+            .build(connector);
+        Self { known: Mutex::default(), client }
+    }
+
+    /// News of an app.
+    pub(crate) fn hear(&self, desired: DesiredApp) {
+        self.lock().table.hear_desired(desired);
+    }
+
+    /// Addresses of the hosts that serve an app, in no order.
+    fn addresses(&self, app: &str) -> Vec<String> {
+        let mut known = self.lock();
+        let connected = known.nats.as_ref().is_some_and(is_connected);
+        let now = match connected {
+            true => {
+                known.away_since = None;
+                Instant::now()
+            }
+            false => *known.away_since.get_or_insert_with(Instant::now),
+        };
+        let route = known.table.routes(now).into_iter().find(|route| route.name == app);
+        drop(known);
+        let mut addresses: Vec<String> =
+            route.into_iter().flat_map(|route| route.replicas).map(|(_, address)| address).collect();
+        let start = usize::try_from(uuid::Uuid::new_v4().as_u128() % 1_024).unwrap_or(0);
+        if !addresses.is_empty() {
+            let places = addresses.len();
+            addresses.rotate_left(start % places);
+        }
+        addresses
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_connected(client: &Client) -> bool {
+    client.connection_state() == async_nats::connection::State::Connected
+}
+
+/// Hears for ever what the hosts of the stage serve.
+pub(crate) async fn follow(host: Arc<Host>, client: Client) {
+    host.peers.lock().nats = Some(client.clone());
+    tokio::join!(follow_replicas(&host.peers, client.clone()), follow_hosts(&host.peers, client));
+}
+
+async fn follow_replicas(peers: &Peers, client: Client) {
+    let jetstream = jetstream::new(client.clone());
+    let open = || jetstream.get_key_value(subjects::OBSERVED_BUCKET);
+    bucket::follow(client, open, |news| {
+        let (key, value) = match news {
+            News::Put { key, value } => (key, Some(value)),
+            News::Deleted { key } => (key, None),
+            News::Opened | News::CaughtUp => return,
+        };
+        let Some((host, app)) = key.strip_prefix("host.").and_then(|key| key.split_once('.')) else { return };
+        if let Some(value) = value {
+            if let Ok(status) = serde_json::from_slice::<ReplicaStatus>(value) {
+                peers.lock().table.hear_replica(status);
+            }
+        } else if let (Ok(host), Ok(app)) = (host.parse(), app.parse()) {
+            peers.lock().table.forget_replica(&app, &host);
+        }
+    })
+    .await;
+}
+
+async fn follow_hosts(peers: &Peers, client: Client) {
+    loop {
+        match client.subscribe(subjects::HOST_HEARTBEATS).await {
+            Ok(mut beats) => {
+                while let Some(message) = beats.next().await {
+                    if let Ok(beat) = serde_json::from_slice::<HostHeartbeat>(&message.payload) {
+                        peers.lock().table.hear_host(beat, Instant::now());
+                    }
+                }
+            }
+            Err(error) => warn!("cannot listen to heartbeats: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
+    }
+}
+
+/// Calls other apps, for one request of one app.
+pub(crate) struct Caller {
+    pub(crate) host: Weak<Host>,
+    pub(crate) app: AppId,
+    /// The request that calls: its id goes with it.
+    pub(crate) id: String,
+    /// Calls between apps that led to it.
+    pub(crate) depth: u32,
+}
+
+impl CallApps for Caller {
+    fn call(&self, request: Request<WasiBody>) -> BoxFuture<'static, Called> {
+        let Some(host) = self.host.upgrade() else {
+            return Box::pin(async { Err(ErrorCode::DestinationUnavailable) });
+        };
+        let path = request.uri().path().to_owned();
+        let (caller, id, depth) = (self.app.clone(), self.id.clone(), self.depth + 1);
+        Box::pin(async move {
+            if depth > DEPTH_MAX {
+                let detail = format!("apps call one another more than {DEPTH_MAX} levels deep");
+                return Ok(problem(StatusCode::LOOP_DETECTED, "OS-BERT-50801", &detail, &id));
+            }
+            let name = path.split('/').nth(1).unwrap_or_default();
+            if let Some(served) = host.apps.find(name) {
+                let trigger = Trigger::call(&served, &path, request.into_body(), &id, depth);
+                let answer = triggers::respond(&host, &served, trigger).await;
+                return Ok(answer.unwrap_or_else(|why| ingress::refuse(&host, Some(&served), &why, &id)));
+            }
+            let call = Call { caller, path, depth, at_ms: chrono::Utc::now().timestamp_millis() };
+            send(&host, request.into_body(), call, &id).await
+        })
+    }
+}
+
+/// Calls an app on another host.
+async fn send(host: &Host, body: WasiBody, call: Call, id: &str) -> Called {
+    let inputs = Limited::new(body, INPUTS_BYTES_MAX).collect().await;
+    let inputs = inputs.map_err(|_| ErrorCode::HttpRequestBodySize(None))?.to_bytes();
+    let name = call.path.split('/').nth(1).unwrap_or_default();
+    let header = call.seal(&host.secrets);
+    for address in host.peers.addresses(name).iter().take(TRIES_MAX) {
+        let request = Request::post(format!("http://{address}{}", call.path))
+            .header(CALL, &header)
+            .header(REQUEST_ID, id)
+            .body(Full::new(inputs.clone()))
+            .map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
+        let sent = host.peers.client.request(request);
+        match tokio::time::timeout(Duration::from_secs(CALL_S_MAX), sent).await {
+            Ok(Ok(response)) if response.headers().contains_key(NOT_SERVED) => {}
+            Ok(Ok(response)) => return Ok(passed(response)),
+            Ok(Err(error)) if error.is_connect() => {}
+            Ok(Err(_)) => return Err(ErrorCode::ConnectionTerminated),
+            Err(_) => return Err(ErrorCode::HttpResponseTimeout),
+        }
+    }
+    let detail = format!("no host of the stage serves an app `{name}`");
+    Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50303", &detail, id))
+}
+
+fn passed(response: Response<hyper::body::Incoming>) -> Response<Body> {
+    response.map(|body| body.map_err(|_| ErrorCode::HttpResponseIncomplete.into()).boxed_unsync())
+}
