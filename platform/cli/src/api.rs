@@ -221,12 +221,20 @@ impl Api {
         revision: Option<u32>,
         stage: &str,
         egress_allow: Option<&[String]>,
+        accept_impact: bool,
     ) -> Result<Operation> {
         let body = json!({
             "operation": operation, "assetKey": asset.key, "revision": revision, "environment": stage,
-            "egressAllow": egress_allow,
+            "egressAllow": egress_allow, "acceptImpact": accept_impact,
         });
         self.operate("/api/deployments/v1/deployment-operations", &body).await
+    }
+
+    /// What others may use of a revision.
+    pub(crate) async fn public_elements(&self, asset: &Asset, revision: u32) -> Result<Value> {
+        let key = &asset.key;
+        let path = format!("/api/dependency-management/v1/assets/{key}/revisions/{revision}/public-elements");
+        read(self.request(Method::GET, &path)).await
     }
 
     /// The settings of an app in a stage.

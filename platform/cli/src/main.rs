@@ -51,6 +51,8 @@ enum Command {
     },
     /// Build a revision and deploy it to the first stage.
     Publish(commands::publish::PublishArguments),
+    /// Let a project use what another app offers: writes `references/<App>.json`.
+    Reference(commands::reference::ReferenceArguments),
     /// Watch a project and publish it at every save.
     Dev {
         /// OML folder.
@@ -150,6 +152,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::New { folder } => commands::new::new(&folder),
         Command::Check { path, json } => commands::check::check(&path, json),
         Command::Publish(arguments) => commands::publish::publish(&layout, arguments).await,
+        Command::Reference(arguments) => commands::reference::reference(&layout, arguments).await,
         Command::Dev { folder } => commands::dev::dev(&layout, &folder).await,
         Command::Deploy(arguments) => commands::deploy::deploy(&layout, arguments).await,
         Command::Rollback { app, stage } => commands::deploy::rollback(&layout, &app, &stage).await,

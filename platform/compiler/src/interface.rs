@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::ast::{ActionKind, Parsed};
-use crate::types::{LocalDef, Named, Type, Typed};
+use crate::literal;
+use crate::types::{Constant, LocalDef, Named, Type, Typed};
 use crate::walk::callees;
 
 /// What an app is to other apps.
@@ -80,6 +81,9 @@ pub struct Parameter {
     /// It has to be given.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub mandatory: bool,
+    /// What stands for it when it is not given, as a literal; whoever calls fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
 }
 
 /// What is done about an event.
@@ -165,11 +169,11 @@ impl Collector<'_> {
     }
 
     fn parameters(&mut self, parameters: &[LocalDef]) -> Parameters {
-        let parameter = |p: &LocalDef| {
+        let of = |p: &LocalDef| {
             let data_type = self.type_word(&p.ty);
-            (p.name.clone(), Parameter { data_type, mandatory: p.mandatory })
+            (p.name.clone(), parameter(data_type, p.mandatory, p.default.as_ref()))
         };
-        parameters.iter().map(parameter).collect()
+        parameters.iter().map(of).collect()
     }
 
     /// The word for a type; a structure is gathered with it. Structures end, so this does.
@@ -184,7 +188,7 @@ impl Collector<'_> {
                 if !self.elements.structures.contains_key(&name) {
                     let fields = def.fields.iter().map(|field| {
                         let data_type = self.type_word(&field.ty);
-                        (field.name.clone(), Parameter { data_type, mandatory: field.mandatory })
+                        (field.name.clone(), parameter(data_type, field.mandatory, field.default.as_ref()))
                     });
                     let attributes = Attributes { attributes: fields.collect() };
                     self.elements.structures.insert(name.clone(), attributes);
@@ -213,6 +217,10 @@ impl Collector<'_> {
             None => name.replace('.', "_"),
         }
     }
+}
+
+fn parameter(data_type: String, mandatory: bool, default: Option<&Constant>) -> Parameter {
+    Parameter { data_type, mandatory, default: default.map(literal::shown) }
 }
 
 /// What follows an app's name and a dot.

@@ -12,6 +12,7 @@ mod api;
 mod assets;
 mod builds;
 mod configurations;
+mod dependencies;
 mod deployments;
 mod identity;
 pub mod keys;

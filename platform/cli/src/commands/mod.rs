@@ -9,6 +9,7 @@ pub(crate) mod logs;
 pub(crate) mod new;
 pub(crate) mod organization;
 pub(crate) mod publish;
+pub(crate) mod reference;
 pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod timers;

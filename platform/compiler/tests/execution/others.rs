@@ -22,10 +22,10 @@ actions:
       - log: '"closed " + TicketId + " " + Title'
 service_actions:
   Get:
-    inputs: { Id: { type: Integer, mandatory: true }, Note: Text }
+    inputs: { Id: { type: Integer, mandatory: true }, Note: Text, Most: { type: Integer, default: 20 } }
     outputs: { Double: Integer, Answer: Answer }
     flow:
-      - if: Id = 0
+      - if: Id = 0 or Most < 0
         then:
           - raise: NoSuchTicket
             message: '"no ticket 0"'
@@ -132,7 +132,7 @@ fn a_call_sends_a_record_and_reads_one() {
     assert_eq!(
         desk.script.lock().unwrap().sent,
         [
-            r#"POST http://apps.odeon.internal/Support/services/Get [content-type: application/json] {"Id":7,"Note":"ä"}"#
+            r#"POST http://apps.odeon.internal/Support/services/Get [content-type: application/json] {"Id":7,"Most":20,"Note":"ä"}"#
         ]
     );
     assert!(get(Ok((403, "text/plain", "not you"))).contains("security not you"));
@@ -174,7 +174,7 @@ fn an_app_says_what_others_may_use_and_what_it_uses() {
         serde_json::to_value(&support.public).unwrap(),
         serde_json::json!({
             "service_actions": { "Get": {
-                "inputs": { "Id": { "type": "Integer", "mandatory": true }, "Note": { "type": "Text" } },
+                "inputs": { "Id": { "type": "Integer", "mandatory": true }, "Note": { "type": "Text" }, "Most": { "type": "Integer", "default": "20" } },
                 "outputs": { "Double": { "type": "Integer" }, "Answer": { "type": "Answer" } },
             } },
             "events": { "Closed": { "payload": {

@@ -62,6 +62,7 @@ fn routes() -> OpenApiRouter<Arc<Platform>> {
         .merge(crate::builds::api::router())
         .merge(crate::configurations::api::router())
         .merge(crate::configurations::timers::router())
+        .merge(crate::dependencies::api::router())
         .merge(crate::deployments::api::router())
         .merge(crate::monitoring::api::router())
 }

@@ -66,6 +66,9 @@ struct NewDeployment {
     environment: String,
     /// Where the app may call from this stage on, as `host` or `host:port`; without it, as before. For `Deploy` only.
     egress_allow: Option<Vec<String>>,
+    /// Deploy although other apps, or this one, will miss something. For `Deploy` only.
+    #[serde(default)]
+    accept_impact: bool,
 }
 
 /// An operation.
@@ -151,7 +154,8 @@ async fn deploy(
                 return Err(ApiError::not_found("OS-APPS-40402", what));
             }
             let egress_allow = new.egress_allow.map(check_egress).transpose()?;
-            (Task::Deploy { app: asset.key.clone(), revision, egress_allow }, Some(revision))
+            let (app, accept_impact) = (asset.key.clone(), new.accept_impact);
+            (Task::Deploy { app, revision, egress_allow, accept_impact }, Some(revision))
         }
         Kind::ApplyConfigs => {
             let detail =
@@ -167,7 +171,9 @@ async fn deploy(
                 let detail = format!("`{}` has no earlier revision in {stage} to go back to", asset.name);
                 ApiError::conflict("OS-DPL-40902", detail)
             })?;
-            (Task::Deploy { app: asset.key.clone(), revision, egress_allow: None }, Some(revision))
+            let app = asset.key.clone();
+            let task = Task::Deploy { app, revision, egress_allow: None, accept_impact: true };
+            (task, Some(revision))
         }
         Kind::Undeploy => {
             if !current.is_some_and(|current| current.serving) {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use odeon_compiler::Interface;
 use odeon_control::{Spread, place};
 use odeon_protocol::{
-    AppId, Generation, HostId, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
+    AppId, AppName, Generation, HostId, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
 };
 use serde_json::json;
 use tracing::{error, info};
@@ -24,9 +25,12 @@ use crate::assets::uploads::Upload;
 use crate::builds::{self, BuildRequest, Built};
 use crate::configurations;
 use crate::configurations::store::Change;
+use crate::dependencies::analysis;
 use crate::identity;
 use crate::nats::stage::{Seen, Stage};
 
+/// The code of an inconsistency between apps.
+const INCONSISTENT: &str = "OS-DPL-40920";
 /// How long all replicas of a new generation may take to serve, in seconds.
 const ROLLOUT_S_MAX: u64 = 60;
 /// How long a deployment waits for the heartbeats of hosts, in seconds: longer than a stage takes to settle.
@@ -36,8 +40,8 @@ const REMOVAL_S_MAX: u64 = 15;
 
 /// What an operation does, once it is accepted.
 pub(crate) enum Task {
-    Publish { upload: Upload, name: Option<odeon_protocol::AppName>, message: String },
-    Deploy { app: AppId, revision: Revision, egress_allow: Option<Vec<String>> },
+    Publish { upload: Upload, name: Option<AppName>, message: String },
+    Deploy { app: AppId, revision: Revision, egress_allow: Option<Vec<String>>, accept_impact: bool },
     Undeploy { app: AppId },
     Apply { app: AppId, changes: Vec<Change> },
 }
@@ -148,6 +152,9 @@ async fn deploy(
             .with_context(|| format!("revision {revision} of `{}` is not stored", asset.name))?;
     let _busy = platform.busy(app, &operation.stage);
     let before = store::find(&platform.database, app, &operation.stage).await?;
+    if !impact_is_accepted(platform, operation, &asset.name, &stored.interface, progress).await? {
+        return Ok(Err(Failed));
+    }
 
     let started = Instant::now();
     desired::push_revision(platform, &stage, &stored).await?;
@@ -228,6 +235,34 @@ async fn deploy(
             Ok(Err(Failed))
         }
     }
+}
+
+/// Tells what the deployment breaks. Promoting a revision that breaks something has to be meant; the first stage is
+/// where things may be broken for a while, and a rollback must never be held up.
+async fn impact_is_accepted(
+    platform: &Platform,
+    operation: &Operation,
+    app: &AppName,
+    interface: &Interface,
+    progress: &mut Progress,
+) -> Result<bool> {
+    let stage = &operation.stage;
+    let found = analysis::analyse(&platform.database, &operation.organization, stage, app, interface).await?;
+    let accepted = match &operation.task {
+        Task::Deploy { accept_impact, .. } => *accept_impact || operation.kind == Kind::Rollback,
+        Task::Publish { .. } | Task::Undeploy { .. } | Task::Apply { .. } => true,
+    };
+    for inconsistency in &found {
+        let text = analysis::in_words(inconsistency, stage, app);
+        progress.messages.push(match accepted {
+            true => Message::warning(INCONSISTENT, text),
+            false => Message::error(INCONSISTENT, text),
+        });
+    }
+    if !found.is_empty() && !accepted {
+        progress.inform("nothing was changed; deploy with --accept-impact if this is meant");
+    }
+    Ok(found.is_empty() || accepted)
 }
 
 /// What a rollback would go back to: not the same revision, deployed or configured again.

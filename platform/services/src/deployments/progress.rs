@@ -71,6 +71,11 @@ impl Message {
         Self::new("Error", code, text.into())
     }
 
+    /// A warning without a place.
+    pub(crate) fn warning(code: &str, text: impl Into<String>) -> Self {
+        Self::new("Warning", code, text.into())
+    }
+
     /// A problem the compiler found.
     pub(crate) fn problem(problem: &odeon_compiler::Problem) -> Self {
         let severity = match problem.severity {

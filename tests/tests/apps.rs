@@ -1,0 +1,259 @@
+//! Apps that work together: `guest-examples/support` and `orders` tell `guest-examples/desk` what happens, and it asks
+//! them. Events are neither lost nor sent for what was rolled back, and what a deployment would break is said.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use odeon_tests::{Installation, eventually, odeon};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const PASSWORD: &str = "open sesame";
+
+fn example(name: &str) -> String {
+    format!("{}/../guest-examples/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Writes a project into the folder of the test.
+fn project(site: &Installation, name: &str, text: &str) -> PathBuf {
+    let folder = site.folder.join(name);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("app.yaml"), text).unwrap();
+    folder
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_desk_hears_and_asks_two_other_apps() {
+    let site = Installation::start_with(&["--no-sample"]).await;
+    for app in ["orders", "support"] {
+        site.succeed(&["publish", &example(app)]);
+    }
+    the_references_are_what_the_apps_say(&site);
+    site.succeed(&["publish", &example("desk")]);
+    what_happens_is_heard(&site, "development").await;
+
+    // In production no host serves all of them, so some calls go from host to host.
+    for app in ["Orders", "Support", "Desk"] {
+        site.succeed(&["deploy", app, "--revision", "1", "--to", "production"]);
+    }
+    what_happens_is_heard(&site, "production").await;
+    who_is_away_is_missing(&site).await;
+}
+
+/// `odeon reference` writes what is in the project already, so the project compiles as it is.
+fn the_references_are_what_the_apps_say(site: &Installation) {
+    let folder = project(site, "desk", "app: Desk\n");
+    for app in ["Orders", "Support"] {
+        site.succeed(&["reference", app, "--project", text(&folder)]);
+        let file = format!("references/{app}.json");
+        let read = |folder: &Path| fs::read_to_string(folder.join(&file)).unwrap();
+        assert_eq!(read(&folder), read(Path::new(&example("desk"))), "{file}");
+    }
+    let said = site.fail(&["reference", "Desk", "--project", text(&folder)]);
+    assert!(said.contains("no app is called `Desk`"), "{said}");
+}
+
+async fn what_happens_is_heard(site: &Installation, stage: &str) {
+    let mut set = odeon(site.data());
+    let set = set.args(["settings", "set", "Orders", "ShopPassword", "--stage", stage]).stdin(Stdio::piped());
+    let mut set = set.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    set.stdin.take().unwrap().write_all(PASSWORD.as_bytes()).unwrap();
+    assert!(set.wait().unwrap().success());
+
+    let stock = json!([{ "Code": "tea", "Name": "Green tea", "Price": 4.35, "Stock": 5 }]);
+    let office = site.url(stage, "/Orders/rest/Office/Stock");
+    assert_eq!(site.send(Method::PUT, &office, Some(stock)).await.0, StatusCode::OK);
+    let order = |count: i32| {
+        let lines = json!([{ "Code": "tea", "Count": count }]);
+        json!({ "Customer": "Ann", "Mail": "ann@example.org", "Country": 1, "Lines": lines })
+    };
+    let place = |count: i32| {
+        let url = site.url(stage, "/Orders/rest/Shop/Orders");
+        site.client.post(url).basic_auth("shop", Some(PASSWORD)).json(&order(count)).send()
+    };
+    assert_eq!(place(9).await.unwrap().status(), StatusCode::CONFLICT, "not so much is left");
+    assert!(place(2).await.unwrap().status().is_success());
+    let ticket = json!({ "Title": "No sugar", "Customer": "ann@example.org", "Priority": 1, "Text": "?" });
+    let tickets = site.url(stage, "/Support/rest/Tickets");
+    let (status, number) = site.send(Method::POST, &tickets, Some(ticket)).await;
+    assert_eq!((status, number), (StatusCode::CREATED, json!(1)));
+    let (status, _) = site.send(Method::DELETE, &format!("{tickets}/1"), None).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+
+    let url = site.url(stage, "/Desk/rest/Customers/ann@example.org");
+    let overview = eventually("what happened to be heard", async || {
+        let (status, overview) = site.get(&url).await;
+        let feed = overview["Feed"].as_array().map_or(0, Vec::len);
+        (status == StatusCode::OK && feed == 3).then_some(overview)
+    })
+    .await;
+    let mut heard: Vec<&str> =
+        overview["Feed"].as_array().unwrap().iter().map(|entry| entry["What"].as_str().unwrap()).collect();
+    heard.sort_unstable();
+    let expect =
+        ["opened ticket 1: No sugar", "ordered O-000001 for 10.44", "ticket 1 was closed after 0 min"];
+    assert_eq!(heard, expect);
+    assert_eq!(overview["Orders"][0]["Gross"], json!(10.44));
+    let summary = &overview["Tickets"][0];
+    assert_eq!((&summary["Status"], &summary["Comments"]), (&json!("Closed"), &json!(1)));
+    // Both replicas of the desk answer, from wherever the others are.
+    for _ in 0..12 {
+        let (_, again) = site.get(&url).await;
+        assert_eq!(again, overview);
+    }
+}
+
+async fn who_is_away_is_missing(site: &Installation) {
+    let url = site.url("production", "/Desk/rest/Customers/ann@example.org");
+    site.succeed(&["undeploy", "Support", "--stage", "production"]);
+    let (status, overview) = site.get(&url).await;
+    assert_eq!((status, &overview["Missing"]), (StatusCode::OK, &json!(["Support"])));
+    assert_eq!(overview["Orders"][0]["Number"], json!("O-000001"));
+}
+
+const PRODUCER: &str = "app: Producer
+entities: { Row: { attributes: { N: Integer } } }
+events: { Written: { payload: { N: { type: Integer, mandatory: true } } } }
+service_actions:
+  Add: { inputs: { A: { type: Integer, mandatory: true }, B: Integer }, outputs: { Sum: Integer }, flow: [ assign: { Sum: A + B } ] }
+rest:
+  A:
+    methods:
+      Write:
+        inputs: { N: Integer, Fail: Boolean }
+        locals: { Row: Row }
+        flow:
+          - assign: { Row.N: N }
+          - create: Row
+            record: Row
+          - trigger: Written
+            with: { N: N }
+          - if: Fail
+            then: [ { raise: User, message: '\"rolled back\"' } ]
+";
+
+const CONSUMER: &str = "app: Consumer
+entities: { Heard: { attributes: { N: Integer, Good: Boolean } } }
+event_handlers: { Written: { event: Producer.Written, action: Hear } }
+actions:
+  Hear:
+    inputs: { N: Integer }
+    locals: { Row: Heard }
+    flow:
+      - assign: { Row.N: N, Row.Good: N < 100 }
+      - create: Heard
+        record: Row
+      - commit
+      - if: N >= 100
+        then: [ { raise: User, message: '\"never\"' } ]
+rest:
+  A:
+    methods:
+      Count:
+        inputs: { Good: Boolean }
+        outputs: { Count: Long Integer }
+        flow:
+          - list: Heard
+            name: All
+            where: Heard.Good = Good
+            max: 1
+          - assign: { Count: All.Count }
+      Add:
+        outputs: { Sum: Integer }
+        flow:
+          - call: Producer.Add
+            with: { A: 3, B: 4 }
+          - assign: { Sum: Add.Sum }
+";
+
+#[tokio::test]
+async fn an_event_is_neither_lost_nor_sent_for_nothing() {
+    let site = Installation::start_with(&["--no-sample", "--event-retry-ms", "20"]).await;
+    let producer = project(&site, "producer", PRODUCER);
+    site.succeed(&["publish", text(&producer)]);
+    let consumer = project(&site, "consumer", CONSUMER);
+    let said = site.fail(&["publish", text(&consumer)]);
+    assert!(said.contains("OML0111") && said.contains("odeon reference Producer"), "{said}");
+    site.succeed(&["reference", "Producer", "--project", text(&consumer)]);
+    site.succeed(&["publish", text(&consumer)]);
+
+    let write = |n: i32, fail: bool| {
+        let url = format!("/Producer/rest/A/Write?N={n}&Fail={fail}");
+        let url = site.url("development", &url);
+        let site = &site;
+        async move { site.get(&url).await.0 }
+    };
+    for n in 0..20 {
+        assert_eq!(write(n, n % 2 == 1).await.is_success(), n % 2 == 0);
+    }
+    let count = async |good: bool| {
+        let (_, count) =
+            site.get(&site.url("development", &format!("/Consumer/rest/A/Count?Good={good}"))).await;
+        count.as_i64().unwrap_or(-1)
+    };
+    eventually("ten events", async || (count(true).await == 10).then_some(())).await;
+
+    // One that always fails is tried eleven times and then put aside, and holds up no other.
+    assert!(write(100, false).await.is_success());
+    eventually("eleven tries", async || (count(false).await == 11).then_some(())).await;
+    assert!(write(99, false).await.is_success());
+    eventually("the next event", async || (count(true).await == 11).then_some(())).await;
+    assert_eq!(count(false).await, 11);
+
+    nobody_outside_starts_what_hosts_start(&site).await;
+    what_a_deployment_breaks_is_said(&site, &producer).await;
+}
+
+async fn nobody_outside_starts_what_hosts_start(site: &Installation) {
+    let url = site.url("development", "/Producer/services/Add");
+    for (header, value, expect) in [
+        ("odeon-trigger", "service", StatusCode::NOT_FOUND),
+        ("odeon-call", "AAAA", StatusCode::FORBIDDEN),
+        ("x-nothing", "1", StatusCode::NOT_FOUND),
+    ] {
+        let request = site.client.post(&url).header(header, value).json(&json!({ "A": 1 }));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), expect, "{header}: {}", response.text().await.unwrap());
+    }
+}
+
+async fn what_a_deployment_breaks_is_said(site: &Installation, producer: &Path) {
+    let add = site.url("development", "/Consumer/rest/A/Add");
+    assert_eq!(site.get(&add).await, (StatusCode::OK, json!(7)));
+    let said = site.fail(&["deploy", "Consumer", "--revision", "1", "--to", "test"]);
+    let expect = "error[OS-DPL-40920]: `Consumer` uses `Producer`, which is not deployed to test";
+    assert!(said.contains(expect) && said.contains("--accept-impact"), "{said}");
+    for app in ["Producer", "Consumer"] {
+        site.succeed(&["deploy", app, "--revision", "1", "--to", "test"]);
+    }
+
+    let changed = PRODUCER.replace("B: Integer", "B: Integer, More: { type: Text, mandatory: true }");
+    fs::write(producer.join("app.yaml"), changed).unwrap();
+    let publish = site.run(&["publish", text(producer)]);
+    assert!(publish.status.success(), "the first stage may be broken for a while");
+    let told = String::from_utf8(publish.stderr).unwrap();
+    let what = "`Consumer` in development uses `Producer.Add`, but the input `More` is mandatory now";
+    assert!(told.contains(&format!("warning[OS-DPL-40920]: {what}")), "{told}");
+    let (status, answer) = site.get(&add).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(answer.to_string().contains("Producer.Add failed: More: required"), "{answer}");
+
+    let said = site.fail(&["deploy", "Producer", "--revision", "2", "--to", "test"]);
+    assert!(said.contains("`Consumer` in test uses `Producer.Add`"), "{said}");
+    let add_in_test = site.url("test", "/Consumer/rest/A/Add");
+    assert_eq!(site.get(&add_in_test).await, (StatusCode::OK, json!(7)), "nothing was changed");
+    let deploy = ["deploy", "Producer", "--revision", "2", "--to", "test", "--accept-impact"];
+    site.succeed(&deploy);
+    let (status, _) = site.get(&add_in_test).await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    let _: Value = json!(site.succeed(&["rollback", "Producer", "--stage", "test"]));
+    assert_eq!(site.get(&add_in_test).await, (StatusCode::OK, json!(7)));
+}
