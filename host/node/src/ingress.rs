@@ -24,7 +24,7 @@ use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{Body, GuestError, RequestLimits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
 use odeon_protocol::events::{PAYLOAD_BYTES_MAX, WAITING_MAX};
-use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER};
+use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::debug;
@@ -35,7 +35,7 @@ use crate::logs::AppLog;
 use crate::metrics::{Request as RequestLabels, class};
 use crate::peers::Caller;
 use crate::problem::problem;
-use crate::triggers::{self, Trigger};
+use crate::triggers::{self, From, Trigger};
 
 /// How long the head of a request may take, in seconds.
 const HEAD_S_MAX: u64 = 10;
@@ -135,7 +135,8 @@ async fn pass(
         let (header, path) = (call.to_str().unwrap_or_default(), request.uri().path().to_owned());
         let now_ms = chrono::Utc::now().timestamp_millis();
         let call = Call::open(header, &host.secrets, &path, now_ms).map_err(Refusal::Call)?;
-        let trigger = Trigger::call(served, &path, limited(request.into_body(), body_max), id, call.depth);
+        let from = From { id, user: &call.user, depth: call.depth };
+        let trigger = Trigger::call(served, &path, limited(request.into_body(), body_max), &from);
         return triggers::respond(host, served, trigger).await;
     }
     let waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
@@ -213,6 +214,7 @@ fn prepare(request: Request<Incoming>, id: &str, body_max: u64) -> Request<Body>
         parts.headers.insert(REQUEST_ID, id);
     }
     parts.headers.remove(TRIGGER); // hosts' to say
+    parts.headers.remove(USER);
     if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
         parts.headers.insert(header::HOST, HeaderValue::from_static("localhost"));
     }

@@ -23,7 +23,7 @@ use odeon_engine::wasmtime_wasi_http::WasiBody;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::calls::{CALL_S_MAX, Call, DEPTH_MAX};
-use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID};
+use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, USER};
 use odeon_protocol::routes::Table;
 use odeon_protocol::{AppId, DesiredApp, HostHeartbeat, ReplicaStatus, subjects};
 use tracing::warn;
@@ -31,7 +31,7 @@ use tracing::warn;
 use crate::Host;
 use crate::ingress;
 use crate::problem::problem;
-use crate::triggers::{self, Trigger};
+use crate::triggers::{self, From, Trigger};
 
 /// Hosts that are asked for one call.
 const TRIES_MAX: usize = 2;
@@ -167,6 +167,9 @@ impl CallApps for Caller {
             return Box::pin(async { Err(ErrorCode::DestinationUnavailable) });
         };
         let path = request.uri().path().to_owned();
+        let user =
+            request.headers().get(USER).map(|user| String::from_utf8_lossy(user.as_bytes()).into_owned());
+        let user = user.unwrap_or_default();
         let (caller, id, depth) = (self.app.clone(), self.id.clone(), self.depth + 1);
         Box::pin(async move {
             if depth > DEPTH_MAX {
@@ -175,11 +178,12 @@ impl CallApps for Caller {
             }
             let name = path.split('/').nth(1).unwrap_or_default();
             if let Some(served) = host.apps.find(name) {
-                let trigger = Trigger::call(&served, &path, request.into_body(), &id, depth);
+                let from = From { id: &id, user: &user, depth };
+                let trigger = Trigger::call(&served, &path, request.into_body(), &from);
                 let answer = triggers::respond(&host, &served, trigger).await;
                 return Ok(answer.unwrap_or_else(|why| ingress::refuse(&host, Some(&served), &why, &id)));
             }
-            let call = Call { caller, path, depth, at_ms: chrono::Utc::now().timestamp_millis() };
+            let call = Call { caller, user, path, depth, at_ms: chrono::Utc::now().timestamp_millis() };
             send(&host, request.into_body(), call, &id).await
         })
     }

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use odeon_engine::{Body, RequestLimits};
 use odeon_protocol::calls::CALL_S_MAX;
-use odeon_protocol::headers::{REQUEST_ID, TRIGGER};
+use odeon_protocol::headers::{REQUEST_ID, TRIGGER, USER};
 use tracing::debug;
 
 use crate::Host;
@@ -31,6 +31,7 @@ pub(crate) struct Trigger {
     path: String,
     body: Body,
     id: String,
+    user: String,
     depth: u32,
     wall: Duration,
     cpu: Duration,
@@ -50,16 +51,24 @@ impl Trigger {
     fn own(kind: &'static str, path: String, body: Bytes, wall: Duration) -> Self {
         let id = uuid::Uuid::new_v4().to_string();
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        Self { kind, path, body, id, depth: 0, wall, cpu: wall }
+        Self { kind, path, body, id, user: String::new(), depth: 0, wall, cpu: wall }
     }
 
     /// A call of a service action; `path` is whole.
-    pub(crate) fn call(served: &Served, path: &str, body: Body, id: &str, depth: u32) -> Self {
+    pub(crate) fn call(served: &Served, path: &str, body: Body, from: &From<'_>) -> Self {
         let path = path.trim_start_matches('/').split_once('/').map_or("", |(_, path)| path).to_owned();
         let wall = Duration::from_secs(CALL_S_MAX);
         let cpu = Duration::from_millis(served.limits.request_cpu_ms_max);
-        Self { kind: "service", path, body, id: id.to_owned(), depth, wall, cpu }
+        let (id, user) = (from.id.to_owned(), from.user.to_owned());
+        Self { kind: "service", path, body, id, user, depth: from.depth, wall, cpu }
     }
+}
+
+/// Where a call comes from: the request that calls, who called that, and how deep the calls are.
+pub(crate) struct From<'f> {
+    pub(crate) id: &'f str,
+    pub(crate) user: &'f str,
+    pub(crate) depth: u32,
 }
 
 /// Runs a trigger to its end. The error says why it failed, with the request id that leads to its log lines.
@@ -91,6 +100,7 @@ pub(crate) async fn respond(
         .header(http::header::HOST, "localhost")
         .header(REQUEST_ID, &trigger.id)
         .header(TRIGGER, trigger.kind)
+        .header(USER, trigger.user.as_bytes())
         .body(trigger.body);
     let request = request.map_err(|_| Refusal::UnknownApp(served.name.clone()))?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

@@ -15,6 +15,7 @@ pub(crate) struct Parsed {
     pub(crate) settings: Vec<Declared>,
     /// The app's own user exceptions.
     pub(crate) exceptions: Vec<Name>,
+    pub(crate) roles: Vec<Name>,
     pub(crate) actions: Vec<Action>,
     pub(crate) apis: Vec<Api>,
     pub(crate) consumed: Vec<ConsumedApi>,
@@ -45,6 +46,8 @@ pub(crate) struct Api {
     pub(crate) description: Option<String>,
     /// The action that is given user name and password before every method.
     pub(crate) authentication: Option<Name>,
+    /// Who may call a method that does not say it itself.
+    pub(crate) roles: Vec<Name>,
 }
 
 #[derive(Debug)]
@@ -213,6 +216,8 @@ pub(crate) struct RestMethod {
     pub(crate) path: Name,
     /// The HTTP status of a success; of an exposed method.
     pub(crate) status: u32,
+    /// Who may call, where the method says it itself; of an exposed method.
+    pub(crate) roles: Option<Vec<Name>>,
 }
 
 /// When an action runs by itself. Its flow calls the action that the model names.
@@ -290,6 +295,12 @@ pub(crate) enum NodeKind {
     },
     /// The next run of a timer is now.
     Wake(Name),
+    /// A user gets a role, or loses it.
+    Role {
+        role: Name,
+        user: Expr,
+        granted: bool,
+    },
     /// An event of the app is sent when the transaction is committed.
     Trigger {
         event: Name,
@@ -324,6 +335,7 @@ impl NodeKind {
             | NodeKind::List { .. }
             | NodeKind::Wake(_)
             | NodeKind::Trigger { .. }
+            | NodeKind::Role { .. }
             | NodeKind::Commit
             | NodeKind::Abort
             | NodeKind::Leave(_) => Vec::new(),

@@ -197,6 +197,8 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "EmailAddressCreate"(TEXT, TEXT) -> TEXT, "rt_email_create", None, "name and address as in a mail's head: `\"Ann Lee\" <ann@example.org>`; without a name the address"
     "EmailAddressValidate"(TEXT) -> BOOL, "rt_email_is", None, "the rule of HTML; an empty one is valid"
     "GetBookmarkableURL"() -> TEXT, "rt_url", None, "of the request, with scheme, host and query as it says them; empty in a timer"
+    "GetUserId"() -> TEXT, "rt_user", None, "the UserId that `on_authentication` gave, or that of the app that calls; empty when there is none"
+    "CheckEndUserRole"(TEXT; TEXT) -> BOOL, "rt_has_role", None, "whether a user, or the one of the request, has the role of that name; False when the database cannot be asked"
     "GetUserAgent"() -> TEXT, "rt_user_agent", None, "of the request; empty in a timer"
 };
 

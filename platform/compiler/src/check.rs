@@ -9,7 +9,8 @@ mod expressions;
 mod flow;
 mod lists;
 mod query;
-mod routes;
+mod roles;
+pub(crate) mod routes;
 mod statement;
 mod warnings;
 

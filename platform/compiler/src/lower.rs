@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wasm_encoder::{BlockType, Instruction, MemArg, MemArgTarget, ValType};
 
 use crate::ast::Source;
+use crate::check::routes::USER;
 use crate::literal;
 use crate::openapi::Document;
 use crate::plan::{Data, Function, Plan};
@@ -215,12 +216,19 @@ impl Shared<'_> {
     }
 }
 
-fn route_row(route: &Route, shared: &mut Shared<'_>) -> [u32; 10] {
+fn route_row(route: &Route, shared: &mut Shared<'_>) -> [u32; 13] {
     let def = &shared.named.actions[route.action];
-    let (authentication, slots) = match route.authentication {
-        Some(action) => (shared.entry(action), shared.named.actions[action].frame()),
-        None => (0, 0),
+    let named = shared.named;
+    let (authentication, slots, user) = match route.authentication {
+        Some(action) => {
+            let check = &named.actions[action];
+            let user = check.outputs().iter().position(|o| o.name == USER && o.ty == Type::Text);
+            let user = user.map_or(0, |at| (check.inputs + at) as u32);
+            (shared.entry(action), check.frame(), user)
+        }
+        None => (0, 0, 0),
     };
+    let roles: Vec<u32> = route.roles.iter().map(|role| shared.data.text(role)).collect();
     [
         route.verb,
         route.segments.len() as u32,
@@ -232,6 +240,10 @@ fn route_row(route: &Route, shared: &mut Shared<'_>) -> [u32; 10] {
         route.status,
         authentication,
         slots,
+        // The slot of who calls; the first two are what the action takes.
+        user,
+        roles.len() as u32,
+        shared.data.words(&roles),
     ]
 }
 

@@ -70,6 +70,12 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         keys.finish(problems);
         parsed.exceptions.push(name);
     }
+    for (name, node) in file.named("roles", problems) {
+        let mut keys = Keys::of(node, "a role", problems);
+        keys.take("description");
+        keys.finish(problems);
+        parsed.roles.push(name);
+    }
     for (name, node) in file.named("actions", problems) {
         let mut keys = Keys::of(node, "an action", problems);
         let is_function = keys.flag("function", false, problems);
@@ -94,23 +100,30 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         let mut keys = Keys::of(node, "a REST API", problems);
         let description = keys.text("description", problems);
         let authentication = keys.take("on_authentication").and_then(|n| text_of(n, problems));
+        let roles = keys.take("roles").map(|n| names(n, problems)).unwrap_or_default();
         for (name, node) in keys.named("methods", problems) {
             let mut method = Keys::of(node, "a REST method", problems);
             let (verb, path) = verb_and_path(&name, &mut method, problems);
             let status = method.take("status").and_then(|n| success(n, problems));
             let status = status.unwrap_or(STATUS_OK);
-            let rest = ActionKind::Exposed(RestMethod { api: api.text.clone(), verb, path, status });
+            let roles = method.take("roles").map(|n| names(n, problems));
+            let api = api.text.clone();
+            let rest = ActionKind::Exposed(RestMethod { api, verb, path, status, roles });
             let action = read_action(name, rest, &mut method, problems);
             method.finish(problems);
             parsed.actions.push(action);
         }
         keys.finish(problems);
-        parsed.apis.push(Api { name: api, description, authentication });
+        parsed.apis.push(Api { name: api, description, authentication, roles });
     }
     for (name, node) in file.named("consume", problems) {
         consume::read(name, node, parsed, problems);
     }
     file.finish(problems);
+}
+
+fn names(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<Name> {
+    items(node, problems).iter().filter_map(|n| text_of(n, problems)).collect()
 }
 
 /// The verb of a REST method as the runtime numbers it, and its path.

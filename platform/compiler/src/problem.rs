@@ -58,6 +58,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0109", "unknown setting"),
     ("OML0110", "unknown timer"),
     ("OML0111", "unknown event"),
+    ("OML0112", "unknown role"),
     ("OML0201", "the expression cannot be read"),
     ("OML0202", "types do not fit"),
     ("OML0203", "the operator does not take these types"),

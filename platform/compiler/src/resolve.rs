@@ -14,7 +14,7 @@ use crate::ast::{self, ActionKind, Declared, Name, Parsed, Source};
 use crate::builtins::is_built_in;
 use crate::literal;
 use crate::problem::{Problems, near};
-use crate::schema::OUTBOX;
+use crate::schema::{OUTBOX, ROLES};
 use crate::types::*;
 
 const BASIC: &[(&str, Type)] = &[
@@ -64,8 +64,8 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     }
     for (at, entity) in parsed.entities.iter().enumerate() {
         let table = named.records[at].table();
-        if table == OUTBOX {
-            problems.error("OML0004", entity.name.span, format!("the table `{OUTBOX}` is Odeon's"));
+        if [OUTBOX, ROLES].contains(&table) {
+            problems.error("OML0004", entity.name.span, format!("the table `{table}` is Odeon's"));
         }
         if let Some(other) = named.records.iter().take(at).find(|other| other.table() == table) {
             let message =
@@ -127,6 +127,12 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             problems.error("OML0004", name.span, format!("the exception `{}` exists already", name.text));
         }
         named.exceptions.push(name.text.clone());
+    }
+    for (index, role) in parsed.roles.iter().enumerate() {
+        if parsed.roles[..index].iter().any(|r| r.text == role.text) {
+            problems.error("OML0004", role.span, format!("the role `{}` exists already", role.text));
+        }
+        named.roles.push(role.text.clone());
     }
     named.events = parsed.events.iter().map(|event| event_def(event, &named.types, problems)).collect();
     for (index, event) in parsed.events.iter().enumerate() {

@@ -31,13 +31,22 @@ pub(crate) fn schema(named: &Named) -> Schema {
     });
     let mut tables: Vec<Table> = tables.collect();
     if named.events.iter().any(|event| event.own) {
-        tables.push(outbox());
+        tables.push(own(OUTBOX, ["event", "payload"]));
+    }
+    if !named.roles.is_empty() {
+        let columns = ["role", "member"];
+        let index = Index {
+            name: format!("{ROLES}_member"),
+            columns: columns.map(str::to_owned).to_vec(),
+            unique: false,
+        };
+        tables.push(Table { indexes: vec![index], ..own(ROLES, columns) });
     }
     Schema { tables }
 }
 
-/// Where events wait for the commit, and for the host that sends them: `host/capabilities/src/events.rs`.
-fn outbox() -> Table {
+/// A table of Odeon's in the app's schema: a number and texts.
+fn own(name: &str, texts: [&str; 2]) -> Table {
     let column = |name: &str, column_type| Column {
         name: name.to_owned(),
         column_type,
@@ -45,17 +54,15 @@ fn outbox() -> Table {
         default: Some(String::new()),
         auto_number: false,
     };
-    let text = ColumnType::Text { length: None };
     let id = Column { auto_number: true, default: None, ..column("id", ColumnType::LongInteger) };
-    Table {
-        name: OUTBOX.to_owned(),
-        columns: vec![id, column("event", text), column("payload", text)],
-        primary_key: "id".to_owned(),
-        ..Table::default()
-    }
+    let texts = texts.map(|name| column(name, ColumnType::Text { length: None }));
+    let columns = [id].into_iter().chain(texts).collect();
+    Table { name: name.to_owned(), columns, primary_key: "id".to_owned(), ..Table::default() }
 }
 
-/// The table of events that wait to be sent; no entity has its name.
+/// The table of roles and who has them; no entity has its name.
+pub(crate) const ROLES: &str = "odeon_roles";
+/// The table of events that wait to be sent; no entity has its name. See `host/capabilities/src/events.rs`.
 pub(crate) const OUTBOX: &str = "odeon_outbox";
 
 fn target(field: &crate::types::FieldDef) -> Option<usize> {

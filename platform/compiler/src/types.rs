@@ -222,6 +222,7 @@ pub(crate) struct Named {
     pub(crate) records: Records,
     /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
     pub(crate) exceptions: Vec<String>,
+    pub(crate) roles: Vec<String>,
     pub(crate) settings: Vec<SettingDef>,
     pub(crate) consumed: Vec<ConsumedDef>,
     pub(crate) actions: Vec<ActionDef>,
@@ -290,6 +291,8 @@ pub(crate) struct Route {
     pub(crate) status: u32,
     /// The action that checks user name and password.
     pub(crate) authentication: Option<usize>,
+    /// Who may call; everybody when empty.
+    pub(crate) roles: Vec<String>,
     pub(crate) verb: u32,
     /// A literal segment, or the input that takes it.
     pub(crate) segments: Vec<Segment>,

@@ -437,6 +437,23 @@ fn events_and_references() {
 }
 
 #[test]
+fn roles() {
+    let app = |api: &str| {
+        format!(
+            "app: T\nroles: {{ Lead: {{}} }}\nactions: {{ In: {{ inputs: {{ Username: Text, Password: Text }}, outputs: {{ UserId: Text }}, flow: [ assign: {{ UserId: Username + Password }} ] }} }}\nrest: {{ A: {{ {api} }} }}\n"
+        )
+    };
+    problems(&app("on_authentication: In, roles: [Lead], methods: { M: {} }"), "");
+    problems(&app("on_authentication: In, methods: { M: { roles: [Led] } }"), "OML0112@4:61");
+    problems(
+        &app("on_authentication: In, methods: { M: { flow: [ { grant: Led, user: '\"x\"' } ] } }"),
+        "OML0112@4:70",
+    );
+    problems(&app("methods: { M: { roles: [Lead] } }"), "OML0406@4:38");
+    problems(&app("methods: { M: { flow: [ { grant: Lead } ] } }"), "OML0005@4:40");
+}
+
+#[test]
 fn every_code_has_a_page_and_a_test() {
     // No model leads to an internal error; its test breaks the plan instead.
     let here =

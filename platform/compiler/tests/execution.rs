@@ -17,6 +17,8 @@ mod loops;
 mod others;
 #[path = "execution/rest.rs"]
 mod rest;
+#[path = "execution/roles.rs"]
+mod roles;
 
 use harness::{Answer, App, Reply, long, sources, text, value};
 use wasmtime::component::Val;

@@ -35,6 +35,8 @@ pub struct File {
     pub settings: BTreeMap<String, Attribute>,
     /// The app's own user exceptions by name.
     pub exceptions: BTreeMap<String, Exception>,
+    /// What users may be, by name.
+    pub roles: BTreeMap<String, Role>,
     /// The server actions by name.
     pub actions: BTreeMap<String, Action>,
     /// The actions that other apps may call, by name.
@@ -166,6 +168,14 @@ pub struct Exception {
     pub description: Option<String>,
 }
 
+/// What a user may be: checked by methods and by flows, granted and revoked by flows.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Role {
+    /// Who has it.
+    pub description: Option<String>,
+}
+
 /// A server action.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -234,6 +244,8 @@ pub struct RestApi {
     pub description: Option<String>,
     /// The action that is given Username and Password of HTTP Basic authentication before every method.
     pub on_authentication: Option<String>,
+    /// Who may call: users with one of these roles; every user when absent.
+    pub roles: Vec<String>,
     /// The methods by name.
     pub methods: BTreeMap<String, RestMethod>,
 }
@@ -248,6 +260,8 @@ pub struct RestMethod {
     pub verb: Option<Verb>,
     /// The HTTP status of a success, 200 to 299; 200 when absent.
     pub status: Option<u16>,
+    /// Who may call: users with one of these roles, instead of those of the API.
+    pub roles: Option<Vec<String>>,
     /// The path below the API, with `{Input}` for parameters; `/<Method>` when absent.
     pub path: Option<String>,
     /// What it takes.
@@ -542,6 +556,12 @@ pub struct Node {
     pub for_each: Option<Literal>,
     /// Trigger: an event of the app, with its payload in `with`; it is sent when the transaction is committed.
     pub trigger: Option<String>,
+    /// Grant: a role, to the `user`.
+    pub grant: Option<String>,
+    /// Revoke: a role, from the `user`.
+    pub revoke: Option<String>,
+    /// The user who gets or loses a role.
+    pub user: Option<Literal>,
     /// The name of the current element.
     #[serde(rename = "as")]
     pub element: Option<String>,

@@ -16,11 +16,13 @@ use crate::bindings::wasi::http::types::{
 use crate::memory::{RT_PENDING, app, new_text, rd32, rd64, rt_alloc, text, wr64};
 use crate::outgoing::{Unread, WRITE_BYTES, read_all};
 use crate::values::{field, field_count, fill_record, write_default};
-use crate::{exceptions, json, sql};
+use crate::{exceptions, json, roles, sql};
 
 /// Largest request body: 28.6 MB, as ODC.
 const BODY_BYTES_MAX: usize = 29_989_273;
 
+/// Says who calls, between apps; hosts pass it on with what they start, and take it from everybody else's requests.
+pub(crate) const USER_HEADER: &str = "odeon-user";
 /// Header of what the host starts by itself; it takes it from everybody else's requests.
 const TRIGGER: &str = "odeon-trigger";
 
@@ -95,10 +97,14 @@ struct Route {
     status: u32,
     /// The function that checks who calls, or 0, and the slots of its frame.
     authentication: (u32, u32),
+    /// The slot of that frame that says who calls, or 0.
+    user: u32,
+    /// The roles of which a caller needs one.
+    roles: (u32, u32),
 }
 
 /// Bytes of a row.
-const ROUTE_BYTES: u32 = 40;
+const ROUTE_BYTES: u32 = 52;
 
 /// An input of a REST method, exposed or consumed.
 pub(crate) struct Input {
@@ -120,6 +126,8 @@ unsafe fn route(index: u32) -> Route {
         function: rd32(at + 24),
         status: rd32(at + 28),
         authentication: pair(32),
+        user: rd32(at + 40),
+        roles: pair(44),
     }
 }
 
@@ -143,6 +151,7 @@ unsafe fn serve(request: &IncomingRequest) -> Answer {
     let segments: Vec<String> =
         path.split('/').filter(|s| !s.is_empty()).skip(1).map(|s| decoded(s, false)).collect();
     if headers.has(TRIGGER) {
+        roles::set_user(&header(&headers, USER_HEADER).unwrap_or_default());
         return triggered(&segments.join("/"), request);
     }
     let scheme = match request.scheme() {
@@ -246,7 +255,16 @@ unsafe fn authenticated(route: Route, given: Option<&str>) -> Result<(), (u32, S
     let frame = rt_alloc(slots * 8);
     wr64(frame, i64::from(user));
     wr64(frame + 8, i64::from(password));
-    run(function, frame).map_err(|failed| (failed.status, failed.message))
+    run(function, frame).map_err(|failed| (failed.status, failed.message))?;
+    if route.user > 0 {
+        roles::set_user(text(rd32(frame + route.user * 8)));
+    }
+    let (count, names) = route.roles;
+    let needed: Vec<&str> = (0..count).map(|index| text(rd32(names + index * 4))).collect();
+    if needed.is_empty() || needed.iter().any(|role| roles::has(role, "")) {
+        return Ok(());
+    }
+    Err((403, format!("This needs the role {}", needed.join(" or "))))
 }
 
 /// What the app says of itself: made by the compiler, served as it is.

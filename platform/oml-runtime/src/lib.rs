@@ -10,7 +10,7 @@
 //! that of lists, `ops` what expressions call, `exceptions` what fails, `json` text in and out, `settings` what
 //! the stage sets, `timers` what wakes them, `sql` statements, `http` one request from head to response,
 //! `outgoing` one to somebody else, `consumed` what methods of others' REST APIs send, `services` calls of other
-//! apps, `events` what is told to them.
+//! apps, `events` what is told to them, `roles` who calls.
 //!
 //! Invariant: an instance serves one request. Memory is given back by loops only, and a failure that the app
 //! did not cause is a trap, which the host turns into an answer.
@@ -42,6 +42,8 @@ mod memory;
 mod ops;
 #[cfg(target_arch = "wasm32")]
 mod outgoing;
+#[cfg(target_arch = "wasm32")]
+mod roles;
 #[cfg(target_arch = "wasm32")]
 mod services;
 #[cfg(target_arch = "wasm32")]

@@ -8,9 +8,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use crate::exceptions::{COMMUNICATION, KIND_HEADER, raise, raise_as};
+use crate::http::USER_HEADER;
 use crate::json;
 use crate::memory::{rd32, rt_alloc, text, wr64};
 use crate::outgoing::{Sent, exchange};
+use crate::roles;
 use crate::values::rt_new_record;
 
 /// Seconds that a call may take, as in ODC.
@@ -27,7 +29,11 @@ unsafe extern "C" fn rt_call_service(row: u32, inputs: u32) -> u32 {
     let mut body = String::new();
     // A frame is laid out as a record is.
     json::write(&mut body, i64::from(inputs), input_desc, true);
-    let headers = [("content-type".to_string(), "application/json".to_string())];
+    let mut headers = alloc::vec![("content-type".to_string(), "application/json".to_string())];
+    let user = roles::user();
+    if !user.is_empty() {
+        headers.push((USER_HEADER.to_string(), user));
+    }
     let sent = Sent { verb: 1, url, headers: &headers, body: body.as_bytes(), timeout_s: CALL_S_MAX };
     let received = match exchange(&sent) {
         Ok(received) => received,

@@ -23,6 +23,9 @@ const GOOD_MS: i64 = 30_000;
 pub struct Call {
     /// The app that calls.
     pub caller: AppId,
+    /// Who called that app; empty when nobody said.
+    #[serde(default)]
+    pub user: String,
     /// The path that is called.
     pub path: String,
     /// Calls inside one another, this one included.
@@ -75,8 +78,13 @@ mod tests {
         let id = "6f1f0f0e-0b7a-4d5c-9d53-9f3c3d1a2b4c";
         let key =
             |stage: &str| StageKey::derive(&[7; KEY_BYTES], &id.parse().unwrap(), &stage.parse().unwrap());
-        let call =
-            Call { caller: id.parse().unwrap(), path: "/A/services/Get".into(), depth: 1, at_ms: 1_000_000 };
+        let call = Call {
+            caller: id.parse().unwrap(),
+            user: "ann".into(),
+            path: "/A/services/Get".into(),
+            depth: 1,
+            at_ms: 1_000_000,
+        };
         let header = call.seal(&key("test"));
         assert!(header.is_ascii() && !header.contains("services"));
         let open = |header: &str, stage, path, now_ms| Call::open(header, &key(stage), path, now_ms);

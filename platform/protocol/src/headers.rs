@@ -10,6 +10,9 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// comes from outside.
 pub const TRIGGER: &str = "odeon-trigger";
 
+/// Says who called an app that calls another one. It is taken from whatever comes from outside.
+pub const USER: &str = "odeon-user";
+
 /// A sealed [`crate::calls::Call`]: the request comes from an app of the stage.
 pub const CALL: &str = "odeon-call";
 

@@ -237,6 +237,9 @@ impl Checker<'_, '_> {
         if let Some(action) = self.action_named(&name.text, true) {
             return self.invoke(name, action, arguments, span);
         }
+        if let Some(check) = self.check_role(&name.text, arguments, span) {
+            return check;
+        }
         match (name.text.as_str(), arguments) {
             ("If", [condition, then, otherwise]) => {
                 let condition = self.expect(condition, &Type::Boolean);
@@ -280,11 +283,11 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn text(&self, text: &str, span: Span) -> TExpr {
+    pub(super) fn text(&self, text: &str, span: Span) -> TExpr {
         TExpr { ty: Type::Text, span, kind: TKind::Constant(Constant::Text(text.to_owned())) }
     }
 
-    fn wrong_count(&mut self, wanted: String, given: usize, span: Span) -> TExpr {
+    pub(super) fn wrong_count(&mut self, wanted: String, given: usize, span: Span) -> TExpr {
         let message = format!("the function does not take {given} arguments");
         self.problems.error_hint("OML0204", span, message, Some(wanted));
         TExpr { ty: Type::Unknown, span, kind: TKind::Broken }

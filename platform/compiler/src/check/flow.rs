@@ -121,6 +121,7 @@ impl Checker<'_, '_> {
                 }
                 (format!("Wake{}", timer.text), TNodeKind::Wake { timer: timer.text.clone() })
             }
+            NodeKind::Role { role, user, granted } => self.role(node, (role, user), *granted),
             NodeKind::Trigger { event, with } => self.trigger(event, with)?,
             NodeKind::Commit => ("CommitTransaction".to_owned(), TNodeKind::Commit),
             NodeKind::Abort => ("AbortTransaction".to_owned(), TNodeKind::Abort),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::roles::known;
 use crate::ast::{Action, Name, Parsed, RestMethod, Source};
 use crate::problem::{Problems, near};
 use crate::types::{LocalDef, Named, Route, Segment, Type};
@@ -26,12 +27,17 @@ pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>
         let Some(rest) = action.kind.exposed() else { continue };
         let def = &named.actions[index];
         let (own, sources) = shape(rest, &def.variables[..def.inputs], action, problems);
+        let authentication = checks.get(rest.api.as_str()).copied().flatten();
+        let of_api = parsed.apis.iter().find(|api| api.name.text == rest.api).map(|api| &api.roles);
+        let asked = rest.roles.as_ref().or(of_api).map_or(&[][..], Vec::as_slice);
+        let roles = roles(asked, authentication, named, problems);
         let base = ["rest", &rest.api].map(|segment| Segment::Literal(segment.to_owned()));
         let route = Route {
             action: index,
             verb: rest.verb,
             status: rest.status,
-            authentication: checks.get(rest.api.as_str()).copied().flatten(),
+            authentication,
+            roles,
             segments: base.into_iter().chain(own).collect(),
             sources,
         };
@@ -43,6 +49,29 @@ pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>
     }
     routes
 }
+
+/// The roles of which a caller needs one. Whoever asks for a role has to know who calls.
+fn roles(
+    asked: &[Name],
+    authentication: Option<usize>,
+    named: &Named,
+    problems: &mut Problems<'_>,
+) -> Vec<String> {
+    let knows = authentication.is_some_and(|action| {
+        named.actions[action].outputs().iter().any(|o| o.name == USER && o.ty == Type::Text)
+    });
+    if let Some(role) = asked.first().filter(|_| !knows) {
+        let message = format!("nothing says who calls, so nobody has the role `{}`", role.text);
+        let hint =
+            format!("give the API `on_authentication` with an action that has the output {USER}: Text");
+        problems.error_hint("OML0406", role.span, message, Some(hint));
+    }
+    asked.iter().for_each(|role| known(role, named, problems));
+    asked.iter().map(|role| role.text.clone()).collect()
+}
+
+/// The output of an authentication that says who calls.
+pub(crate) const USER: &str = "UserId";
 
 /// The action that checks who calls: it takes a user name and a password, and refuses by an exception.
 fn authentication(name: &Name, named: &Named, problems: &mut Problems<'_>) -> Option<usize> {

@@ -27,7 +27,13 @@ pub(super) fn read(api: Name, node: &yaml::Node, parsed: &mut Parsed, problems: 
         let (verb, path) = verb_and_path(&name, &mut method, problems);
         let action = Action {
             description,
-            kind: ActionKind::Consumed(RestMethod { api: api.text.clone(), verb, path, status: 0 }),
+            kind: ActionKind::Consumed(RestMethod {
+                api: api.text.clone(),
+                verb,
+                path,
+                status: 0,
+                roles: None,
+            }),
             inputs: declarations(&mut method, "inputs", problems),
             outputs: declarations(&mut method, "outputs", problems),
             locals: Vec::new(),

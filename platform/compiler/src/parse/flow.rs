@@ -9,7 +9,7 @@ use crate::sources::Span;
 use crate::yaml::{self, Scalar, Shape};
 
 /// The keys that say what a node does; each in a node of its own.
-const KINDS: [&str; 35] = [
+const KINDS: [&str; 37] = [
     "assign",
     "if",
     "switch",
@@ -42,6 +42,8 @@ const KINDS: [&str; 35] = [
     "log",
     "wake",
     "trigger",
+    "grant",
+    "revoke",
     "try",
     "raise",
     "return",
@@ -201,6 +203,10 @@ impl Reader<'_, '_, '_> {
                 NodeKind::Log { message: self.expr(subject), level: levels[level.unwrap_or(0)] }
             }
             "wake" => NodeKind::Wake(self.text(subject)?),
+            "grant" | "revoke" => {
+                let role = self.text(subject)?;
+                NodeKind::Role { role, user: self.need("user")?, granted: kind == "grant" }
+            }
             "trigger" => {
                 let event = self.text(subject)?;
                 NodeKind::Trigger { event, with: self.with() }

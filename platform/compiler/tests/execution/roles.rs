@@ -1,0 +1,113 @@
+//! Roles: who may call a method, what a flow knows of who calls, and how roles are granted.
+
+use crate::harness::{Answer, App, Reply, long, sources};
+
+const TEAM: &str = r#"
+app: T
+roles: { Lead: {}, Member: {} }
+actions:
+  Login:
+    inputs: { Username: Text, Password: Text }
+    outputs: { UserId: Text }
+    flow:
+      - if: Password = ""
+        then: [ { raise: InvalidLogin, message: '"no"' } ]
+      - assign: { UserId: '"u-" + Username' }
+service_actions:
+  Who: { outputs: { Id: Text }, flow: [ assign: { Id: GetUserId() } ] }
+rest:
+  A:
+    on_authentication: Login
+    roles: [Member]
+    methods:
+      Who: { outputs: { Id: Text }, flow: [ assign: { Id: GetUserId() } ] }
+      Lead: { roles: [Lead, Member], outputs: { Ok: Boolean }, flow: [ assign: { Ok: True } ] }
+      Open:
+        roles: []
+        inputs: { Of: Text }
+        outputs: { Ok: Boolean }
+        flow: [ assign: { Ok: 'CheckLeadRole() or CheckLeadRole(Of)' } ]
+      Promote:
+        roles: []
+        flow:
+          - grant: Lead
+            user: '"u-bob"'
+          - revoke: Member
+            user: GetUserId()
+  Free:
+    methods: { Who: { outputs: { Id: Text }, flow: [ assign: { Id: GetUserId() } ] } }
+"#;
+
+const ANN: &str = "Basic YW5uOng="; // ann:x
+
+fn count(n: i64) -> Answer {
+    Answer::Table(1, vec![long(n)])
+}
+
+/// What ann gets, and what was asked of the database.
+fn ann(path: &str, answers: Vec<Answer>) -> (Reply, Vec<String>) {
+    let app = App::start(&sources(TEAM));
+    app.answers(answers);
+    let reply = app.send_with("GET", &format!("/T/rest/A/{path}"), &[("authorization", ANN)], "");
+    (reply, app.seen())
+}
+
+const ASKED: &str =
+    "query: SELECT count(*) FROM odeon_roles WHERE role COLLATE \"C\" = $1 AND member COLLATE \"C\" = $2";
+
+#[test]
+fn a_method_asks_for_one_of_its_roles() {
+    let (reply, seen) = ann("Who", vec![count(1)]);
+    assert_eq!((reply.status, reply.body.as_str()), (200, "\"u-ann\""));
+    assert!(seen.contains(&format!("{ASKED} [text(\"Member\"), text(\"u-ann\")]")), "{seen:?}");
+    let (reply, _) = ann("Who", vec![count(0)]);
+    assert_eq!(reply.status, 403);
+    assert!(reply.body.contains("This needs the role Member"), "{}", reply.body);
+    assert_eq!(ann("Lead", vec![count(0), count(1)]).0.status, 200);
+    let (reply, _) = ann("Lead", vec![count(0), count(0)]);
+    assert!(reply.body.contains("This needs the role Lead or Member"), "{}", reply.body);
+}
+
+#[test]
+fn nobody_has_a_role_when_the_database_is_away() {
+    let away = || Answer::Fails("unavailable", "gone");
+    assert_eq!(ann("Who", vec![away()]).0.status, 403);
+    assert_eq!(ann("Open?Of=u-bob", vec![away(), away()]).0.body, "false");
+}
+
+#[test]
+fn a_flow_asks_for_who_calls_or_for_another() {
+    let (reply, seen) = ann("Open?Of=u-bob", vec![count(0), count(1)]);
+    assert_eq!(reply.body, "true");
+    assert!(seen.contains(&format!("{ASKED} [text(\"Lead\"), text(\"u-bob\")]")), "{seen:?}");
+}
+
+#[test]
+fn roles_are_granted_and_revoked_in_the_transaction() {
+    let (reply, seen) = ann("Promote", vec![Answer::Touched(1), Answer::Touched(1)]);
+    assert_eq!(reply.status, 200);
+    assert_eq!(
+        seen[seen.len() - 3..],
+        [
+            "execute: INSERT INTO odeon_roles (role, member) SELECT $1::text, $2::text WHERE NOT EXISTS (SELECT 1 FROM odeon_roles WHERE role COLLATE \"C\" = $1::text AND member COLLATE \"C\" = $2::text) [text(\"Lead\"), text(\"u-bob\")]",
+            "execute: DELETE FROM odeon_roles WHERE role COLLATE \"C\" = $1::text AND member COLLATE \"C\" = $2::text [text(\"Member\"), text(\"u-ann\")]",
+            "commit",
+        ]
+    );
+}
+
+#[test]
+fn nobody_says_who_calls_but_the_app_and_hosts() {
+    let app = App::start(&sources(TEAM));
+    let user = ("odeon-user", "u-eve");
+    assert_eq!(app.send_with("GET", "/T/rest/Free/Who", &[user], "").body, "\"\"");
+    let called = app.send_with("POST", "/T/services/Who", &[("odeon-trigger", "service"), user], "{}");
+    assert_eq!(called.body, r#"{"Id":"u-eve"}"#);
+}
+
+#[test]
+fn an_app_with_roles_has_a_table_of_them() {
+    let schema = odeon_compiler::check(&sources(TEAM)).schema;
+    let tables: Vec<&str> = schema.tables.iter().map(|table| table.name.as_str()).collect();
+    assert_eq!(tables, ["odeon_roles"]);
+}

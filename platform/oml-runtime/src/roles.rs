@@ -1,0 +1,45 @@
+//! Roles: who calls, and what they may be.
+//!
+//! Who has a role lies in a table of the app's schema, which the compiler writes to. Users are compared to the letter.
+//! Invariant: when the database cannot be asked, nobody has a role.
+
+use alloc::string::String;
+
+use crate::bindings::odeon::sql::session::{self, Value};
+use crate::memory::{new_text, text};
+
+/// Who calls; empty when nobody said.
+static mut USER: String = String::new();
+
+/// Says who calls, for the rest of the request.
+pub(crate) fn set_user(user: &str) {
+    // SAFETY: one thread, and nobody keeps a reference.
+    unsafe { USER = String::from(user) }
+}
+
+pub(crate) fn user() -> String {
+    let user = &raw const USER;
+    // SAFETY: as above.
+    unsafe { (*user).clone() }
+}
+
+/// Whether a user, or whoever calls, has a role.
+pub(crate) fn has(role: &str, of: &str) -> bool {
+    let member = if of.is_empty() { user() } else { String::from(of) };
+    if member.is_empty() {
+        return false;
+    }
+    let statement = "SELECT count(*) FROM odeon_roles WHERE role COLLATE \"C\" = $1 AND member COLLATE \"C\" = $2";
+    let rows = session::query(statement, &[Value::Text(role.into()), Value::Text(member)]);
+    rows.is_ok_and(|rows| matches!(rows.values.first(), Some(Value::Int64(count)) if *count > 0))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_user() -> u32 {
+    new_text(&user())
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_has_role(role: u32, of: u32) -> i32 {
+    i32::from(has(text(role), text(of)))
+}
