@@ -29,7 +29,8 @@ pub(crate) fn has(role: &str, of: &str) -> bool {
     if member.is_empty() {
         return false;
     }
-    let statement = "SELECT count(*) FROM odeon_roles WHERE role COLLATE \"C\" = $1 AND member COLLATE \"C\" = $2";
+    let statement =
+        "SELECT count(*) FROM odeon_roles WHERE role COLLATE \"C\" = $1 AND member COLLATE \"C\" = $2";
     let rows = session::query(statement, &[Value::Text(role.into()), Value::Text(member)]);
     rows.is_ok_and(|rows| matches!(rows.values.first(), Some(Value::Int64(count)) if *count > 0))
 }
