@@ -29,8 +29,12 @@ fn offered(schema: &Value, of: &str) -> BTreeSet<String> {
 #[test]
 fn the_schema_offers_exactly_the_keys_that_the_compiler_takes() {
     let schema: Value = serde_json::from_str(&odeon_oml::model::json_schema()).unwrap();
+    // A file is of the app, or it is a reference to another one: each takes keys of its own.
+    let of_the_app = taken(&format!("app: T\n{NO_KEY}: 1\n"));
+    let of_a_reference = taken(&format!("reference: T\n{NO_KEY}: 1\n"));
+    let of_a_file: BTreeSet<String> = of_the_app.union(&of_a_reference).cloned().collect();
+    assert_eq!(of_a_file, offered(&schema, ""));
     for (of, text) in [
-        ("", format!("app: T\n{NO_KEY}: 1\n")),
         ("Entity", format!("app: T\nentities: {{ E: {{ {NO_KEY}: 1 }} }}\n")),
         ("EntityIndex", format!("app: T\nentities: {{ E: {{ indexes: {{ I: {{ {NO_KEY}: 1 }} }} }} }}\n")),
         ("Timer", format!("app: T\ntimers: {{ N: {{ {NO_KEY}: 1 }} }}\n")),
