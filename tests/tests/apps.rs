@@ -33,7 +33,7 @@ fn text(path: &Path) -> &str {
 #[tokio::test]
 async fn a_desk_hears_and_asks_two_other_apps() {
     let site = Installation::start_with(&["--no-sample"]).await;
-    for app in ["orders", "support"] {
+    for app in ["tax-rules", "orders", "support"] {
         site.succeed(&["publish", &example(app)]);
     }
     the_references_are_what_the_apps_say(&site);
@@ -57,6 +57,10 @@ fn the_references_are_what_the_apps_say(site: &Installation) {
         let read = |folder: &Path| fs::read_to_string(folder.join(&file)).unwrap();
         assert_eq!(read(&folder), read(Path::new(&example("desk"))), "{file}");
     }
+    let orders = project(site, "orders", "app: Orders\n");
+    site.succeed(&["reference", "TaxRules", "--project", text(&orders)]);
+    let read = |folder: &Path| fs::read_to_string(folder.join("libraries/TaxRules.json")).unwrap();
+    assert_eq!(read(&orders), read(Path::new(&example("orders"))));
     let said = site.fail(&["reference", "Desk", "--project", text(&folder)]);
     assert!(said.contains("no app is called `Desk`"), "{said}");
 }
@@ -85,6 +89,12 @@ async fn what_happens_is_heard(site: &Installation, stage: &str) {
     let tickets = site.url(stage, "/Support/rest/Tickets");
     let (status, number) = site.send(Method::POST, &tickets, Some(ticket)).await;
     assert_eq!((status, number), (StatusCode::CREATED, json!(1)));
+    let urgent = site.url(stage, "/Desk/rest/Tickets/Urgent");
+    let waiting = json!([{ "Customer": "ann@example.org", "Tickets": 1 }]);
+    let (status, mut found) = site.get(&urgent).await;
+    assert_eq!(status, StatusCode::OK, "{found}");
+    found[0].as_object_mut().unwrap().remove("Entries");
+    assert_eq!(found, waiting, "the desk reads the tickets themselves");
     let (status, _) = site.send(Method::DELETE, &format!("{tickets}/1"), None).await;
     assert_eq!(status, StatusCode::NO_CONTENT);
 

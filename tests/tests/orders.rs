@@ -14,8 +14,10 @@ const PASSWORD: &str = "open sesame";
 #[tokio::test]
 async fn a_shop_sells_what_it_has() {
     let site = Installation::start().await;
-    let project = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-examples/orders");
-    site.succeed(&["publish", project]);
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-examples");
+    for project in ["tax-rules", "orders"] {
+        site.succeed(&["publish", &format!("{examples}/{project}")]);
+    }
     let stock = json!([
         { "Code": "tea", "Name": "Green tea", "Price": 4.35, "Stock": 5 },
         { "Code": "cup", "Name": "Cup", "Price": 12, "Stock": 100 },

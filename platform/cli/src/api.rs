@@ -57,6 +57,7 @@ pub(crate) struct Environment {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Operation {
     pub(crate) asset_name: Option<String>,
+    pub(crate) asset_kind: Option<String>,
     pub(crate) revision: Option<u32>,
     pub(crate) environment: String,
     pub(crate) status: String,
@@ -235,6 +236,14 @@ impl Api {
         let key = &asset.key;
         let path = format!("/api/dependency-management/v1/assets/{key}/revisions/{revision}/public-elements");
         read(self.request(Method::GET, &path)).await
+    }
+
+    /// The copy of a library's revision, to the letter.
+    pub(crate) async fn library(&self, asset: &Asset, revision: u32) -> Result<String> {
+        let key = &asset.key;
+        let path = format!("/api/dependency-management/v1/assets/{key}/revisions/{revision}/library");
+        let answer = checked(self.request(Method::GET, &path)).await?;
+        answer.text().await.context("read the answer of the Platform")
     }
 
     /// The settings of an app in a stage.

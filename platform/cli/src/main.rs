@@ -51,7 +51,7 @@ enum Command {
     },
     /// Build a revision and deploy it to the first stage.
     Publish(commands::publish::PublishArguments),
-    /// Let a project use what another app offers: writes `references/<App>.json`.
+    /// Let a project use what another app offers, or a library: writes `references/<App>.json` or `libraries/<Library>.json`.
     Reference(commands::reference::ReferenceArguments),
     /// Watch a project and publish it at every save.
     Dev {

@@ -8,7 +8,10 @@ pub(crate) use crate::yaml::Name;
 /// The whole app; the files are merged.
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
+    /// The app's name, or the library's.
     pub(crate) app: Option<Name>,
+    /// The project is a library: what it declares is compiled into the apps that use it.
+    pub(crate) is_library: bool,
     pub(crate) description: Option<String>,
     pub(crate) entities: Vec<Entity>,
     pub(crate) structures: Vec<Structure>,
@@ -22,6 +25,27 @@ pub(crate) struct Parsed {
     pub(crate) events: Vec<Event>,
     /// Other apps, of which something is known.
     pub(crate) references: Vec<Reference>,
+    /// Libraries, of each of which one revision is compiled in.
+    pub(crate) libraries: Vec<Library>,
+}
+
+/// A library that is compiled in.
+#[derive(Debug)]
+pub(crate) struct Library {
+    pub(crate) name: Name,
+    pub(crate) revision: u32,
+}
+
+/// Whose an element is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// The project's own.
+    #[default]
+    Own,
+    /// A library's, compiled in: that of the project itself, or one that it uses.
+    Library,
+    /// Another app's, of this name.
+    App(String),
 }
 
 /// Another app, of which one revision is known.
@@ -52,7 +76,11 @@ pub(crate) struct Api {
 
 #[derive(Debug)]
 pub(crate) struct Entity {
+    /// Of a library or another app: `<Library>.<Entity>`.
     pub(crate) name: Name,
+    pub(crate) home: Home,
+    /// Other apps may read it.
+    pub(crate) public: bool,
     pub(crate) is_static: bool,
     /// The table of an entity that was named otherwise when it was made.
     pub(crate) stored_as: Option<Name>,
@@ -64,6 +92,8 @@ pub(crate) struct Entity {
 #[derive(Debug)]
 pub(crate) struct Structure {
     pub(crate) name: Name,
+    /// The author gave it no name.
+    pub(crate) inline: bool,
     pub(crate) attributes: Vec<Declared>,
 }
 
@@ -84,6 +114,8 @@ pub(crate) struct Declared {
     pub(crate) stored_as: Option<Name>,
     /// Of a setting that nobody may read but the app.
     pub(crate) secret: Option<Span>,
+    /// Of a record that has no name: its attributes.
+    pub(crate) attributes: Vec<Declared>,
 }
 
 impl Declared {
@@ -101,6 +133,7 @@ impl Declared {
             header: None,
             stored_as: None,
             secret: None,
+            attributes: Vec::new(),
         }
     }
 }
@@ -136,12 +169,49 @@ pub(crate) struct Action {
     pub(crate) kind: ActionKind,
     /// It can be called in expressions.
     pub(crate) is_function: bool,
+    /// Who uses the library may call it.
+    pub(crate) public: bool,
+    /// The library that it is of; none for the project's own.
+    pub(crate) library: Option<String>,
     pub(crate) inputs: Vec<Declared>,
     pub(crate) outputs: Vec<Declared>,
     pub(crate) locals: Vec<Declared>,
     pub(crate) flow: Vec<Node>,
     /// What takes the exceptions of the whole flow.
     pub(crate) handlers: Vec<Handler>,
+}
+
+impl Action {
+    /// An action with neither parameters nor a flow.
+    pub(crate) fn new(name: Name, kind: ActionKind) -> Action {
+        Action {
+            name,
+            kind,
+            description: None,
+            is_function: false,
+            public: false,
+            library: None,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            locals: Vec::new(),
+            flow: Vec::new(),
+            handlers: Vec::new(),
+        }
+    }
+
+    /// Its name in logs; no two have the same.
+    pub(crate) fn shown(&self) -> String {
+        let name = &self.name.text;
+        match &self.kind {
+            ActionKind::Server | ActionKind::Service => name.clone(),
+            ActionKind::Remote(remote) => format!("Reference.{}.{name}", remote.app),
+            ActionKind::Handler { .. } => format!("Handler.{name}"),
+            ActionKind::Exposed(method) => format!("{}.{name}", method.api),
+            // An API of the same name may be exposed too.
+            ActionKind::Consumed(method) => format!("Consumed.{}.{name}", method.api),
+            ActionKind::Timer(_) => format!("Timer.{name}"),
+        }
+    }
 }
 
 /// What an action is, besides its flow.
@@ -392,8 +462,9 @@ pub(crate) struct QuerySource {
 
 impl QuerySource {
     /// The name under which its attributes are read.
-    pub(crate) fn name(&self) -> &Name {
-        self.alias.as_ref().unwrap_or(&self.entity)
+    pub(crate) fn name(&self) -> Name {
+        let own = || Name { text: self.entity.last().to_owned(), span: self.entity.span };
+        self.alias.clone().unwrap_or_else(own)
     }
 }
 

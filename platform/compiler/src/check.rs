@@ -16,7 +16,7 @@ mod warnings;
 
 use std::collections::BTreeMap;
 
-use crate::ast::{self, ActionKind, Expr, ExprKind, Name, Parsed};
+use crate::ast::{self, ActionKind, Expr, ExprKind, Home, Name, Parsed};
 use crate::problem::{Problems, near};
 use crate::types::*;
 
@@ -26,6 +26,7 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
         let mut checker = Checker {
             named: &named,
             problems,
+            library: def.library.as_deref(),
             variables: def.variables.clone(),
             scope: (0..def.variables.len()).map(Some).collect(),
             nodes: Vec::new(),
@@ -81,6 +82,8 @@ fn triggers(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>) -> Vec<
 struct Checker<'c, 'p> {
     named: &'c Named,
     problems: &'c mut Problems<'p>,
+    /// The library that the flow is of.
+    library: Option<&'c str>,
     variables: Vec<LocalDef>,
     /// The variables that can be named now, `None` where one went out of scope.
     scope: Vec<Option<usize>>,
@@ -191,16 +194,32 @@ impl Checker<'_, '_> {
         found
     }
 
-    fn writable(&mut self, name: &Name) -> Option<usize> {
+    /// An entity whose rows are somewhere.
+    fn readable(&mut self, name: &Name) -> Option<usize> {
         let found = self.entity(name)?;
-        if self.named.records[found].entity.as_ref().is_some_and(|e| e.is_static) {
-            self.problems.error(
-                "OML0302",
-                name.span,
-                format!("`{}` is static; its records are the model's", name.text),
-            );
+        if self.home(found) == Some(&Home::Library) {
+            let message = format!("`{}` is of a library, which has no tables", name.text);
+            let hint = "its records are known by their names: `Entities.Kind.Reduced`".to_owned();
+            self.problems.error_hint("OML0302", name.span, message, Some(hint));
         }
         Some(found)
+    }
+
+    fn writable(&mut self, name: &Name) -> Option<usize> {
+        let found = self.readable(name)?;
+        if let Some(Home::App(app)) = self.home(found) {
+            let message = format!("the rows of `{}` are `{app}`'s to change", name.text);
+            let hint = format!("call a service action of `{app}` that changes them");
+            self.problems.error_hint("OML0302", name.span, message, Some(hint));
+        } else if self.named.records[found].entity.as_ref().is_some_and(|e| e.is_static) {
+            let message = format!("`{}` is static; its records are the model's", name.text);
+            self.problems.error("OML0302", name.span, message);
+        }
+        Some(found)
+    }
+
+    fn home(&self, entity: usize) -> Option<&'_ Home> {
+        Some(&self.named.records[entity].entity.as_ref()?.home)
     }
 
     /// Checks an expression and converts it to a type, or says why it cannot be.

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::interface::{Elements, Parameters};
+use crate::interface::{Elements, Parameter, Parameters};
 
 /// A use that does not fit what is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -46,6 +46,31 @@ pub fn conflicts(expected: &Elements, actual: &Elements) -> Vec<Conflict> {
             Some(now) => say("IncompatibleEvent", name, received("value", &event.payload, &now.payload)),
         }
     }
+    for (name, entity) in &expected.entities {
+        let (missing, incompatible) = match entity.is_static {
+            true => ("MissingStaticEntity", "IncompatibleStaticEntity"),
+            false => ("MissingEntity", "IncompatibleEntity"),
+        };
+        match actual.entities.get(name) {
+            None => say(missing, name, vec![format!("there is no public entity `{name}`")]),
+            Some(now) => {
+                let mut details = received("attribute", &entity.attributes, &now.attributes);
+                for (record, before) in &entity.records {
+                    match now.records.get(record) {
+                        None => details.push(format!("there is no record `{record}`")),
+                        Some(now) if now.id != before.id => {
+                            details.push(format!(
+                                "the record `{record}` has the Id {}, and had {}",
+                                now.id, before.id
+                            ));
+                        }
+                        Some(_) => {}
+                    }
+                }
+                say(incompatible, name, details);
+            }
+        }
+    }
     for (name, structure) in &expected.structures {
         match actual.structures.get(name) {
             // Then whatever named it has another type, and was said.
@@ -81,12 +106,18 @@ fn received(what: &str, expected: &Parameters, actual: &Parameters) -> Vec<Strin
 fn changed(what: &str, expected: &Parameters, actual: &Parameters) -> Vec<String> {
     let mut changed = Vec::new();
     for (name, before) in expected {
-        if let Some(now) = actual.get(name).filter(|now| now.data_type != before.data_type) {
+        let is_other = |now: &&Parameter| travels_as(&now.data_type) != travels_as(&before.data_type);
+        if let Some(now) = actual.get(name).filter(is_other) {
             let (was, is) = (&before.data_type, &now.data_type);
             changed.push(format!("the {what} `{name}` is {is}, and was {was}"));
         }
     }
     changed
+}
+
+/// Identifiers of entities that become public, or no longer are, travel as what they were before.
+fn travels_as(data_type: &str) -> &str {
+    if data_type.ends_with(" Identifier") { "Long Integer" } else { data_type }
 }
 
 #[cfg(test)]
@@ -117,13 +148,40 @@ mod tests {
     fn what_may_change_is_no_conflict() {
         check(
             r#"{
-            "service_actions": {"Get": {"inputs": {"Id": {"type": "Long Integer"}, "More": {"type": "Text"}},
+            "service_actions": {"Get": {"inputs": {"Id": {"type": "Ticket Identifier"}, "More": {"type": "Text"}},
                                         "outputs": {"Ticket": {"type": "Ticket"}, "Count": {"type": "Integer"}}},
                                 "Other": {}},
             "events": {"Closed": {"payload": {"Id": {"type": "Long Integer"}, "By": {"type": "Text", "mandatory": true}}}},
             "structures": {"Ticket": {"attributes": {"Id": {"type": "Long Integer"}, "Title": {"type": "Text"}, "Due": {"type": "Date"}}}}}"#,
             &[],
         );
+    }
+
+    #[test]
+    fn entities_are_compared_by_what_is_read_of_them() {
+        let before = elements(
+            r#"{"entities": {"Ticket": {"attributes": {"Title": {"type": "Text"}}},
+                             "Status": {"static": true, "records": {"Open": {"Id": 1}, "Closed": {"Id": 2}}}}}"#,
+        );
+        let now = elements(
+            r#"{"entities": {"Ticket": {"attributes": {"Name": {"type": "Text"}}},
+                             "Status": {"static": true, "records": {"Open": {"Id": 2}, "New": {"Id": 1}}}}}"#,
+        );
+        let details =
+            |found: Vec<Conflict>| found.into_iter().map(|c| (c.kind, c.detail)).collect::<Vec<_>>();
+        assert_eq!(
+            details(conflicts(&before, &now)),
+            [
+                ("IncompatibleStaticEntity", "there is no record `Closed`".to_owned()),
+                ("IncompatibleStaticEntity", "the record `Open` has the Id 2, and had 1".to_owned()),
+                ("IncompatibleEntity", "there is no attribute `Title`".to_owned()),
+            ]
+        );
+        assert_eq!(
+            details(conflicts(&before, &elements("{}")))[1],
+            ("MissingEntity", "there is no public entity `Ticket`".to_owned())
+        );
+        assert_eq!(conflicts(&before, &before), []);
     }
 
     #[test]

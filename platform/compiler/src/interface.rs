@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ast::{ActionKind, Parsed};
+use crate::ast::{ActionKind, Home, Parsed};
 use crate::literal;
-use crate::types::{Constant, LocalDef, Named, Type, Typed};
-use crate::walk::callees;
+use crate::types::{Constant, EntityDef, LocalDef, Named, RecordDef, StatementPart, TNodeKind, Type, Typed};
+use crate::walk::{callees, each_node};
 
 /// What an app is to other apps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct Interface {
     pub uses: BTreeMap<String, Elements>,
     /// What it does about events.
     pub handlers: Vec<Handler>,
+    /// The libraries that are compiled into it, with their revisions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub libraries: BTreeMap<String, u32>,
 }
 
 /// Public elements by name.
@@ -34,6 +37,9 @@ pub struct Elements {
     /// The events.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub events: BTreeMap<String, Payload>,
+    /// The entities that may be read.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub entities: BTreeMap<String, Entity>,
     /// The structures that those name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub structures: BTreeMap<String, Attributes>,
@@ -58,6 +64,29 @@ pub struct Payload {
     /// Its values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub payload: Parameters,
+}
+
+/// An entity that others may read. Its `Id` goes without saying, and so do the other attributes of a static one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Entity {
+    /// Its rows are part of the model.
+    #[serde(rename = "static", skip_serializing_if = "std::ops::Not::not")]
+    pub is_static: bool,
+    /// Its attributes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: Parameters,
+    /// The rows of a static entity by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub records: BTreeMap<String, Record>,
+}
+
+/// A row of a static entity: what is needed to name it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its identifier.
+    #[serde(rename = "Id")]
+    pub id: i64,
 }
 
 /// What a structure holds.
@@ -100,7 +129,7 @@ pub struct Handler {
 impl Elements {
     /// Whether there is nothing for others.
     pub fn is_empty(&self) -> bool {
-        self.service_actions.is_empty() && self.events.is_empty()
+        self.service_actions.is_empty() && self.events.is_empty() && self.entities.is_empty()
     }
 }
 
@@ -116,8 +145,16 @@ pub(crate) fn interface(parsed: &Parsed, typed: &Typed) -> Interface {
     for event in named.events.iter().filter(|event| event.own) {
         public.event(&event.name, &event.payload);
     }
+    for (record, def) in named.records.iter().enumerate() {
+        if def.entity.as_ref().is_some_and(|entity| entity.public && entity.home == Home::Own) {
+            public.entity(record);
+        }
+    }
     interface.public = public.elements;
 
+    let libraries = parsed.libraries.iter().map(|library| (library.name.text.clone(), library.revision));
+    interface.libraries = libraries.collect();
+    let read = foreign_entities(typed);
     let called: BTreeSet<usize> = typed.bodies.iter().flat_map(|body| callees(&body.nodes)).collect();
     for reference in &parsed.references {
         let app = &reference.app.text;
@@ -134,6 +171,11 @@ pub(crate) fn interface(parsed: &Parsed, typed: &Typed) -> Interface {
                 used.event(name, &event.payload);
             }
         }
+        for record in read.iter().copied() {
+            if used.is_entity(record) {
+                used.entity(record);
+            }
+        }
         if !used.elements.is_empty() {
             interface.uses.insert(app.clone(), used.elements);
         }
@@ -147,6 +189,48 @@ pub(crate) fn interface(parsed: &Parsed, typed: &Typed) -> Interface {
         interface.handlers.push(Handler { name: action.name.text.clone(), app, event: name.to_owned() });
     }
     interface
+}
+
+/// Attributes of every entity, and of a static one, that are there without being declared.
+const ATTRIBUTES: usize = 1;
+const STATIC_ATTRIBUTES: usize = 4;
+
+/// The entities of other apps that are used anywhere.
+pub(crate) fn foreign_entities(typed: &Typed) -> BTreeSet<usize> {
+    let named = &typed.named;
+    let mut used = BTreeSet::new();
+    let is_foreign =
+        |record: usize| matches!(&named.records[record].entity, Some(EntityDef { home: Home::App(_), .. }));
+    let mut look = |mut ty: &Type| {
+        while let Type::List(of) = ty {
+            ty = of;
+        }
+        if let Type::Identifier(Some(record)) | Type::Record(record) = ty
+            && is_foreign(*record)
+        {
+            used.insert(*record);
+        }
+    };
+    let own = |def: &&RecordDef| !matches!(&def.entity, Some(EntityDef { home: Home::App(_), .. }));
+    named.records.iter().filter(own).flat_map(|def| &def.fields).for_each(|field| look(&field.ty));
+    for body in &typed.bodies {
+        body.variables.iter().for_each(|variable| look(&variable.ty));
+        each_node(&body.nodes, &mut |node| {
+            node.kind.expressions().into_iter().for_each(|expr| expr.each(&mut |part| look(&part.ty)));
+            if let TNodeKind::Aggregate { query, .. } = &node.kind {
+                query.sources.iter().for_each(|source| look(&Type::Record(source.record)));
+            }
+            if let TNodeKind::Sql { statement, .. } = &node.kind {
+                for part in &statement.parts {
+                    let StatementPart::Name(table) = part else { continue };
+                    if let Some(record) = named.records.iter().position(|def| def.table() == table) {
+                        look(&Type::Record(record));
+                    }
+                }
+            }
+        });
+    }
+    used
 }
 
 /// Gathers elements, and with each the structures that it names.
@@ -168,6 +252,39 @@ impl Collector<'_> {
         self.elements.events.insert(name.to_owned(), payload);
     }
 
+    /// Whether it is an entity that the elements may name: a public one of the app whose elements they are.
+    fn is_entity(&self, record: usize) -> bool {
+        let Some(entity) = &self.named.records[record].entity else { return false };
+        match (&entity.home, self.app) {
+            (Home::Own, None) => entity.public,
+            (Home::App(of), Some(app)) => of == app,
+            (Home::Own | Home::App(_) | Home::Library, _) => false,
+        }
+    }
+
+    /// Gathers an entity, and gives its name.
+    fn entity(&mut self, record: usize) -> String {
+        let named = self.named;
+        let def = &named.records[record];
+        let name = self.structure_word(&def.name);
+        let Some(entity) = &def.entity else { return name };
+        if self.elements.entities.contains_key(&name) {
+            return name;
+        }
+        // It is there before its attributes are looked at: they may be identifiers of it.
+        self.elements.entities.insert(name.clone(), Entity::default());
+        let built_in = if entity.is_static { STATIC_ATTRIBUTES } else { ATTRIBUTES };
+        let fields = def.fields.iter().skip(built_in).map(|field| {
+            let data_type = self.type_word(&field.ty);
+            (field.name.clone(), parameter(data_type, false, field.default.as_ref()))
+        });
+        let attributes = fields.collect();
+        let records = entity.rows.iter().map(|(name, id, _)| (name.clone(), Record { id: *id })).collect();
+        let made = Entity { is_static: entity.is_static, attributes, records };
+        self.elements.entities.insert(name.clone(), made);
+        name
+    }
+
     fn parameters(&mut self, parameters: &[LocalDef]) -> Parameters {
         let of = |p: &LocalDef| {
             let data_type = self.type_word(&p.ty);
@@ -180,7 +297,9 @@ impl Collector<'_> {
     fn type_word(&mut self, ty: &Type) -> String {
         let named = self.named;
         match ty {
+            Type::Identifier(Some(of)) if self.is_entity(*of) => format!("{} Identifier", self.entity(*of)),
             Type::Identifier(_) => "Long Integer".to_owned(),
+            Type::Record(record) if self.is_entity(*record) => self.entity(*record),
             Type::List(of) => format!("{} List", self.type_word(of)),
             Type::Record(record) => {
                 let def = &named.records[*record];

@@ -10,6 +10,7 @@ extern crate alloc; // the shared sources of the runtime name it
 
 mod ast;
 mod builtins;
+mod bundle;
 mod check;
 mod emit;
 mod impact;
@@ -43,6 +44,7 @@ mod format;
 use odeon_oml::schema::Schema;
 use serde::{Deserialize, Serialize};
 
+pub use bundle::bundle;
 pub use impact::{Conflict, conflicts};
 pub use interface::{Elements, Handler, Interface, Parameter, Parameters, Signature};
 pub use problem::{CODES, Problem, Severity, render};
@@ -54,8 +56,12 @@ use types::is_text;
 /// What came of a model.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// The app's name, when the model says one.
+    /// The name of the app, or of the library, when the model says one.
     pub app: Option<String>,
+    /// It is a library: compiled into apps, and never deployed itself.
+    pub is_library: bool,
+    /// The copies of libraries that the project holds.
+    pub libraries: Vec<Library>,
     /// The component; none when any problem is an error.
     pub component: Option<Vec<u8>>,
     /// The tables that the component expects.
@@ -68,6 +74,17 @@ pub struct Compiled {
     pub settings: Vec<Setting>,
     /// What the app is to other apps.
     pub interface: Interface,
+}
+
+/// A copy of a library's revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Library {
+    /// Its name.
+    pub name: String,
+    /// Its revision.
+    pub revision: u32,
+    /// The file of the project.
+    pub file: String,
 }
 
 /// A value that each stage may set.
@@ -158,11 +175,23 @@ fn analyse(sources: &Sources) -> (Compiled, ast::Parsed, types::Typed) {
     let parsed = parse::parse(sources, &mut problems);
     let named = resolve::resolve(&parsed, &mut problems);
     let typed = check::check(&parsed, named, &mut problems);
+    let libraries = parsed.libraries.iter().map(|library| Library {
+        name: library.name.text.clone(),
+        revision: library.revision,
+        file: sources.position(library.name.span).0,
+    });
+    let libraries: Vec<Library> = libraries.collect();
+    let mut problems = problems.into_sorted();
+    // Whoever uses a library did not write it: its warnings were its author's to read.
+    let is_ours = |problem: &Problem| libraries.iter().all(|library| library.file != problem.file);
+    problems.retain(|problem| problem.severity == Severity::Error || is_ours(problem));
     let compiled = Compiled {
         app: parsed.app.as_ref().map(|name| name.text.clone()),
+        is_library: parsed.is_library,
+        libraries,
         component: None,
-        schema: schema::schema(&typed.named),
-        problems: problems.into_sorted(),
+        schema: schema::schema(&typed),
+        problems,
         timers: timers(&parsed.actions),
         settings: settings(&typed.named),
         interface: interface::interface(&parsed, &typed),

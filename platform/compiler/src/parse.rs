@@ -7,7 +7,9 @@ mod consume;
 mod events;
 mod expression;
 mod flow;
+mod library;
 mod query;
+mod records;
 mod reference;
 mod statement;
 mod timer;
@@ -27,15 +29,19 @@ pub(crate) fn parse(sources: &Sources, problems: &mut Problems<'_>) -> Parsed {
             read_file(&root, &mut parsed, problems);
         }
     }
+    if parsed.is_library {
+        library::keeps_to_itself(&mut parsed, problems);
+    }
     consume::add_structures(&mut parsed);
     events::link(&mut parsed);
+    records::name(&mut parsed);
     if parsed.app.is_none() && !problems.has_errors() {
         let at = Span::default();
         problems.error_hint(
             "OML0007",
             at,
             "no file names the app",
-            Some("write `app: <Name>` in one file".into()),
+            Some("write `app: <Name>`, or `library: <Name>`, in one file".into()),
         );
     }
     parsed
@@ -46,24 +52,45 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
     if let Some(node) = file.take("reference") {
         return reference::read(node, file, parsed, problems);
     }
-    if let Some(node) = file.take("app")
-        && let Some(name) = name_of(node, problems)
+    if let Some(node) = file.take("library")
+        && let Some(name) = text_of(node, problems)
     {
-        if let Some(first) = &parsed.app {
-            problems.error("OML0007", name.span, format!("the app is already named `{}`", first.text));
-        } else {
-            check_name(&name, problems);
-            parsed.app = Some(name);
+        check_name(&name, problems);
+        if let Some(revision) = file.take("revision") {
+            return library::read(name, revision, file, parsed, problems);
         }
+        parsed.is_library = true;
+        name_project(name, parsed, problems);
     }
+    if let Some(node) = file.take("app")
+        && let Some(name) = text_of(node, problems)
+    {
+        check_name(&name, problems);
+        name_project(name, parsed, problems);
+    }
+    sections(&mut file, parsed, problems);
+    file.finish(problems);
+}
+
+fn name_project(name: Name, parsed: &mut Parsed, problems: &mut Problems<'_>) {
+    match &parsed.app {
+        Some(first) => {
+            problems.error("OML0007", name.span, format!("the project is already named `{}`", first.text));
+        }
+        None => parsed.app = Some(name),
+    }
+}
+
+/// What a file declares, besides whose it is.
+fn sections(file: &mut Keys<'_>, parsed: &mut Parsed, problems: &mut Problems<'_>) {
     if let Some(description) = file.text("description", problems) {
         parsed.description.get_or_insert(description);
     }
     for (name, node) in file.named("entities", problems) {
         parsed.entities.push(read_entity(name, node, problems));
     }
-    parsed.structures.extend(structures(&mut file, problems));
-    parsed.settings.extend(declarations(&mut file, "settings", problems));
+    parsed.structures.extend(structures(file, problems));
+    parsed.settings.extend(declarations(file, "settings", problems));
     for (name, node) in file.named("exceptions", problems) {
         let mut keys = Keys::of(node, "an exception", problems);
         keys.take("description");
@@ -79,7 +106,9 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
     for (name, node) in file.named("actions", problems) {
         let mut keys = Keys::of(node, "an action", problems);
         let is_function = keys.flag("function", false, problems);
-        let action = Action { is_function, ..read_action(name, ActionKind::Server, &mut keys, problems) };
+        let public = keys.flag("public", false, problems);
+        let action =
+            Action { is_function, public, ..read_action(name, ActionKind::Server, &mut keys, problems) };
         keys.finish(problems);
         parsed.actions.push(action);
     }
@@ -89,7 +118,7 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
         keys.finish(problems);
         parsed.actions.push(action);
     }
-    parsed.events.extend(events::read(&mut file, true, problems));
+    parsed.events.extend(events::read(file, true, problems));
     for (name, node) in file.named("event_handlers", problems) {
         parsed.actions.extend(events::handler(name, node, problems));
     }
@@ -119,7 +148,6 @@ fn read_file(root: &yaml::Node, parsed: &mut Parsed, problems: &mut Problems<'_>
     for (name, node) in file.named("consume", problems) {
         consume::read(name, node, parsed, problems);
     }
-    file.finish(problems);
 }
 
 fn names(node: &yaml::Node, problems: &mut Problems<'_>) -> Vec<Name> {
@@ -141,7 +169,7 @@ fn structures(file: &mut Keys<'_>, problems: &mut Problems<'_>) -> Vec<Structure
         keys.take("description");
         let attributes = declarations(&mut keys, "attributes", problems);
         keys.finish(problems);
-        structures.push(Structure { name, attributes });
+        structures.push(Structure { name, inline: false, attributes });
     }
     structures
 }
@@ -150,6 +178,7 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
     let mut keys = Keys::of(node, "an entity", problems);
     keys.take("description");
     let is_static = keys.flag("static", false, problems);
+    let public = keys.flag("public", false, problems);
     let stored_as = stored_as(&mut keys, problems);
     let attributes = declarations(&mut keys, "attributes", problems);
     let mut records = Vec::new();
@@ -182,7 +211,7 @@ fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> En
         indexes.push((index, attributes, unique));
     }
     keys.finish(problems);
-    Entity { name, is_static, stored_as, attributes, records, indexes }
+    Entity { name, home: Home::Own, public, is_static, stored_as, attributes, records, indexes }
 }
 
 fn read_action(name: Name, kind: ActionKind, keys: &mut Keys<'_>, problems: &mut Problems<'_>) -> Action {
@@ -193,9 +222,7 @@ fn read_action(name: Name, kind: ActionKind, keys: &mut Keys<'_>, problems: &mut
         locals: declarations(keys, "locals", problems),
         flow: keys.take("flow").map(|n| flow::read(n, problems)).unwrap_or_default(),
         handlers: flow::handlers(keys, problems).unwrap_or_default(),
-        is_function: false,
-        name,
-        kind,
+        ..Action::new(name, kind)
     }
 }
 
@@ -239,6 +266,8 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
                 if let (None, Some(header)) = (&declared.source, &declared.header) {
                     declared.source = Some((Source::Header, header.span));
                 }
+                declared.attributes = declarations(&mut keys, "attributes", problems);
+                records::has_attributes(&declared, problems);
                 keys.finish(problems);
                 declared
             }
@@ -361,10 +390,6 @@ fn success(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<u32> {
         problems.error("OML0404", node.span, message);
     }
     status
-}
-
-fn name_of(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Name> {
-    text_of(node, problems)
 }
 
 fn flag(node: &yaml::Node, problems: &mut Problems<'_>) -> bool {

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use odeon_oml::schema::DeleteRule;
 
-use crate::ast::{self, ActionKind, Declared, Name, Parsed, Source};
+use crate::ast::{self, ActionKind, Declared, Home, Name, Parsed, Source};
 use crate::builtins::is_built_in;
 use crate::literal;
 use crate::problem::{Problems, near};
@@ -67,7 +67,10 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         if [OUTBOX, ROLES].contains(&table) {
             problems.error("OML0004", entity.name.span, format!("the table `{table}` is Odeon's"));
         }
-        if let Some(other) = named.records.iter().take(at).find(|other| other.table() == table) {
+        let stored = |home: &Home| *home != Home::Library;
+        let others = named.records.iter().zip(&parsed.entities).take(at);
+        let mut others = others.filter(|(_, other)| stored(&other.home) && stored(&entity.home));
+        if let Some((other, _)) = others.find(|(other, _)| other.table() == table) {
             let message =
                 format!("`{}` is stored as `{table}`, and so is `{}`", entity.name.text, other.name);
             let span = entity.stored_as.as_ref().unwrap_or(&entity.name).span;
@@ -91,6 +94,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             span: structure.name.span,
             fields,
             entity: None,
+            inline: structure.inline,
         });
     }
     rows::link(parsed, &mut named, problems);
@@ -323,6 +327,17 @@ fn entity_record(
                 let message = format!("`{}` is not static", parsed.entities[*of].name.text);
                 problems.error("OML0305", declared.type_name.span, message);
             }
+            Type::Identifier(Some(of)) if parsed.entities[*of].home != entity.home => {
+                // Its rows are not in this app's database schema, so nothing there can watch over them.
+                if let Some((DeleteRule::Protect | DeleteRule::Delete, at)) = declared.delete_rule {
+                    let message =
+                        format!("the rows of `{}` are not this app's", parsed.entities[*of].name.text);
+                    let hint =
+                        "leave `delete_rule` out: it is Ignore, and a row may refer to one that is gone";
+                    problems.error_hint("OML0303", at, message, Some(hint.to_owned()));
+                }
+                field.delete_rule = DeleteRule::Ignore;
+            }
             Type::Unknown
             | Type::Boolean
             | Type::Integer
@@ -351,7 +366,8 @@ fn entity_record(
         }
     }
     let table = entity.stored_as.as_ref().unwrap_or(&entity.name).text.clone();
-    let mut def = EntityDef { is_static: entity.is_static, table, ..EntityDef::default() };
+    let (home, public) = (entity.home.clone(), entity.public);
+    let mut def = EntityDef { home, public, table, is_static: entity.is_static, ..EntityDef::default() };
     for (name, attributes, unique) in &entity.indexes {
         for attribute in attributes {
             if !fields.iter().any(|f| f.name == attribute.text) {
@@ -361,7 +377,13 @@ fn entity_record(
         def.indexes.push((name.text.clone(), attributes.iter().map(|a| a.text.clone()).collect(), *unique));
     }
     def.rows = rows::rows(entity, &fields, problems);
-    RecordDef { name: entity.name.text.clone(), span: entity.name.span, fields, entity: Some(def) }
+    RecordDef {
+        name: entity.name.text.clone(),
+        span: entity.name.span,
+        fields,
+        entity: Some(def),
+        inline: false,
+    }
 }
 
 fn built_in(name: &str, ty: Type) -> FieldDef {
@@ -501,20 +523,6 @@ fn event_def(event: &ast::Event, scope: &TypeNames, problems: &mut Problems<'_>)
     EventDef { name: event.name.text.clone(), own: event.own, payload }
 }
 
-/// The name of an action in logs; no two have the same.
-fn shown(action: &ast::Action) -> String {
-    let name = &action.name.text;
-    match &action.kind {
-        ActionKind::Server | ActionKind::Service => name.clone(),
-        ActionKind::Remote(remote) => format!("Reference.{}.{name}", remote.app),
-        ActionKind::Handler { .. } => format!("Handler.{name}"),
-        ActionKind::Exposed(method) => format!("{}.{name}", method.api),
-        // An API of the same name may be exposed too.
-        ActionKind::Consumed(method) => format!("Consumed.{}.{name}", method.api),
-        ActionKind::Timer(_) => format!("Timer.{name}"),
-    }
-}
-
 fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'_>) -> ActionDef {
     let mut variables: Vec<LocalDef> = Vec::new();
     for (group, is_input) in [(&action.inputs, true), (&action.outputs, false), (&action.locals, false)] {
@@ -562,7 +570,9 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
     }
     ActionDef {
         is_function: action.is_function,
-        name: shown(action),
+        public: action.public,
+        library: action.library.clone(),
+        name: action.shown(),
         variables,
         inputs: action.inputs.len(),
         outputs: action.outputs.len(),

@@ -3,27 +3,34 @@
 //! Invariant: a table stands after the tables it refers to; where entities refer to each other in a
 //! circle, the order of the model decides.
 
-use odeon_oml::schema::{Column, ColumnType, ForeignKey, Index, Schema, Table};
+use odeon_oml::schema::{Column, ColumnType, ForeignKey, ForeignTable, Index, PublicTable, Schema, Table};
 
+use crate::ast::Home;
+use crate::interface::foreign_entities;
 use crate::literal;
-use crate::types::{EntityDef, Named, RecordDef, Type};
+use crate::types::{EntityDef, FieldDef, Named, RecordDef, Type, Typed};
 
-pub(crate) fn schema(named: &Named) -> Schema {
-    let entities: Vec<(usize, &RecordDef, &EntityDef)> = named
+pub(crate) fn schema(typed: &Typed) -> Schema {
+    let named = &typed.named;
+    // Rows of a library are in the code, and those of other apps are in other schemas.
+    let entities: Vec<(usize, &RecordDef)> = named
         .records
         .iter()
         .enumerate()
-        .filter_map(|(index, record)| Some((index, record, record.entity.as_ref()?)))
+        .filter(|(_, record)| record.entity.as_ref().is_some_and(|entity| entity.home == Home::Own))
         .collect();
     let mut placed: Vec<usize> = Vec::new();
+    let mut is_placed = vec![false; named.records.iter().count()];
     while placed.len() < entities.len() {
-        let left: Vec<usize> = entities.iter().map(|(i, ..)| *i).filter(|i| !placed.contains(i)).collect();
-        let ready = |record: &usize| {
-            let refers = named.records[*record].fields.iter().skip(1).filter_map(target);
-            refers.into_iter().all(|to| to == *record || placed.contains(&to))
+        let mut left = entities.iter().filter(|(index, _)| !is_placed[*index]);
+        let ready = |(index, record): &&(usize, &RecordDef)| {
+            let mut refers = record.fields.iter().skip(1).filter_map(|field| target(named, field));
+            refers.all(|to| to == *index || is_placed[to])
         };
-        let next = left.iter().copied().find(|r| ready(r)).unwrap_or(left[0]);
-        placed.push(next);
+        let first = left.clone().next();
+        let Some((next, _)) = left.find(ready).or(first) else { break };
+        is_placed[*next] = true;
+        placed.push(*next);
     }
     let tables = placed.iter().filter_map(|index| {
         let record = &named.records[*index];
@@ -42,7 +49,30 @@ pub(crate) fn schema(named: &Named) -> Schema {
         };
         tables.push(Table { indexes: vec![index], ..own(ROLES, columns) });
     }
-    Schema { tables }
+    let public = placed.iter().map(|index| &named.records[*index]);
+    let public = public.filter(|record| record.entity.as_ref().is_some_and(|entity| entity.public));
+    let public = public.map(public_table).collect();
+    let foreign =
+        foreign_entities(typed).into_iter().filter_map(|index| foreign_table(&named.records[index]));
+    Schema { tables, public, foreign: foreign.collect() }
+}
+
+fn public_table(record: &RecordDef) -> PublicTable {
+    let columns = record.fields.iter().map(|field| (field.name.clone(), field.column.clone()));
+    PublicTable { name: record.name.clone(), table: record.table().to_owned(), columns: columns.collect() }
+}
+
+fn foreign_table(record: &RecordDef) -> Option<ForeignTable> {
+    let Some(EntityDef { home: Home::App(app), table, .. }) = &record.entity else { return None };
+    let (_, name) = record.name.split_once('.')?;
+    let columns =
+        record.fields.iter().map(|field| (field.name.clone(), column_type(&field.ty, field.length)));
+    Some(ForeignTable {
+        app: app.clone(),
+        name: name.to_owned(),
+        view: table.clone(),
+        columns: columns.collect(),
+    })
 }
 
 /// A table of Odeon's in the app's schema: a number and texts.
@@ -65,8 +95,10 @@ pub(crate) const ROLES: &str = "odeon_roles";
 /// The table of events that wait to be sent; no entity has its name. See `host/capabilities/src/events.rs`.
 pub(crate) const OUTBOX: &str = "odeon_outbox";
 
-fn target(field: &crate::types::FieldDef) -> Option<usize> {
-    if let Type::Identifier(to) = field.ty { to } else { None }
+/// The entity whose table a column refers to.
+fn target(named: &Named, field: &FieldDef) -> Option<usize> {
+    let Type::Identifier(Some(to)) = field.ty else { return None };
+    named.records[to].entity.as_ref().is_some_and(|entity| entity.home == Home::Own).then_some(to)
 }
 
 fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
@@ -91,12 +123,13 @@ fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
             },
             auto_number: is_key && !entity.is_static,
         });
-        if let (false, Some(to)) = (is_key, target(field)) {
-            table.foreign_keys.push(ForeignKey {
+        if !is_key && matches!(field.ty, Type::Identifier(Some(_))) {
+            let foreign_key = target(named, field).map(|to| ForeignKey {
                 column: field.column.clone(),
                 references: named.records[to].table().to_owned(),
                 on_delete: field.delete_rule,
             });
+            table.foreign_keys.extend(foreign_key);
             table.indexes.push(Index {
                 name: format!("{}_{}", record.table(), field.column),
                 columns: vec![field.column.clone()],

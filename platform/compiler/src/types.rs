@@ -7,7 +7,7 @@ use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::ops::{Index, IndexMut};
 
-use crate::ast::{Binary, Join, Leave, LogLevel, Search, Source, TotalKind};
+use crate::ast::{Binary, Home, Join, Leave, LogLevel, Search, Source, TotalKind};
 use crate::builtins::Builtin;
 use crate::sources::Span;
 use odeon_oml::schema::DeleteRule;
@@ -45,6 +45,8 @@ pub(crate) struct RecordDef {
     pub(crate) span: Span,
     pub(crate) fields: Vec<FieldDef>,
     pub(crate) entity: Option<EntityDef>,
+    /// The author gave it no name: the row of an aggregate, or a `Record` of a declaration.
+    pub(crate) inline: bool,
 }
 
 impl RecordDef {
@@ -69,7 +71,10 @@ pub(crate) struct FieldDef {
 
 #[derive(Debug, Default)]
 pub(crate) struct EntityDef {
-    /// The name of its table; it stays when the entity is renamed.
+    pub(crate) home: Home,
+    /// Other apps may read it.
+    pub(crate) public: bool,
+    /// The name of its table, which stays when the entity is renamed; of another app's, the view of it.
     pub(crate) table: String,
     pub(crate) is_static: bool,
     /// Name, identifier and the text literals of all columns.
@@ -113,6 +118,10 @@ pub(crate) struct ActionDef {
     pub(crate) outputs: usize,
     /// It can be called in expressions.
     pub(crate) is_function: bool,
+    /// Who uses its library may call it.
+    pub(crate) public: bool,
+    /// The library that it is of; none for the project's own.
+    pub(crate) library: Option<String>,
 }
 
 impl ActionDef {

@@ -41,6 +41,13 @@ pub(crate) struct Name {
     pub(crate) span: Span,
 }
 
+impl Name {
+    /// Without whose it is: `Ticket` of `Support.Ticket`.
+    pub(crate) fn last(&self) -> &str {
+        self.text.rsplit('.').next().unwrap_or_default()
+    }
+}
+
 /// Reads a file; `None` when it is no YAML.
 pub(crate) fn read(sources: &Sources, file: usize, problems: &mut Problems<'_>) -> Option<Node> {
     let source = &sources.files[file];

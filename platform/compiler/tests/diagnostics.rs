@@ -454,6 +454,12 @@ fn roles() {
 }
 
 #[test]
+fn libraries() {
+    problems("library: L\nentities:\n  E: {}\n", "OML0113@3:3");
+    problems("library: L\nactions: { A: {} }\ntimers:\n  N: { action: A }\n", "OML0113@4:3");
+}
+
+#[test]
 fn every_code_has_a_page_and_a_test() {
     // No model leads to an internal error; its test breaks the plan instead.
     let here =

@@ -29,15 +29,20 @@ fn offered(schema: &Value, of: &str) -> BTreeSet<String> {
 #[test]
 fn the_schema_offers_exactly_the_keys_that_the_compiler_takes() {
     let schema: Value = serde_json::from_str(&odeon_oml::model::json_schema()).unwrap();
-    // A file is of the app, or it is a reference to another one: each takes keys of its own.
-    let of_the_app = taken(&format!("app: T\n{NO_KEY}: 1\n"));
-    let of_a_reference = taken(&format!("reference: T\n{NO_KEY}: 1\n"));
-    let of_a_file: BTreeSet<String> = of_the_app.union(&of_a_reference).cloned().collect();
+    // A file is of the app, or a copy of what another app or a library offers: each takes keys of its own.
+    let files = ["app: T", "reference: T", "library: T\nrevision: 1"];
+    let of_a_file: BTreeSet<String> =
+        files.iter().flat_map(|first| taken(&format!("{first}\n{NO_KEY}: 1\n"))).collect();
     assert_eq!(of_a_file, offered(&schema, ""));
     for (of, text) in [
         ("Entity", format!("app: T\nentities: {{ E: {{ {NO_KEY}: 1 }} }}\n")),
         ("EntityIndex", format!("app: T\nentities: {{ E: {{ indexes: {{ I: {{ {NO_KEY}: 1 }} }} }} }}\n")),
         ("Timer", format!("app: T\ntimers: {{ N: {{ {NO_KEY}: 1 }} }}\n")),
+        ("Role", format!("app: T\nroles: {{ R: {{ {NO_KEY}: 1 }} }}\n")),
+        ("Event", format!("app: T\nevents: {{ E: {{ {NO_KEY}: 1 }} }}\n")),
+        ("EventHandler", format!("app: T\nevent_handlers: {{ H: {{ {NO_KEY}: 1 }} }}\n")),
+        ("ConsumedApi", format!("app: T\nconsume: {{ A: {{ {NO_KEY}: 1 }} }}\n")),
+        ("ConsumedMethod", format!("app: T\nconsume: {{ A: {{ methods: {{ M: {{ {NO_KEY}: 1 }} }} }} }}\n")),
         ("Exception", format!("app: T\nexceptions: {{ E: {{ {NO_KEY}: 1 }} }}\n")),
         ("Handler", format!("app: T\nactions: {{ A: {{ handlers: [ {{ {NO_KEY}: 1 }} ] }} }}\n")),
         ("Case", format!("app: T\nactions: {{ A: {{ flow: [ switch: [ {{ {NO_KEY}: 1 }} ] ] }} }}\n")),
@@ -98,6 +103,9 @@ fn the_schema_offers_exactly_the_keys_that_the_compiler_takes() {
         "try: [], handlers: []",
         "log: X",
         "wake: T",
+        "trigger: E",
+        "grant: R, user: U",
+        "revoke: R, user: U",
         "raise: User, message: X",
         "return: ",
     ];

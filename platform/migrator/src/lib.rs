@@ -13,6 +13,7 @@ pub mod migrate;
 pub mod plan;
 pub mod roles;
 pub mod settings;
+mod share;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ use tracing::info;
 use crate::Migrator;
 use crate::plan::{Plan, plan};
 use crate::roles::{self, Names, run};
+use crate::share::share;
 
 /// How long a statement waits for a lock, in milliseconds: longer would make every request behind it wait too.
 const LOCK_MS_MAX: u32 = 2_000;
@@ -91,7 +92,10 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
         }
         None => (Schema::default(), true),
     };
-    let Plan { statements, steps, after } = plan(&have, want)?;
+    let Plan { statements, mut steps, after } = match command.undeploys {
+        true => Plan { after: Schema { foreign: Vec::new(), ..have.clone() }, ..Plan::default() },
+        false => plan(&have, want)?,
+    };
     if is_new {
         let password = roles::create(&mut tx, &names).await.context("create the roles of an app")?;
         sqlx::query("insert into odeon.apps (app, name, schema_name, login, password, epoch, number, revision, model) values ($1, $2, $3, $4, $5, 0, 0, 0, '{\"tables\":[]}')")
@@ -115,6 +119,7 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
     .execute(&mut *tx)
     .await?;
     run_as_owner(&mut tx, &names, statements).await?;
+    steps.extend(share(&mut tx, command, &have, &after).await?);
     tx.commit().await.context("commit a migration")?;
     info!(app = %command.app, revision = %command.revision, steps = steps.len(), "migrated");
     Ok(steps)

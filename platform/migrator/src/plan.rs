@@ -6,11 +6,11 @@
 //! the model, and nothing else happens. A table or column that left the model stays, with its data. What
 //! cannot be done this way is refused with a code, all reasons at once.
 
-use odeon_oml::schema::{Column, ColumnType, DeleteRule, ForeignKey, Index, Schema, Table};
+use odeon_oml::schema::{Column, ColumnType, DeleteRule, ForeignKey, ForeignTable, Index, Schema, Table};
 use odeon_protocol::Refusal;
 
 /// What to run, and what is there afterwards.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Statements in order, for the role that owns the tables, in the app's schema.
     pub statements: Vec<String>,
@@ -40,6 +40,8 @@ pub fn plan(have: &Schema, want: &Schema) -> Result<Plan, Refusal> {
     {
         plan.steps.push(format!("entity {} left the model; its table stays", table.name));
     }
+    plan.after.public.clone_from(&want.public);
+    plan.after.foreign = both(&have.foreign, &want.foreign);
     if reasons.is_empty() {
         Ok(plan)
     } else {
@@ -48,6 +50,24 @@ pub fn plan(have: &Schema, want: &Schema) -> Result<Plan, Refusal> {
             format!("{}. Nothing was changed; the old revision keeps serving", reasons.join("; ")),
         ))
     }
+}
+
+/// What is read of other apps, before and now: until the app is undeployed the revision before may still serve.
+fn both(have: &[ForeignTable], want: &[ForeignTable]) -> Vec<ForeignTable> {
+    let mut all = want.to_vec();
+    for old in have {
+        match all.iter_mut().find(|table| table.view == old.view) {
+            Some(table) => {
+                let is_gone =
+                    |(name, _): &&(String, ColumnType)| !table.columns.iter().any(|(n, _)| n == name);
+                let gone: Vec<_> = old.columns.iter().filter(is_gone).cloned().collect();
+                table.columns.extend(gone);
+            }
+            None => all.push(old.clone()),
+        }
+    }
+    all.sort_by(|a, b| a.view.cmp(&b.view));
+    all
 }
 
 fn create_table(plan: &mut Plan, table: &Table) {
@@ -210,16 +230,20 @@ fn default_clause(column: &Column) -> Option<String> {
     if column.default.is_none() && column.nullable {
         return None;
     }
-    let implied = match column.column_type {
+    let value = column.default.as_deref().unwrap_or(default_value(column.column_type));
+    Some(format!("default {}", quoted_literal(value)))
+}
+
+/// The default of a type, as a literal without quotes.
+pub(crate) fn default_value(column_type: ColumnType) -> &'static str {
+    match column_type {
         ColumnType::Boolean => "false",
         ColumnType::Integer | ColumnType::LongInteger | ColumnType::Decimal => "0",
         ColumnType::Text { .. } | ColumnType::Binary => "",
         ColumnType::Date => "1900-01-01",
         ColumnType::Time => "00:00:00",
         ColumnType::DateTime => "1900-01-01 00:00:00",
-    };
-    let value = column.default.as_deref().unwrap_or(implied);
-    Some(format!("default {}", quoted_literal(value)))
+    }
 }
 
 fn literal(column: &Column, value: &Option<String>) -> String {
@@ -234,7 +258,7 @@ fn same_type(old: ColumnType, new: ColumnType) -> bool {
     sql_type(old) == sql_type(new) // the length of a text is the guest's to check
 }
 
-fn sql_type(column_type: ColumnType) -> &'static str {
+pub(crate) fn sql_type(column_type: ColumnType) -> &'static str {
     match column_type {
         ColumnType::Boolean => "boolean",
         ColumnType::Integer => "integer",
@@ -263,11 +287,11 @@ fn shortened(name: &str) -> String {
     format!("{kept}_{}", &digest.as_str()[..16])
 }
 
-fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn quoted_literal(text: &str) -> String {
+pub(crate) fn quoted_literal(text: &str) -> String {
     // `E''` where a backslash could be read in two ways, depending on a server setting.
     if text.contains('\\') {
         format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
@@ -293,6 +317,7 @@ mod tests {
                 primary_key: "Id".into(),
                 ..Table::default()
             }],
+            ..Schema::default()
         }
     }
 
@@ -323,6 +348,22 @@ mod tests {
         assert_eq!(refusal.code, "OS-DPL-40910");
         assert!(refusal.message.contains("Expense.A is integer"), "{}", refusal.message);
         assert!(refusal.message.contains("Expense.B is date"), "{}", refusal.message);
+    }
+
+    #[test]
+    fn what_is_read_stays_until_the_app_is_undeployed() {
+        let reads = |view: &str, columns: &[&str]| Schema {
+            foreign: vec![ForeignTable {
+                view: view.to_owned(),
+                columns: columns.iter().map(|name| ((*name).to_owned(), ColumnType::LongInteger)).collect(),
+                ..ForeignTable::default()
+            }],
+            ..Schema::default()
+        };
+        let after = plan(&reads("S.T", &["Id", "A"]), &reads("S.T", &["Id", "B"])).unwrap().after;
+        assert_eq!(after.foreign, reads("S.T", &["Id", "B", "A"]).foreign);
+        let after = plan(&after, &Schema::default()).unwrap().after;
+        assert_eq!(after.foreign.len(), 1, "a removed one stays");
     }
 
     #[test]

@@ -21,10 +21,14 @@ pub fn json_schema() -> String {
 pub struct File {
     /// The app's name.
     pub app: Option<String>,
-    /// The other app whose public elements this file says; `odeon reference` writes such files.
+    /// The library's name, in a project that is one; with `revision`, a copy of a library that the app uses.
+    pub library: Option<String>,
+    /// The other app whose public elements this file says.
     pub reference: Option<String>,
-    /// The revision of the other app that a reference was read from.
+    /// The revision of the other app or library that a copy was made of; `odeon reference` writes such files.
     pub revision: Option<u32>,
+    /// The libraries inside the copy of a library.
+    pub libraries: BTreeMap<String, File>,
     /// What the app is for.
     pub description: Option<String>,
     /// The entities by name.
@@ -62,6 +66,8 @@ pub struct Entity {
     /// The rows are listed here and are read-only at run time; Label, Order and Is_Active are added.
     #[serde(rename = "static")]
     pub is_static: bool,
+    /// Other apps of the stage may read it.
+    pub public: bool,
     /// The name of the table, where the entity was renamed after it was made.
     pub stored_as: Option<String>,
     /// The attributes by name.
@@ -130,6 +136,8 @@ pub struct AttributeFull {
     /// Nobody may read the value but the app (settings only).
     #[serde(default)]
     pub secret: bool,
+    /// The attributes of a `Record` or `Record List`, which needs no structure.
+    pub attributes: Option<BTreeMap<String, Attribute>>,
 }
 
 /// Where a REST input comes from.
@@ -184,6 +192,8 @@ pub struct Action {
     pub description: Option<String>,
     /// It has one output and can be called in expressions.
     pub function: bool,
+    /// Of a library: who uses it may call the action.
+    pub public: bool,
     /// What it takes.
     pub inputs: BTreeMap<String, Attribute>,
     /// What it gives.

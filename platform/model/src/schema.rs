@@ -10,6 +10,36 @@ use serde::{Deserialize, Serialize};
 pub struct Schema {
     /// The tables, referenced ones first.
     pub tables: Vec<Table>,
+    /// What other apps may read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub public: Vec<PublicTable>,
+    /// What is read of other apps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign: Vec<ForeignTable>,
+}
+
+/// A table that other apps may read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicTable {
+    /// The entity's name.
+    pub name: String,
+    /// Its table.
+    pub table: String,
+    /// Its attributes, each with its column.
+    pub columns: Vec<(String, String)>,
+}
+
+/// A table of another app that is read through a view.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignTable {
+    /// The other app's name.
+    pub app: String,
+    /// The entity's name there.
+    pub name: String,
+    /// The name of the view, in the schema of the app that reads.
+    pub view: String,
+    /// The attributes that the view shows, and their types.
+    pub columns: Vec<(String, ColumnType)>,
 }
 
 /// One entity.

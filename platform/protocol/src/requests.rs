@@ -23,6 +23,9 @@ pub struct MigrateCommand {
     pub generation: Generation,
     /// `odeon_oml::schema::Schema` as JSON; `None` for an app without a model.
     pub schema: Option<serde_json::Value>,
+    /// The app serves no longer: its tables stay, and what it may read of other apps is taken from it.
+    #[serde(default)]
+    pub undeploys: bool,
 }
 
 impl Sealable for MigrateCommand {

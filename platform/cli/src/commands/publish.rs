@@ -77,6 +77,12 @@ pub(crate) async fn tell(
         return Ok(ExitCode::FAILURE);
     }
     let app = done.asset_name.as_deref().unwrap_or("?");
+    if let (Some("library"), Some(revision)) = (done.asset_kind.as_deref(), done.revision) {
+        progress(format_args!(
+            "`{app}` is a library; `odeon reference {app} --project <folder>` brings revision {revision} into an app"
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
     let stages = api.environments().await?;
     let url = stages.iter().find(|stage| stage.name == done.environment).and_then(|stage| stage.urls.first());
     match (serves, done.revision, url) {

@@ -143,10 +143,8 @@ impl Checker<'_, '_> {
         if matches!(&of.kind, ExprKind::Name(n) if n == "Settings") {
             return self.setting(member, span).unwrap_or(broken);
         }
-        if let ExprKind::Member(entities, entity) = &of.kind
-            && matches!(&entities.kind, ExprKind::Name(n) if n == "Entities")
-        {
-            return self.static_record(entity, member, span).unwrap_or(broken);
+        if let Some(entity) = entity_of(of) {
+            return self.static_record(&entity, member, span).unwrap_or(broken);
         }
         let base = self.expression(of);
         if let Type::Record(record) = base.ty {
@@ -385,6 +383,23 @@ impl Checker<'_, '_> {
         if matches!(value.ty, Type::Identifier(_)) { value } else { self.convert(value, ty) }
     }
 
+    /// Records are one another when one has no name of its own and they have the same attributes in one order.
+    fn is_same_shape(&self, from: &Type, to: &Type) -> bool {
+        match (from, to) {
+            (Type::List(from), Type::List(to)) => self.is_same_shape(from, to),
+            (Type::Record(from), Type::Record(to)) => {
+                let (from, to) = (&self.named.records[*from], &self.named.records[*to]);
+                let is_same = |a: &FieldDef, b: &FieldDef| {
+                    a.name == b.name && (a.ty == b.ty || self.is_same_shape(&a.ty, &b.ty))
+                };
+                (from.inline || to.inline)
+                    && from.fields.len() == to.fields.len()
+                    && from.fields.iter().zip(&to.fields).all(|(a, b)| is_same(a, b))
+            }
+            _ => false,
+        }
+    }
+
     /// Converts as ODC does without being asked, or reports.
     pub(super) fn convert(&mut self, value: TExpr, ty: &Type) -> TExpr {
         if value.ty == *ty || value.ty == Type::Unknown || *ty == Type::Unknown {
@@ -399,6 +414,9 @@ impl Checker<'_, '_> {
                     format!("this is a {from}, where a {to} is expected"),
                 );
             }
+            return TExpr { ty: ty.clone(), ..value };
+        }
+        if self.is_same_shape(&value.ty, ty) {
             return TExpr { ty: ty.clone(), ..value };
         }
         if !converts(&value.ty, ty) {
@@ -418,6 +436,19 @@ impl Checker<'_, '_> {
         }
         let span = value.span;
         TExpr { ty: ty.clone(), span, kind: TKind::Convert(Box::new(value)) }
+    }
+}
+
+/// The static entity that `Entities.Kind` or `Entities.Library.Kind` names.
+fn entity_of(expr: &Expr) -> Option<Name> {
+    let ExprKind::Member(of, last) = &expr.kind else { return None };
+    match &of.kind {
+        ExprKind::Name(root) if root == "Entities" => Some(last.clone()),
+        ExprKind::Member(..) => {
+            let whose = entity_of(of)?;
+            Some(Name { text: format!("{}.{}", whose.text, last.text), span: expr.span })
+        }
+        _ => None,
     }
 }
 

@@ -147,9 +147,9 @@ impl Checker<'_, '_> {
         Some(match action {
             EntityAction::Get { id } | EntityAction::GetForUpdate { id } => {
                 let lock = matches!(action, EntityAction::GetForUpdate { .. });
-                let record = if lock { self.writable(entity) } else { self.entity(entity) };
+                let record = if lock { self.writable(entity) } else { self.readable(entity) };
                 let id = self.expect(id, &identifier_of(record));
-                let default = format!("Get{}{}", entity.text, if lock { "ForUpdate" } else { "" });
+                let default = format!("Get{}{}", entity.last(), if lock { "ForUpdate" } else { "" });
                 let outputs = [("Record", record.map_or(Type::Unknown, Type::Record))];
                 let out = self.outputs(node, &default, &outputs)[0];
                 (default, TNodeKind::Get { record: record?, id, lock, out })
@@ -266,7 +266,15 @@ impl Checker<'_, '_> {
     /// The action that can be called by this name, or the function that an expression can call.
     pub(super) fn action_named(&self, name: &str, function: bool) -> Option<usize> {
         let found = self.named.callable.get(name).copied()?;
-        (self.named.actions[found].is_function || !function).then_some(found)
+        let def = &self.named.actions[found];
+        (self.may_call(def) && (def.is_function || !function)).then_some(found)
+    }
+
+    /// A library's own actions are called by itself, the public ones by who uses it, and by nobody beyond.
+    fn may_call(&self, def: &ActionDef) -> bool {
+        let Some(library) = def.library.as_deref() else { return true };
+        let user = library.rsplit_once('.').map(|(user, _)| user);
+        self.library == Some(library) || (def.public && self.library == user)
     }
 
     fn call(
@@ -276,13 +284,20 @@ impl Checker<'_, '_> {
         with: &[(Name, Expr)],
     ) -> Option<(String, TNodeKind)> {
         let Some(index) = self.action_named(&action.text, false) else {
-            let hint = near(&action.text, self.named.callable.keys().map(String::as_str)).or_else(|| {
-                let (app, _) = action.text.split_once('.')?;
-                Some(format!(
-                    "service actions of other apps are known from references: odeon reference {app}"
-                ))
-            });
-            let message = format!("there is no action `{}`", action.text);
+            let may_call = |at: &usize| self.may_call(&self.named.actions[*at]);
+            let callable = self.named.callable.iter().filter(|(_, at)| may_call(at));
+            let hint = match action.text.split_once('.') {
+                Some((whose, _)) if self.named.callable.contains_key(&action.text) => {
+                    Some(format!("`{whose}` offers what says `public: true`"))
+                }
+                whose => near(&action.text, callable.map(|(name, _)| name.as_str())).or_else(|| {
+                    let (whose, _) = whose?;
+                    Some(format!(
+                        "what apps and libraries offer is known from copies: odeon reference {whose}"
+                    ))
+                }),
+            };
+            let message = format!("there is no action `{}` to call here", action.text);
             self.problems.error_hint("OML0105", action.span, message, hint);
             return None;
         };
@@ -291,8 +306,7 @@ impl Checker<'_, '_> {
         let outputs: Vec<(&str, Type)> =
             def.outputs().iter().map(|o| (o.name.as_str(), o.ty.clone())).collect();
         // `Api.Method` is read as `Method`, as the names in expressions have no dots.
-        let name = action.text.rsplit('.').next().unwrap_or_default();
-        let outputs = self.outputs(node, name, &outputs);
+        let outputs = self.outputs(node, action.last(), &outputs);
         Some((action.text.clone(), TNodeKind::Call { action: index, arguments, outputs }))
     }
 }

@@ -55,7 +55,7 @@ impl Checker<'_, '_> {
         node: &ast::Node,
         aggregate: &ast::Aggregate,
     ) -> Option<(String, TNodeKind)> {
-        let first = &aggregate.sources.first()?.entity.text;
+        let first = aggregate.sources.first()?.entity.last();
         let default = format!("{}{first}", if aggregate.short { "List" } else { "Aggregate" });
         let (query, row) = self.query(aggregate, node.name.as_ref().map_or(&default, |name| &name.text));
         self.rows = Rows::default();
@@ -129,7 +129,7 @@ impl Checker<'_, '_> {
     fn sources(&mut self, aggregate: &ast::Aggregate) -> Option<Vec<TSource>> {
         let mut sources = Some(Vec::new());
         for (index, source) in aggregate.sources.iter().enumerate() {
-            let record = self.entity(&source.entity);
+            let record = self.readable(&source.entity);
             let name = source.name();
             if self.rows.source(&name.text).is_some() {
                 let message = format!("`{}` is a source already", name.text);
@@ -266,7 +266,7 @@ impl Checker<'_, '_> {
         };
         let span = query.sources.first().map(|s| self.named.records[s.record].span).unwrap_or_default();
         let name = format!("row of {name}");
-        self.named.records.make_row(RecordDef { name, span, fields, entity: None })
+        self.named.records.make_row(RecordDef { name, span, fields, entity: None, inline: true })
     }
 
     fn sort(&mut self, query: &Query, sort: &[(Name, bool)]) -> Vec<(SortBy, bool)> {

@@ -16,7 +16,7 @@ impl Checker<'_, '_> {
             .iter()
             .filter_map(|part| {
                 let (SqlPart::Entity(name) | SqlPart::Attribute(Some(name), _)) = part else { return None };
-                self.entity(name)
+                self.readable(name)
             })
             .collect();
         let values: Vec<TExpr> = sql.parameters.iter().map(|parameter| self.parameter(parameter)).collect();

@@ -25,22 +25,13 @@ pub(super) fn read(api: Name, node: &yaml::Node, parsed: &mut Parsed, problems: 
         let mut method = Keys::of(node, "a consumed REST method", problems);
         let description = method.text("description", problems);
         let (verb, path) = verb_and_path(&name, &mut method, problems);
+        let (api, roles) = (api.text.clone(), None);
+        let kind = ActionKind::Consumed(RestMethod { api, verb, path, status: 0, roles });
         let action = Action {
             description,
-            kind: ActionKind::Consumed(RestMethod {
-                api: api.text.clone(),
-                verb,
-                path,
-                status: 0,
-                roles: None,
-            }),
             inputs: declarations(&mut method, "inputs", problems),
             outputs: declarations(&mut method, "outputs", problems),
-            locals: Vec::new(),
-            flow: Vec::new(),
-            handlers: Vec::new(),
-            is_function: false,
-            name,
+            ..Action::new(name, kind)
         };
         method.finish(problems);
         parsed.actions.push(action);
@@ -65,7 +56,11 @@ pub(super) fn add_structures(parsed: &mut Parsed) {
     ];
     for (name, attributes) in structures {
         let attributes = attributes.iter().map(|(name, ty)| plain(name, ty, span)).collect();
-        parsed.structures.push(Structure { name: Name { text: name.to_owned(), span }, attributes });
+        parsed.structures.push(Structure {
+            name: Name { text: name.to_owned(), span },
+            inline: false,
+            attributes,
+        });
     }
 }
 

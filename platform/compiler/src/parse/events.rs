@@ -33,17 +33,8 @@ pub(super) fn handler(name: Name, node: &yaml::Node, problems: &mut Problems<'_>
     keys.finish(problems);
     let (event, action) = (event?, action?);
     let call = Node { name: None, span: action.span, kind: NodeKind::Call { action, with: Vec::new() } };
-    Some(Action {
-        name,
-        description,
-        kind: ActionKind::Handler { event },
-        is_function: false,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        locals: Vec::new(),
-        flow: vec![call],
-        handlers: Vec::new(),
-    })
+    let kind = ActionKind::Handler { event };
+    Some(Action { description, flow: vec![call], ..Action::new(name, kind) })
 }
 
 /// Gives each handler the payload of its event as inputs, and hands on to its action what has the same name.

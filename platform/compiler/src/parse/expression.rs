@@ -261,6 +261,11 @@ impl Parser<'_> {
                     let Token::Word(word) = self.next() else {
                         return Err((span, "a name must follow the dot".into()));
                     };
+                    if let (ExprKind::Name(library), Token::Symbol("(")) = (&expr.expr.kind, self.peek()) {
+                        let text = format!("{library}.{word}");
+                        expr = self.call(Name { text, span: join(expr.expr.span, span) })?;
+                        continue;
+                    }
                     let name = Name { text: word, span };
                     let whole = join(expr.expr.span, span);
                     expr = Tall::above(expr.levels, whole, ExprKind::Member(Box::new(expr.expr), name))?;
@@ -290,19 +295,7 @@ impl Parser<'_> {
             Token::Text(t) => ExprKind::Text(t),
             Token::Moment(m) => ExprKind::Moment(m),
             Token::Word(word) if *self.peek() == Token::Symbol("(") => {
-                self.at += 1;
-                let (mut arguments, mut inner) = (Vec::new(), 0);
-                while *self.peek() != Token::Symbol(")") {
-                    if !arguments.is_empty() {
-                        self.expect(",")?;
-                    }
-                    let argument = self.expression(0)?;
-                    inner = inner.max(argument.levels);
-                    arguments.push(argument.expr);
-                }
-                let end = self.expect(")")?;
-                let name = Name { text: word, span };
-                return Tall::above(inner, join(span, end), ExprKind::Call(name, arguments));
+                return self.call(Name { text: word, span });
             }
             Token::Word(word) => ExprKind::Name(word),
             Token::Symbol("(") => {
@@ -315,6 +308,22 @@ impl Parser<'_> {
             }
         };
         Ok(Tall::leaf(Expr { span, kind }))
+    }
+
+    /// The call of a function, or of a library's function; its name has been read.
+    fn call(&mut self, name: Name) -> Result<Tall, Refused> {
+        self.at += 1;
+        let (mut arguments, mut inner) = (Vec::new(), 0);
+        while *self.peek() != Token::Symbol(")") {
+            if !arguments.is_empty() {
+                self.expect(",")?;
+            }
+            let argument = self.expression(0)?;
+            inner = inner.max(argument.levels);
+            arguments.push(argument.expr);
+        }
+        let end = self.expect(")")?;
+        Tall::above(inner, join(name.span, end), ExprKind::Call(name, arguments))
     }
 
     fn expect(&mut self, symbol: &'static str) -> Result<Span, Refused> {

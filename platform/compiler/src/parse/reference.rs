@@ -21,6 +21,13 @@ pub(super) fn read(node: &yaml::Node, mut file: Keys<'_>, parsed: &mut Parsed, p
     if parsed.references.iter().any(|other| other.app.text == app.text) {
         problems.error("OML0004", app.span, format!("`{}` has a reference already", app.text));
     }
+    for (name, node) in file.named("entities", problems) {
+        let mut entity = super::read_entity(name, node, problems);
+        entity.name.text = qualified(&app, &entity.name.text);
+        entity.home = Home::App(app.text.clone());
+        entity.attributes.iter_mut().for_each(|declared| qualify(&app, declared));
+        parsed.entities.push(entity);
+    }
     for mut structure in structures(&mut file, problems) {
         structure.name.text = qualified(&app, &structure.name.text);
         structure.attributes.iter_mut().for_each(|declared| qualify(&app, declared));
@@ -42,20 +49,16 @@ pub(super) fn read(node: &yaml::Node, mut file: Keys<'_>, parsed: &mut Parsed, p
         let (inputs, outputs) = (parameters("inputs"), parameters("outputs"));
         keys.finish(problems);
         let remote = Remote { app: app.text.clone(), action: name.text.clone() };
-        parsed.actions.push(Action {
-            name,
-            description,
-            kind: ActionKind::Remote(remote),
-            is_function: false,
-            inputs,
-            outputs,
-            locals: Vec::new(),
-            flow: Vec::new(),
-            handlers: Vec::new(),
-        });
+        let kind = ActionKind::Remote(remote);
+        parsed.actions.push(Action { description, inputs, outputs, ..Action::new(name, kind) });
     }
     file.finish(problems);
     parsed.references.push(Reference { app });
+}
+
+/// Whether a type word names something that the author declared.
+pub(super) fn is_named(word: &str) -> bool {
+    basic(word.strip_suffix(" List").unwrap_or(word)).is_none()
 }
 
 fn qualified(app: &Name, name: &str) -> String {
@@ -64,8 +67,7 @@ fn qualified(app: &Name, name: &str) -> String {
 
 /// A type word of the other app, as this one says it.
 fn qualify(app: &Name, declared: &mut Declared) {
-    let of = declared.type_name.text.strip_suffix(" List").unwrap_or(&declared.type_name.text);
-    if basic(of).is_none() {
+    if is_named(&declared.type_name.text) {
         declared.type_name.text = qualified(app, &declared.type_name.text);
     }
 }

@@ -249,11 +249,16 @@ impl Scanner<'_> {
         }
     }
 
-    /// `{Entity}`, and an attribute behind it.
+    /// `{Entity}` or `{App.Entity}`, and an attribute behind it.
     fn entity(&mut self) -> Result<(), Refused> {
         let from = self.at;
         self.at += 1;
-        let name = self.name();
+        let mut name = self.name();
+        if self.peek(0) == Some('.') {
+            self.at += 1;
+            let own = self.name();
+            name = Name { text: format!("{}.{}", name.text, own.text), span: self.span(from + 1, self.at) };
+        }
         if name.text.is_empty() || self.peek(0) != Some('}') {
             return Err((self.span(from, from + 1), "an entity is written `{Name}`".into()));
         }

@@ -29,17 +29,7 @@ pub(super) fn read(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -
     let action = action?;
     let span = action.span;
     let call = Node { name: None, span, kind: NodeKind::Call { action, with } };
-    Some(Action {
-        name,
-        description,
-        kind: ActionKind::Timer(timer),
-        is_function: false,
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        locals: Vec::new(),
-        flow: vec![call],
-        handlers: Vec::new(),
-    })
+    Some(Action { description, flow: vec![call], ..Action::new(name, ActionKind::Timer(timer)) })
 }
 
 /// Five fields, as cron has them: a host looks at its timers every second, but nobody should need that.

@@ -204,6 +204,8 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     ("Text", "GetAppName() + GetOwnerURLPath() + GetCurrentLocale()", "\"B/Ben-US\""),
     ("Text", "GetBookmarkableURL() + GetUserAgent()", "\"http://app/B/rest/A/Run?x=1test\""),
+    ("Text", "GetUserId()", "\"\""),
+    ("Boolean", r#"CheckEndUserRole("Lead")"#, "false"),
     ("Text", r#"If(True, "then", ToUpper("else"))"#, "\"then\""),
 ];
 

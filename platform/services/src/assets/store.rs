@@ -155,6 +155,21 @@ pub(crate) async fn find(
     row.as_ref().map(asset).transpose()
 }
 
+/// The apps whose newest revision has a library compiled in, each with the library's revision.
+pub(crate) async fn users_of_library(database: &PgPool, library: &AppId) -> Result<Vec<(String, u32)>> {
+    let rows = sqlx::query(
+        "select u.name, (r.interface -> 'libraries' ->> l.name)::bigint from assets.assets l \
+         join assets.assets u on u.organization_id = l.organization_id \
+         join assets.revisions r on r.asset_key = u.key \
+           and r.revision = (select max(revision) from assets.revisions where asset_key = u.key) \
+         where l.key = $1 and r.interface -> 'libraries' ? l.name order by u.name",
+    )
+    .bind(library.as_str())
+    .fetch_all(database)
+    .await?;
+    rows.iter().map(|row| Ok((row.get(0), u32::try_from(row.get::<i64, _>(1))?))).collect()
+}
+
 const REVISION: &str = "select revision, message, model_digest, wasm_digest, native_digest, claim, schema, \
     dependencies, created_by, created_at, settings, timers, interface, count(*) over () from assets.revisions";
 

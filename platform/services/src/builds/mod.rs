@@ -7,6 +7,7 @@
 
 pub(crate) mod api;
 mod component;
+pub(crate) mod libraries;
 mod native;
 pub(crate) mod store;
 
@@ -18,7 +19,9 @@ use odeon_compiler::{Interface, Setting, Timer};
 use odeon_protocol::{AppId, AppName, Claim, NativeArtefact, OrganizationId, Revision};
 use serde_json::json;
 
+use self::libraries::LIBRARY;
 use crate::Platform;
+use crate::assets;
 use crate::assets::store::{NewRevision, add_revision};
 use crate::assets::uploads::Upload;
 use crate::deployments::progress::{Message, Progress};
@@ -41,6 +44,8 @@ pub(crate) struct Built {
     pub(crate) app: AppId,
     pub(crate) name: AppName,
     pub(crate) revision: Revision,
+    /// It is compiled into apps, and never deployed itself.
+    pub(crate) is_library: bool,
 }
 
 /// What the first step of a build makes.
@@ -53,6 +58,7 @@ struct Compiled {
     settings: Vec<Setting>,
     timers: Vec<Timer>,
     interface: Interface,
+    libraries: Vec<libraries::Copy>,
     warnings: Vec<Message>,
 }
 
@@ -73,17 +79,32 @@ pub(crate) async fn build(
     };
     progress.step("compile", started);
     progress.messages.extend(compiled.warnings);
+    let mut told = libraries::compare(platform, request.organization, &compiled.libraries).await?;
+    told.extend(other_kind(platform, request.organization, &compiled.name, compiled.kind).await?);
+    let refused = told.iter().any(Message::is_error);
+    progress.messages.append(&mut told);
+    if refused {
+        return Ok(None);
+    }
 
     let started = Instant::now();
-    let native = match native::precompile(platform, &compiled.component).await? {
-        native::Outcome::Made(native) => Some(native),
+    let is_library = compiled.kind == LIBRARY;
+    // A library is built as an app that nothing leads into, which proves that it can be compiled in; nobody runs it.
+    let made = match is_library {
+        true => native::Outcome::NotConfigured,
+        false => native::precompile(platform, &compiled.component).await?,
+    };
+    let native = match made {
+        native::Outcome::Made(native) => {
+            progress.step("native code", started);
+            Some(native)
+        }
         native::Outcome::NotConfigured => None,
         native::Outcome::Refused(message) => {
             progress.messages.push(Message::error("OS-BLD-40002", message));
             return Ok(None);
         }
     };
-    progress.step("native code", started);
 
     let started = Instant::now();
     let dependencies = component::imports(&compiled.component).context("a component that was checked")?;
@@ -128,7 +149,25 @@ pub(crate) async fn build(
     })
     .await?;
     progress.step("sign and store", started);
-    Ok(Some(Built { app, name: compiled.name, revision }))
+    Ok(Some(Built { app, name: compiled.name, revision, is_library }))
+}
+
+/// A library and an app cannot have one name: projects say it.
+async fn other_kind(
+    platform: &Platform,
+    organization: &OrganizationId,
+    name: &AppName,
+    kind: &str,
+) -> Result<Option<Message>> {
+    let (found, _) =
+        assets::store::list(&platform.database, organization, Some(name.as_str()), (0, 1)).await?;
+    let other = found.first().filter(|asset| (asset.kind == LIBRARY) != (kind == LIBRARY));
+    Ok(other.map(|other| {
+        let (is, other) =
+            if other.kind == LIBRARY { ("a library", "an app") } else { ("an app", "a library") };
+        let text = format!("`{name}` is {is} already, and cannot become {other}; take another name");
+        Message::error("OS-BLD-40006", text)
+    }))
 }
 
 /// The inner result is the user's: their input compiles, or has problems.
@@ -156,6 +195,7 @@ fn check_component(name: AppName, component: Bytes) -> Result<Compiled, Vec<Mess
             settings: Vec::new(),
             timers: Vec::new(),
             interface: Interface::default(),
+            libraries: Vec::new(),
             warnings: Vec::new(),
         }),
         Err(reason) => Err(vec![Message::error("OS-BLD-40002", reason)]),
@@ -164,7 +204,7 @@ fn check_component(name: AppName, component: Bytes) -> Result<Compiled, Vec<Mess
 
 fn compile_project(project: crate::assets::uploads::Project) -> Result<Compiled, Vec<Message>> {
     let model = Bytes::from(serde_json::to_vec(&project).expect("a map of texts is JSON"));
-    let sources = odeon_compiler::Sources::new(project.files);
+    let sources = odeon_compiler::Sources::new(project.files.clone());
     let compiled = odeon_compiler::compile(&sources);
     let problems = compiled.problems.iter().map(Message::problem).collect();
     let (Some(app), Some(component)) = (compiled.app, compiled.component) else { return Err(problems) };
@@ -174,7 +214,8 @@ fn compile_project(project: crate::assets::uploads::Project) -> Result<Compiled,
     let schema = serde_json::to_value(&compiled.schema).expect("a schema is JSON");
     Ok(Compiled {
         name,
-        kind: "oml",
+        kind: if compiled.is_library { LIBRARY } else { "oml" },
+        libraries: libraries::copies(compiled.libraries, &project.files),
         model: Some(model),
         component: component.into(),
         schema: Some(schema),

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::HeaderName;
+use axum::http::header::CONTENT_TYPE;
 use odeon_protocol::Revision;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -15,11 +17,12 @@ use crate::Platform;
 use crate::api::ApiError;
 use crate::assets;
 use crate::assets::store::{Asset, StoredRevision};
+use crate::builds;
 use crate::deployments;
 use crate::identity::{Caller, Scope};
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
-    OpenApiRouter::new().routes(routes!(public_elements)).routes(routes!(analyse))
+    OpenApiRouter::new().routes(routes!(public_elements)).routes(routes!(library)).routes(routes!(analyse))
 }
 
 /// A deployment to be thought through.
@@ -51,6 +54,21 @@ async fn public_elements(
     caller.require(Scope::Read)?;
     let (_, stored) = find(&platform, &caller, &key, revision).await?;
     Ok(Json(stored.interface.public))
+}
+
+/// The copy of a library's revision that a project holds: an OML file in JSON.
+#[utoipa::path(get, path = "/api/dependency-management/v1/assets/{key}/revisions/{revision}/library", params(("key" = String, Path), ("revision" = u32, Path)), responses((status = 200, body = serde_json::Value)))]
+async fn library(
+    State(platform): State<Arc<Platform>>,
+    caller: Caller,
+    Path((key, revision)): Path<(String, u32)>,
+) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
+    caller.require(Scope::Read)?;
+    let (asset, stored) = find(&platform, &caller, &key, revision).await?;
+    let copy = builds::libraries::source(&platform, &stored).await?;
+    let what =
+        || ApiError::not_found("OS-APPS-40404", format!("a library in `{}`, which is an app:", asset.name));
+    Ok(([(CONTENT_TYPE, "application/json")], copy.ok_or_else(what)?))
 }
 
 /// Compares a revision with the apps that serve in a stage.

@@ -22,6 +22,7 @@ use crate::api::ApiError;
 use crate::api::paging::{Page, Paging};
 use crate::assets;
 use crate::assets::uploads::Upload;
+use crate::builds::libraries::LIBRARY;
 use crate::identity::{Caller, Scope};
 
 /// Longest message of a revision, in characters.
@@ -79,6 +80,8 @@ struct DeploymentOperation {
     kind: String,
     asset_key: Option<String>,
     asset_name: Option<String>,
+    /// `oml`, `component` or `library`.
+    asset_kind: Option<String>,
     revision: Option<i32>,
     environment: String,
     build_key: Option<Uuid>,
@@ -136,6 +139,13 @@ async fn deploy(
     caller.require(Scope::Deploy)?;
     let asset = assets::api::find(&platform, &caller, &new.asset_key).await?;
     let stage = stage(&platform, &caller, &new.environment)?;
+    if asset.kind == LIBRARY {
+        let detail = format!(
+            "`{0}` is a library: it is compiled into the apps that use it. `odeon reference {0} --project <folder>` brings it into one",
+            asset.name
+        );
+        return Err(ApiError::bad_request("OS-DPL-40007", detail));
+    }
     let current = store::find(&platform.database, &asset.key, &stage).await?;
     let (task, revision) = match new.operation {
         Kind::Publish => {
@@ -333,6 +343,7 @@ impl From<store::StoredOperation> for DeploymentOperation {
             kind: stored.kind,
             asset_key: stored.asset_key,
             asset_name: stored.asset_name,
+            asset_kind: stored.asset_kind,
             revision: stored.revision,
             environment: stored.stage,
             build_key: stored.build_key,

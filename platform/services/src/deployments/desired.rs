@@ -86,6 +86,26 @@ pub(crate) async fn migrate(
         revision: revision.revision,
         generation,
         schema: revision.schema.clone(),
+        undeploys: false,
+    };
+    stage.migrate(&platform.signer.seal(&command)).await
+}
+
+/// Asks the stage to take back what an undeployed app may read of others.
+pub(crate) async fn withdraw(
+    platform: &Platform,
+    stage: &Stage,
+    removed: &Deployment,
+) -> Result<MigrateReply> {
+    let command = MigrateCommand {
+        organization: stage.organization.clone(),
+        stage: stage.name.clone(),
+        app: removed.app.clone(),
+        name: removed.name.clone(),
+        revision: removed.revision,
+        generation: removed.generation,
+        schema: None,
+        undeploys: true,
     };
     stage.migrate(&platform.signer.seal(&command)).await
 }

@@ -116,6 +116,13 @@ async fn publish(platform: &Arc<Platform>, operation: &Operation, progress: &mut
         return Ok(Err(Failed));
     }
     store::save_progress(&platform.database, operation.key, "Running", progress).await?;
+    if built.is_library {
+        for (app, held) in builds::libraries::behind(platform, &built.app, built.revision).await? {
+            progress
+                .inform(format!("`{app}` has revision {held} of it, until it is published with this one"));
+        }
+        return Ok(Ok(()));
+    }
     deploy(platform, operation, &built.app, built.revision, progress).await
 }
 
@@ -298,6 +305,7 @@ async fn undeploy(
     };
     wait_for(&stage, REMOVAL_S_MAX, |seen| forgotten(seen).then_some(())).await;
     progress.step("remove", started);
+    take_back(platform, &stage, &wanted, progress).await;
     progress.inform(format!("`{}` no longer serves in {}; its data are kept", before.name, operation.stage));
     audit(
         platform,
@@ -308,6 +316,20 @@ async fn undeploy(
     )
     .await?;
     Ok(Ok(()))
+}
+
+/// Takes back what the app may read of others. It serves no longer, so a migrator that is away does not undo that.
+async fn take_back(platform: &Platform, stage: &Stage, removed: &Deployment, progress: &mut Progress) {
+    let why = match desired::withdraw(platform, stage, removed).await {
+        Ok(MigrateReply::Done { .. }) => return,
+        Ok(MigrateReply::Refused(refusal)) => refusal.to_string(),
+        Err(error) => format!("{error:#}"),
+    };
+    let text = format!(
+        "`{}` serves no longer, but what it may read of other apps was not taken back: {why}; undeploy it again after its next deployment",
+        removed.name
+    );
+    progress.messages.push(Message::warning("OS-DPL-50303", text));
 }
 
 /// Waits, just after a start of the Platform, until the hosts that serve have been heard: what has not been

@@ -57,10 +57,11 @@ impl Progress {
     pub(crate) fn step(&mut self, name: &str, started: Instant) {
         self.steps.push(Step { name: name.to_owned(), millis: started.elapsed().as_secs_f64() * 1e3 });
     }
+
     /// Tells something that is no error.
     pub(crate) fn inform(&mut self, text: impl Into<String>) {
         if self.messages.len() < MESSAGES_MAX {
-            self.messages.push(Message::new("Information", "OS-DPL-20001", text.into()));
+            self.messages.push(Message::information("OS-DPL-20001", text));
         }
     }
 }
@@ -74,6 +75,16 @@ impl Message {
     /// A warning without a place.
     pub(crate) fn warning(code: &str, text: impl Into<String>) -> Self {
         Self::new("Warning", code, text.into())
+    }
+
+    /// Something worth knowing.
+    pub(crate) fn information(code: &str, text: impl Into<String>) -> Self {
+        Self::new("Information", code, text.into())
+    }
+
+    /// Whether it is an error.
+    pub(crate) fn is_error(&self) -> bool {
+        self.severity == "Error"
     }
 
     /// A problem the compiler found.

@@ -192,6 +192,7 @@ pub(crate) struct StoredOperation {
     pub(crate) kind: String,
     pub(crate) asset_key: Option<String>,
     pub(crate) asset_name: Option<String>,
+    pub(crate) asset_kind: Option<String>,
     pub(crate) revision: Option<i32>,
     pub(crate) stage: String,
     pub(crate) build_key: Option<Uuid>,
@@ -290,7 +291,7 @@ pub(crate) async fn end_interrupted(database: &PgPool) -> Result<u64> {
 }
 
 const OPERATION: &str = "select o.key, o.kind, o.asset_key, a.name, o.revision, o.stage, o.build_key, o.status, o.messages, \
-    o.steps, o.created_by, o.created_at, o.finished_at, count(*) over () \
+    o.steps, o.created_by, o.created_at, o.finished_at, a.kind, count(*) over () \
     from deployments.operations o left join assets.assets a on a.key = o.asset_key";
 
 /// One operation of the organization.
@@ -325,7 +326,7 @@ pub(crate) async fn operations(
         .bind(limit)
         .fetch_all(database)
         .await?;
-    let total = rows.first().map_or(0, |row| row.get(13));
+    let total = rows.first().map_or(0, |row| row.get(14));
     Ok((rows.iter().map(operation).collect(), total))
 }
 
@@ -344,5 +345,6 @@ fn operation(row: &PgRow) -> StoredOperation {
         created_by: row.get(10),
         created_at: row.get(11),
         finished_at: row.get(12),
+        asset_kind: row.get(13),
     }
 }
