@@ -181,9 +181,16 @@ async fn a_public_entity_is_read_and_nothing_else_of_its_app() {
 
     a_reader_may_come_first(&site).await;
     what_is_not_public_any_more_is_said(&site, owner).await;
-    let undeployed = site.run(&["undeploy", "Reader"]);
-    assert!(undeployed.status.success());
-    site.succeed(&["deploy", "Reader", "--revision", "2", "--to", "development", "--accept-impact"]);
+    let database = site.database("stage_development").await;
+    let views = "select count(*) from pg_views where viewname like 'Owner.%'";
+    assert_eq!(database.query_one(views, &[]).await.unwrap().get::<_, i64>(0), 2);
+    site.succeed(&["undeploy", "Reader"]);
+    assert_eq!(database.query_one(views, &[]).await.unwrap().get::<_, i64>(0), 0);
+    let grants = "select count(*) from information_schema.column_privileges \
+                  where table_name = 'Line' and grantee like 'odeon_owner_%' and grantee <> grantor";
+    assert_eq!(database.query_one(grants, &[]).await.unwrap().get::<_, i64>(0), 0, "it is taken back");
+    site.succeed(&["deploy", "Reader", "--revision", "2", "--to", "development"]);
+    assert_eq!(site.get(&names).await, (StatusCode::OK, json!("lamp Open;table Open;")));
 }
 
 /// In a stage without the owner, reading is an exception until the owner comes.

@@ -91,6 +91,7 @@ async fn an_app_runs_its_timers_by_itself() {
     runs(&site, "production", "loaded", 1).await;
 
     a_timer_is_woken_by_its_app_and_by_people(&site).await;
+    a_stage_runs_timers_its_own_way(&site).await;
     what_fails_is_undone_told_and_tried_again(&site).await;
     nobody_outside_runs_a_timer(&site).await;
     a_million_rows_fit_into_a_run(&site).await;
@@ -137,6 +138,41 @@ async fn a_timer_is_woken_by_its_app_and_by_people(site: &Installation) {
     );
     let said = site.fail(&["timers", "list", "Ticker", "--stage", "test"]);
     assert!(said.contains("`Ticker` is not deployed to test"), "{said}");
+}
+
+async fn a_stage_runs_timers_its_own_way(site: &Installation) {
+    let stage = "production";
+    let timers = |verb: &str, more: &[&str]| {
+        let mut all = vec!["timers", verb, "Ticker", "Yearly", "--stage", stage];
+        all.extend(more);
+        site.run(&all)
+    };
+    let shows = async |what: &str, shown: &dyn Fn(&Value) -> bool| {
+        eventually(what, async || shown(&timer(site, stage, "Yearly")).then_some(())).await;
+    };
+    let is_on = |yearly: &Value, day: &str| yearly["nextRunAt"].as_str().is_some_and(|at| at.contains(day));
+    assert!(timers("set", &["--schedule", "0 5 2 2 *", "--timeout", "7"]).status.success());
+    shows("another schedule", &|yearly| is_on(yearly, "-02-02T05:00:00")).await;
+    assert_eq!(timer(site, stage, "Yearly")["timeoutMinutes"], json!(7));
+    assert!(is_on(&timer(site, "development", "Yearly"), "-01-01T00:00:00"), "others keep theirs");
+
+    let ran = count(site, stage, "yearly").await;
+    assert!(timers("deactivate", &[]).status.success());
+    shows("no next run", &|yearly| yearly["nextRunAt"].is_null() && yearly["isActive"] == json!(false)).await;
+    assert!(timers("activate", &[]).status.success());
+    shows("a next run", &|yearly| is_on(yearly, "-02-02T05:00:00")).await;
+    assert!(timers("deactivate", &[]).status.success());
+    // As in ODC, waking it activates it.
+    assert!(timers("run", &[]).status.success());
+    runs(site, stage, "yearly", ran + 1).await;
+    shows("a next run", &|yearly| is_on(yearly, "-02-02T05:00:00") && yearly["isActive"] == json!(true)).await;
+
+    assert!(timers("unset", &[]).status.success());
+    shows("the model's schedule", &|yearly| is_on(yearly, "-01-01T00:00:00")).await;
+    let said = String::from_utf8(timers("set", &["--schedule", "0 99 * * *"]).stderr).unwrap();
+    assert!(said.contains("`0 99 * * *` is no schedule") && said.contains("OS-TMR-40002"), "{said}");
+    let said = String::from_utf8(timers("set", &["--timeout", "61"]).stderr).unwrap();
+    assert!(said.contains("a run may take 1 to 60 minutes"), "{said}");
 }
 
 async fn what_fails_is_undone_told_and_tried_again(site: &Installation) {

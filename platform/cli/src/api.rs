@@ -109,6 +109,9 @@ pub(crate) struct Setting {
 pub(crate) struct Timer {
     pub(crate) name: String,
     pub(crate) schedule: Option<String>,
+    pub(crate) timeout_minutes: u32,
+    pub(crate) is_active: bool,
+    pub(crate) origin: String,
     pub(crate) next_run_at: Option<String>,
     pub(crate) running_on: Option<String>,
     pub(crate) last_run_at: Option<String>,
@@ -260,6 +263,11 @@ impl Api {
         let change = |(name, value): &(String, Option<String>)| json!({ "name": name, "value": value });
         let body = json!({ "settings": changes.iter().map(change).collect::<Vec<_>>() });
         let request = self.request(Method::PATCH, &configuration_path(asset, stage, "settings")).json(&body);
+        self.applied(request).await
+    }
+
+    /// Changes what a stage sets, and waits until that is applied.
+    async fn applied(&self, request: RequestBuilder) -> Result<Option<Operation>> {
         match read::<Changed>(request).await?.operation_key {
             Some(key) => self.follow("/api/deployments/v1/deployment-operations", &key).await.map(Some),
             None => Ok(None),
@@ -274,6 +282,18 @@ impl Api {
     pub(crate) async fn run_timer(&self, asset: &Asset, stage: &str, timer: &str) -> Result<()> {
         let path = configuration_path(asset, stage, &format!("timers/{timer}/runs"));
         checked(self.request(Method::POST, &path)).await.map(drop)
+    }
+
+    /// Says how a timer runs in a stage; gives the finished operation that applies it, where the app serves.
+    pub(crate) async fn change_timer(
+        &self,
+        asset: &Asset,
+        stage: &str,
+        timer: &str,
+        change: &Value,
+    ) -> Result<Option<Operation>> {
+        let path = configuration_path(asset, stage, &format!("timers/{timer}"));
+        self.applied(self.request(Method::PATCH, &path).json(change)).await
     }
 
     /// Adds an organization and gives its first token.

@@ -121,6 +121,16 @@ pub struct Timer {
     pub timeout_minutes: u32,
 }
 
+impl Timer {
+    /// Most minutes that a run may take.
+    pub const TIMEOUT_MINUTES_MAX: u32 = parse::timer::TIMEOUT_MINUTES_MAX;
+
+    /// Whether a text is a schedule, or why not.
+    pub fn check_schedule(pattern: &str) -> Result<(), String> {
+        parse::timer::schedule(pattern)
+    }
+}
+
 /// The runtime library, as it is linked into every app: for whoever measures it.
 pub fn runtime_library() -> &'static [u8] {
     runtime::MODULE

@@ -12,7 +12,7 @@ mod query;
 mod records;
 mod reference;
 mod statement;
-mod timer;
+pub(crate) mod timer;
 
 use odeon_oml::schema::DeleteRule;
 

@@ -29,6 +29,9 @@ pub struct Timer {
     pub when_published: bool,
     /// How long a run may take, in seconds.
     pub timeout_s: u32,
+    /// When the stage deactivated it. It does not run then, until it is activated or woken.
+    #[serde(default)]
+    pub deactivated_ms: Option<i64>,
 }
 
 /// How far a timer is. Times are milliseconds since 1970-01-01, UTC.
@@ -46,6 +49,9 @@ pub struct TimerState {
     pub run: Option<TimerRun>,
     /// How the last try ended.
     pub last: Option<TimerEnd>,
+    /// When it was woken last.
+    #[serde(default)]
+    pub woken_ms: Option<i64>,
 }
 
 /// A run that goes on.
@@ -102,6 +108,11 @@ impl Timer {
             let lost = format!("host {} ran it and was not heard of again", run.host);
             state = state.ended(Err(lost), now, &next);
         }
+        if !self.is_active(Some(&state)) {
+            // Whoever activates it finds a timer that was never planned: what was missed meanwhile is not made up for.
+            (state.schedule, state.next_ms, state.tries, state.revision) = (None, None, 0, revision);
+            return if state == before { TimerStep::Wait } else { TimerStep::Write(state) };
+        }
         if state.schedule != self.schedule {
             state.schedule.clone_from(&self.schedule);
             // What is due stays due: a timer may be woken before anybody has looked at it.
@@ -122,12 +133,19 @@ impl Timer {
         }
         if state == before { TimerStep::Wait } else { TimerStep::Write(state) }
     }
+
+    /// Whether it runs by itself. As in ODC, waking a timer that was deactivated activates it.
+    pub fn is_active(&self, state: Option<&TimerState>) -> bool {
+        let woken = state.and_then(|state| state.woken_ms);
+        self.deactivated_ms.is_none_or(|since| woken.is_some_and(|woken| woken >= since))
+    }
 }
 
 impl TimerState {
     /// The next run is now; while it runs, there is one more.
     pub fn woken(mut self, now: i64) -> TimerState {
         self.next_ms = Some(now);
+        self.woken_ms = Some(now);
         self.tries = if self.run.is_some() { self.tries } else { 0 };
         self
     }
@@ -179,7 +197,13 @@ mod tests {
     }
 
     fn timer(when_published: bool) -> Timer {
-        Timer { name: "T".into(), schedule: Some("0 * * * *".into()), when_published, timeout_s: 60 }
+        Timer {
+            name: "T".into(),
+            schedule: Some("0 * * * *".into()),
+            when_published,
+            timeout_s: 60,
+            deactivated_ms: None,
+        }
     }
 
     fn host(name: &str) -> HostId {
@@ -257,6 +281,32 @@ mod tests {
         assert_eq!((given_up.next_ms, given_up.tries), (Some(HOUR), 0));
         let last = given_up.last.unwrap().failure.unwrap();
         assert_eq!(last, "host a ran it and was not heard of again");
+    }
+
+    #[test]
+    fn a_deactivated_timer_waits_until_it_is_activated_or_woken() {
+        let (mut timer, a) = (timer(true), host("a"));
+        let planned = runs(timer.step(None, (&a, Revision(1)), 5, hourly)).ended(Ok(()), 6, hourly);
+        timer.deactivated_ms = Some(10);
+        let TimerStep::Write(idle) = timer.step(Some(&planned), (&a, Revision(1)), 11, hourly) else {
+            panic!()
+        };
+        assert_eq!(idle.next_ms, None);
+        // Neither its time nor a new revision runs it.
+        assert_eq!(timer.step(Some(&idle), (&a, Revision(1)), 9 * HOUR, hourly), TimerStep::Wait);
+        let TimerStep::Write(idle) = timer.step(Some(&idle), (&a, Revision(2)), 9 * HOUR, hourly) else {
+            panic!()
+        };
+        let active = Timer { deactivated_ms: None, ..timer.clone() };
+        let TimerStep::Write(again) = active.step(Some(&idle), (&a, Revision(2)), 9 * HOUR, hourly) else {
+            panic!()
+        };
+        assert_eq!(again.next_ms, Some(10 * HOUR), "what was missed is not made up for");
+        let woken = runs(timer.step(Some(&idle.woken(9 * HOUR)), (&a, Revision(2)), 9 * HOUR, hourly));
+        assert_eq!(woken.ended(Ok(()), 9 * HOUR + 1, hourly).next_ms, Some(10 * HOUR), "it is active again");
+        // Deactivated while it runs: that run goes on.
+        let running = runs(active.step(Some(&again), (&a, Revision(2)), 10 * HOUR, hourly));
+        assert_eq!(timer.step(Some(&running), (&a, Revision(2)), 10 * HOUR + 1, hourly), TimerStep::Wait);
     }
 
     #[test]

@@ -63,6 +63,17 @@ pub(crate) async fn publish_project(api: &Api, path: &Path, message: &str) -> Re
     Ok(code)
 }
 
+/// Tells how a change of what a stage sets was applied, or that it waits for a deployment.
+pub(crate) async fn applied(api: &Api, app: &str, stage: &str, done: Option<Operation>) -> Result<ExitCode> {
+    match done {
+        Some(done) => tell(api, &done, None, false).await,
+        None => {
+            progress(format_args!("saved; `{app}` is not deployed to {stage} yet"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
 /// Tells how an operation went; the URL goes to standard output, for scripts.
 pub(crate) async fn tell(
     api: &Api,

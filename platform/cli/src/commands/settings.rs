@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::api::Api;
 use crate::commands::publish;
 use crate::layout::Layout;
-use crate::report::{progress, say};
+use crate::report::say;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum SettingsCommand {
@@ -82,13 +82,8 @@ async fn list(api: &Api, app: &str, stage: &str, json: bool) -> Result<ExitCode>
 }
 
 async fn change(api: &Api, app: &str, stage: &str, changes: &[(String, Option<String>)]) -> Result<ExitCode> {
-    match api.change_settings(&api.asset(app).await?, stage, changes).await? {
-        Some(done) => publish::tell(api, &done, None, false).await,
-        None => {
-            progress(format_args!("saved; `{app}` is not deployed to {stage} yet"));
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+    let done = api.change_settings(&api.asset(app).await?, stage, changes).await?;
+    publish::applied(api, app, stage, done).await
 }
 
 /// One value at most comes from standard input, which is read to its end; one line break there is not meant.

@@ -8,7 +8,7 @@ use crate::yaml;
 /// Minutes that a run may take when the model does not say; ODC's default.
 const TIMEOUT_MINUTES: u32 = 20;
 /// Most minutes that a run may take, as in ODC.
-const TIMEOUT_MINUTES_MAX: u32 = 60;
+pub(crate) const TIMEOUT_MINUTES_MAX: u32 = 60;
 
 pub(super) fn read(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Option<Action> {
     let mut keys = Keys::of(node, "a timer", problems);
@@ -32,17 +32,22 @@ pub(super) fn read(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -
     Some(Action { description, flow: vec![call], ..Action::new(name, ActionKind::Timer(timer)) })
 }
 
-/// Five fields, as cron has them: a host looks at its timers every second, but nobody should need that.
+/// Reports a pattern that is no schedule.
 fn is_schedule(pattern: &Name, problems: &mut Problems<'_>) -> bool {
-    let refused = match pattern.text.parse::<croner::Cron>() {
-        Ok(_) if pattern.text.split_whitespace().count() == 5 => return true,
-        Ok(_) => "it has not five fields".to_owned(),
-        Err(error) => error.to_string(),
-    };
+    let Err(refused) = schedule(&pattern.text) else { return true };
     let message = format!("`{}` is no schedule: {refused}", pattern.text);
     let hint = "minute, hour, day of the month, month, day of the week, in UTC: `30 3 * * 1-5`".to_owned();
     problems.error_hint("OML0405", pattern.span, message, Some(hint));
     false
+}
+
+/// Five fields, as cron has them: a host looks at its timers every second, but nobody should need that.
+pub(crate) fn schedule(pattern: &str) -> Result<(), String> {
+    match pattern.parse::<croner::Cron>() {
+        Ok(_) if pattern.split_whitespace().count() == 5 => Ok(()),
+        Ok(_) => Err("it has not five fields".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn minutes(node: &yaml::Node, problems: &mut Problems<'_>) -> Option<u32> {

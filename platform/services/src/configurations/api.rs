@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::store::Change;
+use super::store::{Change, Changes};
 use super::{fits, store};
 use crate::Platform;
 use crate::api::ApiError;
@@ -68,9 +68,9 @@ struct SettingChange {
 /// What became of a change.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Changed {
+pub(super) struct Changed {
     /// The deployment operation that applies it; absent where the app does not serve.
-    operation_key: Option<Uuid>,
+    pub(super) operation_key: Option<Uuid>,
 }
 
 /// The settings of an app in a stage, as the revision that serves there declares them, or else the newest.
@@ -113,22 +113,32 @@ async fn change(
     }
     let names: Vec<&str> = changes.iter().map(|(name, _)| name.as_str()).collect();
     let detail = json!({ "stage": stage, "settings": names });
-    let serving = deployments::store::find(&platform.database, &asset.key, &stage).await?;
-    let operation_key = if serving.is_some_and(|deployment| deployment.serving) {
-        // The operation saves: one that is refused has changed nothing.
-        let task = Task::Apply { app: asset.key.clone(), changes };
-        let accepted =
-            deployments::api::accept(platform.clone(), caller.clone(), Kind::ApplyConfigs, stage, None, task);
-        Some(accepted.await?)
-    } else {
-        let place = (&caller.organization, &asset.key, &stage);
-        store::save(&platform.database, place, &caller.actor, &changes).await?;
-        None
-    };
+    let operation_key = save(&platform, &caller, &asset, stage, Changes::Settings(changes)).await?;
     let (organization, actor) = (&caller.organization, &caller.actor);
     let (action, subject) = ("configuration.change", asset.name.as_str());
     identity::store::audit(&platform.database, organization, actor, action, subject, detail).await?;
     Ok(Json(Changed { operation_key }))
+}
+
+/// Saves changes and applies them, where the app serves; gives the operation that does.
+pub(super) async fn save(
+    platform: &Arc<Platform>,
+    caller: &Caller,
+    asset: &Asset,
+    stage: StageName,
+    changes: Changes,
+) -> Result<Option<Uuid>, ApiError> {
+    let serving = deployments::store::find(&platform.database, &asset.key, &stage).await?;
+    if serving.is_some_and(|deployment| deployment.serving) {
+        // The operation saves: one that is refused has changed nothing.
+        let task = Task::Apply { app: asset.key.clone(), changes };
+        let accepted =
+            deployments::api::accept(platform.clone(), caller.clone(), Kind::ApplyConfigs, stage, None, task);
+        return accepted.await.map(Some);
+    }
+    let place = (&caller.organization, &asset.key, &stage);
+    store::save(&platform.database, place, &caller.actor, &changes).await?;
+    Ok(None)
 }
 
 /// The setting that a change is for, if the value fits it.

@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use odeon_compiler::Setting;
 use odeon_protocol::SettingValue;
+use odeon_protocol::timers::Timer;
 
+use self::store::TimerOverride;
 use crate::Platform;
 use crate::assets::store::StoredRevision;
 use crate::deployments::store::Deployment;
@@ -30,6 +32,27 @@ pub(crate) async fn delivered(
         revision.settings.iter().any(|setting| setting.name == *name && fits(setting, value))
     });
     Ok(values)
+}
+
+/// How the timers of a revision run in the stage.
+pub(crate) async fn timers(
+    platform: &Platform,
+    wanted: &Deployment,
+    revision: &StoredRevision,
+) -> Result<Vec<Timer>> {
+    let overrides = store::timers(&platform.database, &wanted.app, &wanted.stage).await?;
+    Ok(revision.timers.iter().map(|declared| timer(declared, overrides.get(&declared.name))).collect())
+}
+
+fn timer(declared: &odeon_compiler::Timer, own: Option<&TimerOverride>) -> Timer {
+    let minutes = own.and_then(|own| own.timeout_minutes).unwrap_or(declared.timeout_minutes);
+    Timer {
+        name: declared.name.clone(),
+        schedule: own.and_then(|own| own.schedule.clone()).or_else(|| declared.schedule.clone()),
+        when_published: declared.when_published,
+        timeout_s: minutes * 60,
+        deactivated_ms: own.and_then(|own| own.deactivated_at).map(|at| at.timestamp_millis()),
+    }
 }
 
 fn fits(setting: &Setting, value: &SettingValue) -> bool {

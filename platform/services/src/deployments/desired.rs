@@ -9,7 +9,6 @@ use odeon_protocol::{
 };
 
 use odeon_protocol::events::EventHandler;
-use odeon_protocol::timers::Timer;
 
 use super::store::{self, Deployment};
 use crate::Platform;
@@ -129,18 +128,10 @@ async fn stored(platform: &Platform, wanted: &Deployment) -> Result<StoredRevisi
         .with_context(|| format!("revision {} of `{}` is not stored", wanted.revision, wanted.name))
 }
 
-fn timer(timer: &odeon_compiler::Timer) -> Timer {
-    Timer {
-        name: timer.name.clone(),
-        schedule: timer.schedule.clone(),
-        when_published: timer.when_published,
-        timeout_s: timer.timeout_minutes * 60,
-    }
-}
-
 async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredState> {
     let revision = stored(platform, wanted).await?;
     let settings = configurations::delivered(platform, wanted, &revision).await?;
+    let timers = configurations::timers(platform, wanted, &revision).await?;
     let mut handlers = Vec::new();
     for handler in &revision.interface.handlers {
         let producer = match &handler.app {
@@ -163,7 +154,7 @@ async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredStat
         egress_allow: wanted.egress_allow.clone(),
         database: true,
         settings,
-        timers: revision.timers.iter().map(timer).collect(),
+        timers,
         handlers,
         publishes: !revision.interface.public.events.is_empty(),
     })))

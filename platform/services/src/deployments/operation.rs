@@ -24,7 +24,7 @@ use crate::Platform;
 use crate::assets::uploads::Upload;
 use crate::builds::{self, BuildRequest, Built};
 use crate::configurations;
-use crate::configurations::store::Change;
+use crate::configurations::store::Changes;
 use crate::dependencies::analysis;
 use crate::identity;
 use crate::nats::stage::{Seen, Stage};
@@ -43,7 +43,7 @@ pub(crate) enum Task {
     Publish { upload: Upload, name: Option<AppName>, message: String },
     Deploy { app: AppId, revision: Revision, egress_allow: Option<Vec<String>>, accept_impact: bool },
     Undeploy { app: AppId },
-    Apply { app: AppId, changes: Vec<Change> },
+    Apply { app: AppId, changes: Changes },
 }
 
 /// Everything an operation needs to know.
@@ -126,12 +126,12 @@ async fn publish(platform: &Arc<Platform>, operation: &Operation, progress: &mut
     deploy(platform, operation, &built.app, built.revision, progress).await
 }
 
-/// Saves settings and brings them to the hosts, as a new generation of the revision that serves.
+/// Saves what the stage sets and brings it to the hosts, as a new generation of the revision that serves.
 async fn apply(
     platform: &Arc<Platform>,
     operation: &Operation,
     app: &AppId,
-    changes: &[Change],
+    changes: &Changes,
     progress: &mut Progress,
 ) -> Outcome {
     let place = (&operation.organization, app, &operation.stage);
