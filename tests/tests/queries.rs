@@ -295,6 +295,7 @@ async fn queries_mean_in_the_database_what_the_language_says() {
     statements(&app).await;
     a_locked_row_is_written_by_one_at_a_time(&app).await;
     renamed_elements_keep_their_rows(&site).await;
+    keys_are_what_the_model_says(&site).await;
 }
 
 async fn dynamic_sorts_and_pages(app: &App<'_>) {
@@ -386,4 +387,64 @@ async fn renamed_elements_keep_their_rows(site: &Installation) {
     app.post("Add?Text=b").await;
     site.succeed(&["rollback", "Renames"]);
     assert_eq!(app.get("All").await, json!("ab"));
+}
+
+const KEYS: &str = "app: Keys
+entities:
+  Country: { attributes: { Id: { type: Text, length: 2 }, Rate: { type: Decimal, decimals: 2 }, Number: { type: Integer, auto_number: true } } }
+  City: { attributes: { Country: Country Identifier, Name: Text } }
+  Mayor: { attributes: { Id: { type: City Identifier, delete_rule: Delete }, Name: Text } }
+rest:
+  Api:
+    methods:
+      Run:
+        outputs: { Text: Text }
+        locals: { Country: Country, City: City, Mayor: Mayor }
+        flow:
+          - assign: { Country.Id: TextToIdentifier(\"AT\"), Country.Rate: 1.005 }
+          - create_or_update: Country
+            name: First
+            record: Country
+          - assign: { Country.Rate: 2.015, City.Country: First.Id, City.Name: '\"Graz\"' }
+          - create_or_update: Country
+            record: Country
+          - create: City
+            name: Graz
+            record: City
+          - assign: { City.Country: NullIdentifier(), City.Name: '\"Nowhere\"' }
+          - create: City
+            record: City
+          - assign: { Mayor.Id: Graz.Id, Mayor.Name: '\"Ann\"' }
+          - create: Mayor
+            record: Mayor
+          - aggregate: [ City, { entity: Country, join: left, on: City.Country = Country.Id }, { entity: Mayor, join: left, on: Mayor.Id = City.Id } ]
+            name: All
+            sort: [City.Name]
+            max: 0
+          - for_each: All.List
+            as: Row
+            do: [ assign: { Text: Text + Row.City.Country + \" \" + Row.City.Name + \" \" + Row.Country.Rate + \" \" + Row.Country.Number + \" \" + Row.Mayor.Name + \";\" } ]
+          - list: City
+            name: Austrian
+            where: City.Country = TextToIdentifier(\"at\")
+            max: 0
+          - list: City
+            name: Stateless
+            where: City.Country = NullTextIdentifier()
+            max: 0
+          - delete: City
+            id: Graz.Id
+          - list: Mayor
+            name: Left
+            max: 0
+          - assign: { Text: 'Text + Austrian.List.Length + Stateless.List.Length + Left.List.Length' }
+";
+
+/// Keys that the app says, one-to-one entities, counted attributes and decimals.
+async fn keys_are_what_the_model_says(site: &Installation) {
+    let file = site.folder.join("keys.yaml");
+    fs::write(&file, KEYS).unwrap();
+    site.succeed(&["publish", file.to_str().unwrap()]);
+    let run = site.get(&site.url("development", "/Keys/rest/Api/Run")).await;
+    assert_eq!(run, (StatusCode::OK, json!("AT Graz 2.02 1 Ann; Nowhere 0 0 ;110")));
 }

@@ -165,7 +165,8 @@ async fn a_stage_runs_timers_its_own_way(site: &Installation) {
     // As in ODC, waking it activates it.
     assert!(timers("run", &[]).status.success());
     runs(site, stage, "yearly", ran + 1).await;
-    shows("a next run", &|yearly| is_on(yearly, "-02-02T05:00:00") && yearly["isActive"] == json!(true)).await;
+    shows("a next run", &|yearly| is_on(yearly, "-02-02T05:00:00") && yearly["isActive"] == json!(true))
+        .await;
 
     assert!(timers("unset", &[]).status.success());
     shows("the model's schedule", &|yearly| is_on(yearly, "-01-01T00:00:00")).await;

@@ -114,6 +114,12 @@ pub(crate) struct Declared {
     pub(crate) stored_as: Option<Name>,
     /// Of a setting that nobody may read but the app.
     pub(crate) secret: Option<Span>,
+    /// What people read instead of the name.
+    pub(crate) label: Option<String>,
+    /// Most digits behind the point.
+    pub(crate) decimals: Option<(u32, Span)>,
+    /// The database counts the values, or does not.
+    pub(crate) auto_number: Option<(bool, Span)>,
     /// Of a record that has no name: its attributes.
     pub(crate) attributes: Vec<Declared>,
 }
@@ -133,6 +139,9 @@ impl Declared {
             header: None,
             stored_as: None,
             secret: None,
+            label: None,
+            decimals: None,
+            auto_number: None,
             attributes: Vec::new(),
         }
     }

@@ -47,6 +47,7 @@ impl Builtin {
 pub(crate) const SPECIAL: &[(&str, &str, &str)] = &[
     ("If", "Condition, Then, Else", "only the one that is chosen is computed; both have a common type"),
     ("NullIdentifier", "", "of any entity"),
+    ("NullTextIdentifier", "", "of any entity whose Id is a Text"),
     ("GetAppName", "", "the name of the app"),
     ("GetOwnerURLPath", "", "`/` and the name of the app"),
     ("GetCurrentLocale", "", "always `en-US`"),
@@ -178,7 +179,7 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "TextToDateValidate"(TEXT) -> BOOL, "rt_text_is_date", None, ""
     "TextToDecimal"(TEXT) -> DEC, "rt_text_to_dec", None, ""
     "TextToDecimalValidate"(TEXT) -> BOOL, "rt_text_is_dec", None, ""
-    "TextToIdentifier"(TEXT) -> ID, "rt_text_to_long", None, "of any entity"
+    "TextToIdentifier"(TEXT) -> ID, "rt_text_to_long", None, "of any entity; the text itself where its Id is one"
     "TextToInteger"(TEXT) -> INT, "rt_text_to_int", None, ""
     "TextToIntegerValidate"(TEXT) -> BOOL, "rt_text_is_int", None, ""
     "TextToLongInteger"(TEXT) -> LONG, "rt_text_to_long", None, ""
@@ -215,14 +216,14 @@ mod tests {
              Parameters in brackets may be left out. \"Rows\" says whether attributes of the row can be given in a query, where the\n\
              database then gives what the app would; \"short\" means without the parameters in brackets. What does not depend on the\n\
              row can always be used there.\n\n\
-             Not in the language: `NullTextIdentifier`, because identifiers are numbers, and `ToObject` and `NullObject`, because there\n\
-             are no objects.\n\n| Function | Result | Rows | |\n|---|---|---|---|\n",
+             Not in the language: `ToObject` and `NullObject`, because there are no objects.\n\n| Function | Result | Rows | |\n|---|---|---|---|\n",
         );
         let named = Named::default();
         for (name, parameters, note) in SPECIAL {
             let (result, rows) = match *name {
                 "If" => ("of the two", "yes"),
                 "NullIdentifier" => ("Identifier", ""),
+                "NullTextIdentifier" => ("Text Identifier", ""),
                 _ => ("Text", ""),
             };
             page.push_str(&format!("| `{name}({parameters})` | {result} | {rows} | {note} |\n"));

@@ -66,7 +66,8 @@ pub struct Payload {
     pub payload: Parameters,
 }
 
-/// An entity that others may read. Its `Id` goes without saying, and so do the other attributes of a static one.
+/// An entity that others may read. An `Id` that is a number goes without saying, and so do the other attributes that
+/// every static one has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Entity {
@@ -205,7 +206,7 @@ pub(crate) fn foreign_entities(typed: &Typed) -> BTreeSet<usize> {
         while let Type::List(of) = ty {
             ty = of;
         }
-        if let Type::Identifier(Some(record)) | Type::Record(record) = ty
+        if let Type::Identifier(Some(record)) | Type::TextIdentifier(Some(record)) | Type::Record(record) = ty
             && is_foreign(*record)
         {
             used.insert(*record);
@@ -274,7 +275,10 @@ impl Collector<'_> {
         // It is there before its attributes are looked at: they may be identifiers of it.
         self.elements.entities.insert(name.clone(), Entity::default());
         let built_in = if entity.is_static { STATIC_ATTRIBUTES } else { ATTRIBUTES };
-        let fields = def.fields.iter().skip(built_in).map(|field| {
+        // A number goes without saying; what else an Id is, its user has to know.
+        let says_key = def.fields[0].ty != Type::Identifier(Some(record));
+        let key = def.fields.iter().take(usize::from(says_key));
+        let fields = key.chain(def.fields.iter().skip(built_in)).map(|field| {
             let data_type = self.type_word(&field.ty);
             (field.name.clone(), parameter(data_type, false, field.default.as_ref()))
         });
@@ -297,8 +301,11 @@ impl Collector<'_> {
     fn type_word(&mut self, ty: &Type) -> String {
         let named = self.named;
         match ty {
-            Type::Identifier(Some(of)) if self.is_entity(*of) => format!("{} Identifier", self.entity(*of)),
+            Type::Identifier(Some(of)) | Type::TextIdentifier(Some(of)) if self.is_entity(*of) => {
+                format!("{} Identifier", self.entity(*of))
+            }
             Type::Identifier(_) => "Long Integer".to_owned(),
+            Type::TextIdentifier(_) => "Text".to_owned(),
             Type::Record(record) if self.is_entity(*record) => self.entity(*record),
             Type::List(of) => format!("{} List", self.type_word(of)),
             Type::Record(record) => {

@@ -28,7 +28,12 @@ pub(crate) fn read(text: &str, ty: &Type) -> Option<Constant> {
         Type::Date => Constant::Date(calendar::parse_date(text)?),
         Type::Time => Constant::Time(calendar::parse_time(text)?),
         Type::DateTime => Constant::DateTime(calendar::parse_date_time(text)?),
-        Type::Unknown | Type::Binary | Type::Identifier(_) | Type::Record(_) | Type::List(_) => return None,
+        Type::Unknown
+        | Type::Binary
+        | Type::Identifier(_)
+        | Type::TextIdentifier(_)
+        | Type::Record(_)
+        | Type::List(_) => return None,
     })
 }
 
@@ -55,7 +60,7 @@ pub(crate) fn default_of(ty: &Type) -> Option<Constant> {
         Type::Integer => Constant::Integer(0),
         Type::Long | Type::Identifier(_) => Constant::Long(0),
         Type::Decimal => Constant::Decimal(0),
-        Type::Text | Type::Email | Type::Phone => Constant::Text(String::new()),
+        Type::Text | Type::Email | Type::Phone | Type::TextIdentifier(_) => Constant::Text(String::new()),
         Type::Date => Constant::Date(calendar::DATE_DEFAULT),
         Type::Time => Constant::Time(0),
         Type::DateTime => Constant::DateTime(i64::from(calendar::DATE_DEFAULT) * calendar::DAY_US),

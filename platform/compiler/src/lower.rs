@@ -137,7 +137,7 @@ impl Shared<'_> {
             Type::Integer => self.data.words(&[INTEGER]),
             Type::Long => self.data.words(&[LONG]),
             Type::Decimal => self.data.words(&[DECIMAL]),
-            Type::Text => self.data.words(&[TEXT]),
+            Type::Text | Type::TextIdentifier(_) => self.data.words(&[TEXT]),
             Type::Email => self.data.words(&[EMAIL]),
             Type::Phone => self.data.words(&[PHONE]),
             Type::Date => self.data.words(&[DATE]),
@@ -296,6 +296,7 @@ fn word(ty: &Type) -> ValType {
         | Type::Integer
         | Type::Decimal
         | Type::Text
+        | Type::TextIdentifier(_)
         | Type::Email
         | Type::Phone
         | Type::Date

@@ -165,7 +165,10 @@ fn records(ty: &Type, named: &Named, schemas: &mut Map<String, Value>) {
     let mut properties: Map<String, Value> = Map::new();
     let mut required = Vec::new();
     for field in &def.fields {
-        let schema = with_default(schema(&field.ty, field.length, named), field.default.as_ref());
+        let mut schema = with_default(schema(&field.ty, field.length, named), field.default.as_ref());
+        if let Some(label) = &field.label {
+            schema["title"] = json!(label);
+        }
         properties.insert(field.name.clone(), schema);
         if field.mandatory {
             required.push(json!(field.name));
@@ -188,7 +191,7 @@ fn schema(ty: &Type, length: Option<u32>, named: &Named) -> Value {
         Type::Integer => json!({ "type": "integer", "format": "int32" }),
         Type::Long | Type::Identifier(_) => json!({ "type": "integer", "format": "int64" }),
         Type::Decimal => json!({ "type": "number" }),
-        Type::Text | Type::Phone => json!({ "type": "string" }),
+        Type::Text | Type::Phone | Type::TextIdentifier(_) => json!({ "type": "string" }),
         Type::Email => json!({ "type": "string", "format": "email" }),
         Type::Date => json!({ "type": "string", "format": "date" }),
         Type::Time => json!({ "type": "string", "format": "time" }),

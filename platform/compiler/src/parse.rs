@@ -266,6 +266,17 @@ fn declarations(keys: &mut Keys<'_>, key: &str, problems: &mut Problems<'_>) -> 
                 if let (None, Some(header)) = (&declared.source, &declared.header) {
                     declared.source = Some((Source::Header, header.span));
                 }
+                declared.label = keys.text("label", problems);
+                declared.decimals = keys.take("decimals").and_then(|n| {
+                    let text = text_of(n, problems)?;
+                    let decimals = text.text.parse().ok().filter(|d| *d <= DECIMALS_MAX);
+                    if decimals.is_none() {
+                        let message = format!("decimals are a number from 0 to {DECIMALS_MAX}");
+                        problems.error("OML0003", n.span, message);
+                    }
+                    Some((decimals?, n.span))
+                });
+                declared.auto_number = keys.take("auto_number").map(|n| (flag(n, problems), n.span));
                 declared.attributes = declarations(&mut keys, "attributes", problems);
                 records::has_attributes(&declared, problems);
                 keys.finish(problems);
@@ -429,6 +440,8 @@ fn check_name(name: &Name, problems: &mut Problems<'_>) {
 const STATUS_OK: u32 = 200;
 /// PostgreSQL cuts identifiers at 63 bytes; some room is left for names built from two.
 const NAME_BYTES_MAX: usize = 50;
+/// Digits that a Decimal has behind the point.
+const DECIMALS_MAX: u32 = 8;
 /// Longest name of a header; the ones in use are far shorter.
 const HEADER_BYTES_MAX: usize = 100;
 

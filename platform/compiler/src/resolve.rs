@@ -4,6 +4,7 @@
 //! themselves, and properties that do not apply. Invariant: every record and action that was parsed
 //! is in [`Named`], in the order entities, structures; actions keep their order.
 
+mod keys;
 mod rows;
 
 use std::collections::BTreeSet;
@@ -57,6 +58,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             );
         }
     }
+    scope.keys = keys::keys(parsed, &scope, problems);
     let mut named = Named { app, ..Named::default() };
     for entity in &parsed.entities {
         let record = entity_record(entity, parsed, &scope, problems);
@@ -86,6 +88,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
             if let Some((_, at)) = declared.delete_rule {
                 problems.error("OML0303", at, "a delete rule belongs to an attribute of an entity");
             }
+            not_counted(declared, problems);
             not_stored(declared, problems);
             default_fits(declared, field, problems);
         }
@@ -200,7 +203,7 @@ impl TypeNames {
         }
         if let Some(of) = word.text.strip_suffix(" Identifier") {
             return match self.places.get(of.trim()) {
-                Some(index) if *index < self.entities => Type::Identifier(Some(*index)),
+                Some(index) if *index < self.entities => self.keys[*index].clone(),
                 Some(_) | None => {
                     let entities =
                         self.places.iter().filter(|(_, i)| **i < self.entities).map(|(n, _)| n.as_str());
@@ -243,14 +246,21 @@ fn fields_of(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'
                 problems.error("OML0303", at, "`in` and `header` belong to an input of a REST method");
             }
             no_secret(d, problems);
+            if let Some((_, at)) = d.decimals
+                && !matches!(ty, Type::Decimal | Type::Unknown)
+            {
+                problems.error("OML0303", at, "only a Decimal or Currency has decimals");
+            }
             FieldDef {
                 column: d.stored_as.as_ref().unwrap_or(&d.name).text.clone(),
-                name: d.name.text.clone(),
                 default: default_of(d, &ty, problems),
-                ty,
                 mandatory: d.mandatory,
                 length: d.length.map(|(l, _)| l),
                 delete_rule: d.delete_rule.map_or(DeleteRule::Protect, |(rule, _)| rule),
+                auto_number: d.auto_number.is_some_and(|(counts, _)| counts),
+                decimals: d.decimals.map(|(decimals, _)| decimals),
+                label: d.label.clone(),
+                ..FieldDef::plain(&d.name.text, ty)
             }
         })
         .collect()
@@ -259,6 +269,12 @@ fn fields_of(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'
 fn not_stored(declared: &Declared, problems: &mut Problems<'_>) {
     if let Some(name) = &declared.stored_as {
         problems.error("OML0303", name.span, "`stored_as` belongs to an entity or an attribute of one");
+    }
+}
+
+fn not_counted(declared: &Declared, problems: &mut Problems<'_>) {
+    if let Some((_, at)) = declared.auto_number {
+        problems.error("OML0303", at, "`auto_number` belongs to an attribute of an entity");
     }
 }
 
@@ -299,16 +315,18 @@ fn entity_record(
     scope: &TypeNames,
     problems: &mut Problems<'_>,
 ) -> RecordDef {
-    let mut fields =
-        vec![built_in("Id", Type::Identifier(scope.places.get(entity.name.text.as_str()).copied()))];
+    let mut fields = vec![keys::key(entity, scope, problems)];
     if entity.is_static {
-        fields.push(FieldDef { length: Some(TEXT_LENGTH_DEFAULT), ..built_in("Label", Type::Text) });
-        fields.push(built_in("Order", Type::Integer));
-        let active = built_in("Is_Active", Type::Boolean);
+        fields.push(FieldDef { length: Some(TEXT_LENGTH_DEFAULT), ..FieldDef::plain("Label", Type::Text) });
+        fields.push(FieldDef::plain("Order", Type::Integer));
+        let active = FieldDef::plain("Is_Active", Type::Boolean);
         fields.push(FieldDef { default: Some(Constant::Boolean(true)), ..active });
     }
     let own = fields_of(&entity.attributes, scope, problems);
     for (declared, mut field) in entity.attributes.iter().zip(own) {
+        if keys::is_key(declared) {
+            continue;
+        }
         if fields.iter().any(|f| f.name == field.name) {
             let message = format!("`{}` is an attribute of every such entity already", field.name);
             problems.error("OML0004", declared.name.span, message);
@@ -323,11 +341,15 @@ fn entity_record(
             Type::Text => field.length = field.length.or(Some(TEXT_LENGTH_DEFAULT)),
             Type::Email => field.length = Some(EMAIL_LENGTH),
             Type::Phone => field.length = Some(PHONE_LENGTH),
-            Type::Identifier(Some(of)) if entity.is_static && !parsed.entities[*of].is_static => {
+            Type::Identifier(Some(of)) | Type::TextIdentifier(Some(of))
+                if entity.is_static && !parsed.entities[*of].is_static =>
+            {
                 let message = format!("`{}` is not static", parsed.entities[*of].name.text);
                 problems.error("OML0305", declared.type_name.span, message);
             }
-            Type::Identifier(Some(of)) if parsed.entities[*of].home != entity.home => {
+            Type::Identifier(Some(of)) | Type::TextIdentifier(Some(of))
+                if parsed.entities[*of].home != entity.home =>
+            {
                 // Its rows are not in this app's database schema, so nothing there can watch over them.
                 if let Some((DeleteRule::Protect | DeleteRule::Delete, at)) = declared.delete_rule {
                     let message =
@@ -347,11 +369,13 @@ fn entity_record(
             | Type::Time
             | Type::DateTime
             | Type::Binary
-            | Type::Identifier(_) => {}
+            | Type::Identifier(_)
+            | Type::TextIdentifier(_) => {}
         }
+        keys::auto_number(entity, declared, &field, &fields, problems);
         default_fits(declared, &field, problems);
         if let Some((_, at)) = declared.delete_rule
-            && !matches!(field.ty, Type::Identifier(_) | Type::Unknown)
+            && !(field.ty.is_identifier() || field.ty == Type::Unknown)
         {
             problems.error("OML0303", at, "a delete rule belongs to an attribute of type Identifier");
         }
@@ -383,18 +407,6 @@ fn entity_record(
         fields,
         entity: Some(def),
         inline: false,
-    }
-}
-
-fn built_in(name: &str, ty: Type) -> FieldDef {
-    FieldDef {
-        name: name.to_owned(),
-        column: name.to_owned(),
-        ty,
-        mandatory: false,
-        length: None,
-        default: None,
-        delete_rule: DeleteRule::Protect,
     }
 }
 
@@ -478,7 +490,7 @@ fn settings(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'_
     let mut settings: Vec<SettingDef> = Vec::new();
     for setting in declared {
         let mut ty = scope.type_of(&setting.type_name, problems);
-        if matches!(ty, Type::Record(_) | Type::List(_) | Type::Identifier(_) | Type::Binary) {
+        if ty.is_identifier() || matches!(ty, Type::Record(_) | Type::List(_) | Type::Binary) {
             let message = format!("a setting cannot be `{}`", setting.type_name.text);
             problems.error("OML0304", setting.type_name.span, message);
             ty = Type::Unknown;
@@ -539,6 +551,10 @@ fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'
             }
             no_secret(d, problems);
             not_stored(d, problems);
+            not_counted(d, problems);
+            if let Some((_, at)) = d.decimals {
+                problems.error("OML0303", at, "decimals belong to an attribute");
+            }
             if let Some((source, at)) = d.source {
                 let is_rest = matches!(action.kind, ActionKind::Exposed(_) | ActionKind::Consumed(_));
                 if !(is_input && is_rest) {

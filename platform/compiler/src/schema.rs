@@ -24,7 +24,7 @@ pub(crate) fn schema(typed: &Typed) -> Schema {
     while placed.len() < entities.len() {
         let mut left = entities.iter().filter(|(index, _)| !is_placed[*index]);
         let ready = |(index, record): &&(usize, &RecordDef)| {
-            let mut refers = record.fields.iter().skip(1).filter_map(|field| target(named, field));
+            let mut refers = record.fields.iter().filter_map(|field| target(named, field));
             refers.all(|to| to == *index || is_placed[to])
         };
         let first = left.clone().next();
@@ -97,7 +97,7 @@ pub(crate) const OUTBOX: &str = "odeon_outbox";
 
 /// The entity whose table a column refers to.
 fn target(named: &Named, field: &FieldDef) -> Option<usize> {
-    let Type::Identifier(Some(to)) = field.ty else { return None };
+    let to = field.ty.identifies()?;
     named.records[to].entity.as_ref().is_some_and(|entity| entity.home == Home::Own).then_some(to)
 }
 
@@ -110,7 +110,7 @@ fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
     };
     for (index, field) in record.fields.iter().enumerate() {
         let is_key = index == 0;
-        let nullable = !is_key && matches!(field.ty, Type::Identifier(_));
+        let nullable = !is_key && field.ty.is_identifier();
         let default = field.default.clone().or_else(|| literal::default_of(&field.ty));
         table.columns.push(Column {
             name: field.column.clone(),
@@ -121,15 +121,19 @@ fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
             } else {
                 Some(default.map(|c| literal::shown(&c)).unwrap_or_default())
             },
-            auto_number: is_key && !entity.is_static,
+            auto_number: field.auto_number && !entity.is_static,
         });
-        if !is_key && matches!(field.ty, Type::Identifier(Some(_))) {
+        let own = named.records.iter().position(|other| std::ptr::eq(other, record));
+        if field.ty.identifies().is_some() && !(is_key && field.ty.identifies() == own) {
             let foreign_key = target(named, field).map(|to| ForeignKey {
                 column: field.column.clone(),
                 references: named.records[to].table().to_owned(),
                 on_delete: field.delete_rule,
             });
             table.foreign_keys.extend(foreign_key);
+            if is_key {
+                continue; // it has the index of the primary key
+            }
             table.indexes.push(Index {
                 name: format!("{}_{}", record.table(), field.column),
                 columns: vec![field.column.clone()],
@@ -161,7 +165,7 @@ fn column_type(ty: &Type, length: Option<u32>) -> ColumnType {
         Type::Integer => ColumnType::Integer,
         Type::Unknown | Type::Long | Type::Identifier(_) => ColumnType::LongInteger,
         Type::Decimal => ColumnType::Decimal,
-        Type::Text | Type::Email | Type::Phone => ColumnType::Text { length },
+        Type::Text | Type::Email | Type::Phone | Type::TextIdentifier(_) => ColumnType::Text { length },
         Type::Date => ColumnType::Date,
         Type::Time => ColumnType::Time,
         Type::DateTime => ColumnType::DateTime,

@@ -27,8 +27,10 @@ pub(crate) enum Type {
     Time,
     DateTime,
     Binary,
-    /// Of an entity, by its place among the records; `None` is NullIdentifier().
+    /// A number that identifies a row of an entity, by its place among the records; `None` is NullIdentifier().
     Identifier(Option<usize>),
+    /// A text that does; `None` is NullTextIdentifier().
+    TextIdentifier(Option<usize>),
     /// An entity or structure, by its place among the records.
     Record(usize),
     List(Box<Type>),
@@ -36,6 +38,18 @@ pub(crate) enum Type {
 
 pub(crate) fn is_text(ty: &Type) -> bool {
     matches!(ty, Type::Text | Type::Email | Type::Phone)
+}
+
+impl Type {
+    /// Of either kind: NULL in the database stands for the null identifier.
+    pub(crate) fn is_identifier(&self) -> bool {
+        matches!(self, Type::Identifier(_) | Type::TextIdentifier(_))
+    }
+
+    /// The entity whose rows it identifies.
+    pub(crate) fn identifies(&self) -> Option<usize> {
+        if let Type::Identifier(of) | Type::TextIdentifier(of) = self { *of } else { None }
+    }
 }
 
 /// An entity or a structure.
@@ -67,6 +81,30 @@ pub(crate) struct FieldDef {
     pub(crate) length: Option<u32>,
     pub(crate) default: Option<Constant>,
     pub(crate) delete_rule: DeleteRule,
+    /// The database counts the values.
+    pub(crate) auto_number: bool,
+    /// Most digits behind the point of a Decimal that is stored.
+    pub(crate) decimals: Option<u32>,
+    /// What people read instead of the name.
+    pub(crate) label: Option<String>,
+}
+
+impl FieldDef {
+    /// Nothing but a name and a type.
+    pub(crate) fn plain(name: &str, ty: Type) -> FieldDef {
+        FieldDef {
+            name: name.to_owned(),
+            column: name.to_owned(),
+            ty,
+            mandatory: false,
+            length: None,
+            default: None,
+            delete_rule: DeleteRule::Protect,
+            auto_number: false,
+            decimals: None,
+            label: None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +182,8 @@ impl ActionDef {
 pub(crate) struct TypeNames {
     pub(crate) places: BTreeMap<String, usize>,
     pub(crate) entities: usize,
+    /// What the identifiers of each entity are.
+    pub(crate) keys: Vec<Type>,
 }
 
 /// A value that each stage may set.
@@ -259,7 +299,10 @@ impl Named {
             Type::DateTime => "Date Time".into(),
             Type::Binary => "Binary Data".into(),
             Type::Identifier(None) => "Identifier".into(),
-            Type::Identifier(Some(of)) => format!("{} Identifier", self.records[*of].name),
+            Type::TextIdentifier(None) => "Text Identifier".into(),
+            Type::Identifier(Some(of)) | Type::TextIdentifier(Some(of)) => {
+                format!("{} Identifier", self.records[*of].name)
+            }
             Type::Record(of) => self.records[*of].name.clone(),
             Type::List(of) => format!("{} List", self.shown(of)),
         }

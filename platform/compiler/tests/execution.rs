@@ -11,6 +11,8 @@ mod consumed;
 #[path = "execution/flows.rs"]
 mod flows;
 mod harness;
+#[path = "execution/keys.rs"]
+mod keys;
 #[path = "execution/libraries.rs"]
 mod libraries;
 #[path = "execution/loops.rs"]

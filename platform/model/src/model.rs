@@ -57,7 +57,7 @@ pub struct File {
     pub consume: BTreeMap<String, ConsumedApi>,
 }
 
-/// A table of the app. An `Id` of type Long Integer is added in front.
+/// A table of the app. An `Id` that the database counts is added in front, unless the attributes have one.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Entity {
@@ -117,8 +117,14 @@ pub struct AttributeFull {
     pub type_name: String,
     /// What it stands for.
     pub description: Option<String>,
+    /// What people read instead of the name.
+    pub label: Option<String>,
     /// Most characters of a Text; in an entity 50 when absent, in a structure no limit.
     pub length: Option<u32>,
+    /// Digits behind the point to which a Decimal is rounded when it is stored, 0 to 8; 8 when absent.
+    pub decimals: Option<u32>,
+    /// The database counts the values of a whole number; true for an `Id` that is one (entities only).
+    pub auto_number: Option<bool>,
     /// Must be given.
     #[serde(default)]
     pub mandatory: bool,

@@ -90,6 +90,7 @@ binders! {
     rt_param_datetime(v: i64) = Value::Timestamp(v);
     rt_param_bytes(v: u32) = Value::Bytes(bytes(v).to_vec());
     rt_param_id(v: i64) = if v == 0 { Value::Null } else { Value::Int64(v) };
+    rt_param_text_id(v: u32) = if text(v).is_empty() { Value::Null } else { Value::Text(String::from(text(v))) };
 }
 
 /// Runs a SELECT; the rows become records of `desc`, in a list. `places` are a count, then per column the

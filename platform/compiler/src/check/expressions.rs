@@ -81,6 +81,7 @@ impl Checker<'_, '_> {
                     | Type::DateTime
                     | Type::Binary
                     | Type::Identifier(_)
+                    | Type::TextIdentifier(_)
                     | Type::Record(_)
                     | Type::List(_) => {
                         let message = format!("`-` does not take {}", self.named.shown(&operand.ty));
@@ -244,13 +245,15 @@ impl Checker<'_, '_> {
                 let (then, otherwise) = (self.expression(then), self.expression(otherwise));
                 let ty = match (&then.ty, &otherwise.ty) {
                     (a, b) if a == b => a.clone(),
-                    (Type::Identifier(None), b @ Type::Identifier(_)) => b.clone(),
+                    (Type::Identifier(None), b) if b.is_identifier() => b.clone(),
+                    (a, Type::Identifier(None)) if a.is_identifier() => a.clone(),
                     (a, b) => wider(a, b).unwrap_or_else(|| a.clone()),
                 };
                 let (then, otherwise) = (self.convert(then, &ty), self.convert(otherwise, &ty));
                 made(ty, TKind::If(Box::new(condition), Box::new(then), Box::new(otherwise)))
             }
             ("NullIdentifier", []) => made(Type::Identifier(None), TKind::Null),
+            ("NullTextIdentifier", []) => TExpr { ty: Type::TextIdentifier(None), ..self.text("", span) },
             ("GetAppName", []) => self.text(&self.named.app, span),
             ("GetOwnerURLPath", []) => self.text(&format!("/{}", self.named.app), span),
             ("GetCurrentLocale", []) => self.text("en-US", span),
@@ -269,6 +272,13 @@ impl Checker<'_, '_> {
                     let note = if builtin.note.is_empty() { "" } else { ": " };
                     let wanted = format!("{}{note}{}", builtin.signature(), builtin.note);
                     return self.wrong_count(wanted, arguments.len(), span);
+                }
+                // What it gives of a number, it gives of a text.
+                if let ("IdentifierToText", [id]) = (word, arguments) {
+                    let id = self.expression(id);
+                    if matches!(id.ty, Type::TextIdentifier(_)) {
+                        return self.convert(id, &Type::Text);
+                    }
                 }
                 let given = arguments.iter().zip(builtin.parameters).map(|(a, p)| self.expect(a, p));
                 let mut typed: Vec<TExpr> = given.collect();
@@ -355,7 +365,15 @@ impl Checker<'_, '_> {
             | Binary::Equal
             | Binary::NotEqual => {
                 let equality = matches!(op, Binary::Equal | Binary::NotEqual);
+                let left = self.meant(left, &right.ty);
+                let right = self.meant(right, &left.ty);
                 let common = match (&left.ty, &right.ty) {
+                    (Type::TextIdentifier(a), Type::TextIdentifier(b)) if equality => {
+                        if a.is_some() && b.is_some() && a != b {
+                            self.problems.warning("OML0205", at, "these are identifiers of two entities");
+                        }
+                        Some(Type::TextIdentifier(a.or(*b)))
+                    }
                     (Type::Identifier(a), Type::Identifier(b)) if equality => {
                         if a.is_some() && b.is_some() && a != b {
                             self.problems.warning("OML0205", at, "these are identifiers of two entities");
@@ -365,9 +383,8 @@ impl Checker<'_, '_> {
                     (Type::Record(a), Type::Record(b)) if equality && a == b => Some(Type::Record(*a)),
                     (Type::Binary | Type::Record(_) | Type::List(_), _) => None,
                     (Type::Boolean, Type::Boolean) if equality => Some(Type::Boolean),
-                    (Type::Boolean | Type::Identifier(_), _) | (_, Type::Boolean | Type::Identifier(_)) => {
-                        None
-                    }
+                    (Type::Boolean, _) | (_, Type::Boolean) => None,
+                    (a, b) if a.is_identifier() || b.is_identifier() => None,
                     (a, b) if a == b => Some(a.clone()),
                     (a, b) => wider(a, b),
                 };
@@ -380,7 +397,22 @@ impl Checker<'_, '_> {
 
     /// Identifiers of two entities compare as they are; everything else converts.
     fn retype(&mut self, value: TExpr, ty: &Type) -> TExpr {
-        if matches!(value.ty, Type::Identifier(_)) { value } else { self.convert(value, ty) }
+        if value.ty.is_identifier() { value } else { self.convert(value, ty) }
+    }
+
+    /// An identifier of any entity, where one that is a text is meant: `NullIdentifier()` and `TextToIdentifier(…)`.
+    fn meant(&self, value: TExpr, ty: &Type) -> TExpr {
+        if value.ty != Type::Identifier(None) || !matches!(ty, Type::TextIdentifier(_)) {
+            return value;
+        }
+        match value.kind {
+            TKind::Null => TExpr { ty: ty.clone(), ..self.text("", value.span) },
+            TKind::Builtin(builtin, mut arguments) if builtin.name == "TextToIdentifier" => {
+                let text = arguments.remove(0);
+                TExpr { ty: ty.clone(), ..text }
+            }
+            kind => TExpr { kind, ..value },
+        }
     }
 
     /// Records are one another when one has no name of its own and they have the same attributes in one order.
@@ -405,7 +437,10 @@ impl Checker<'_, '_> {
         if value.ty == *ty || value.ty == Type::Unknown || *ty == Type::Unknown {
             return value;
         }
-        if let (Type::Identifier(from), Type::Identifier(to)) = (&value.ty, ty) {
+        let value = self.meant(value, ty);
+        if let (Type::Identifier(from), Type::Identifier(to))
+        | (Type::TextIdentifier(from), Type::TextIdentifier(to)) = (&value.ty, ty)
+        {
             if from.is_some() && to.is_some() {
                 let (from, to) = (self.named.shown(&value.ty), self.named.shown(ty));
                 self.problems.warning(
@@ -428,6 +463,9 @@ impl Checker<'_, '_> {
                 (Type::Long, Type::Integer) => Some("LongIntegerToInteger converts it".to_owned()),
                 (Type::Integer | Type::Long, Type::Identifier(_)) => {
                     Some("LongIntegerToIdentifier converts it".to_owned())
+                }
+                (Type::Text, Type::Identifier(_) | Type::TextIdentifier(_)) => {
+                    Some("TextToIdentifier converts it".to_owned())
                 }
                 _ => None,
             };
@@ -472,6 +510,7 @@ fn wider(a: &Type, b: &Type) -> Option<Type> {
         | Type::DateTime
         | Type::Binary
         | Type::Identifier(_)
+        | Type::TextIdentifier(_)
         | Type::Record(_)
         | Type::List(_) => None,
     };
@@ -492,20 +531,21 @@ fn converts(from: &Type, to: &Type) -> bool {
         Type::Decimal => matches!(from, Type::Integer | Type::Long | Type::Boolean),
         Type::Date => matches!(from, Type::DateTime),
         Type::DateTime => matches!(from, Type::Date | Type::Text | Type::Time),
-        Type::Text => is_number(from) || is_text(from) || matches!(from, Type::Boolean | Type::Identifier(_)),
+        Type::Text => {
+            is_number(from) || is_text(from) || from.is_identifier() || matches!(from, Type::Boolean)
+        }
         Type::Email | Type::Phone => {
             is_number(from)
                 || is_text(from)
-                || matches!(
-                    from,
-                    Type::Boolean | Type::Identifier(_) | Type::Date | Type::Time | Type::DateTime
-                )
+                || from.is_identifier()
+                || matches!(from, Type::Boolean | Type::Date | Type::Time | Type::DateTime)
         }
         Type::Unknown
         | Type::Boolean
         | Type::Time
         | Type::Binary
         | Type::Identifier(_)
+        | Type::TextIdentifier(_)
         | Type::Record(_)
         | Type::List(_) => false,
     }

@@ -148,7 +148,7 @@ impl Checker<'_, '_> {
             EntityAction::Get { id } | EntityAction::GetForUpdate { id } => {
                 let lock = matches!(action, EntityAction::GetForUpdate { .. });
                 let record = if lock { self.writable(entity) } else { self.readable(entity) };
-                let id = self.expect(id, &identifier_of(record));
+                let id = self.expect(id, &self.identifier_of(record));
                 let default = format!("Get{}{}", entity.last(), if lock { "ForUpdate" } else { "" });
                 let outputs = [("Record", record.map_or(Type::Unknown, Type::Record))];
                 let out = self.outputs(node, &default, &outputs)[0];
@@ -158,7 +158,7 @@ impl Checker<'_, '_> {
                 let of = self.writable(entity);
                 let value = self.expect(record, &of.map_or(Type::Unknown, Type::Record));
                 let default = format!("Create{}", entity.text);
-                let out = self.outputs(node, &default, &[("Id", identifier_of(of))])[0];
+                let out = self.outputs(node, &default, &[("Id", self.identifier_of(of))])[0];
                 (default, TNodeKind::Create { record: of?, value, out })
             }
             EntityAction::Update { record } => {
@@ -170,7 +170,7 @@ impl Checker<'_, '_> {
                 let of = self.writable(entity);
                 let value = self.expect(record, &of.map_or(Type::Unknown, Type::Record));
                 let default = format!("CreateOrUpdate{}", entity.text);
-                let out = self.outputs(node, &default, &[("Id", identifier_of(of))])[0];
+                let out = self.outputs(node, &default, &[("Id", self.identifier_of(of))])[0];
                 (default, TNodeKind::CreateOrUpdate { record: of?, value, out })
             }
             EntityAction::CreateOrUpdateSome { records } => {
@@ -180,16 +180,21 @@ impl Checker<'_, '_> {
                 let list = self.expect(records, &some);
                 let element = self.variable("Current", element);
                 let default = format!("CreateOrUpdateSome{}", entity.text);
-                let ids = of.map_or(Type::Unknown, |r| Type::List(Box::new(Type::Identifier(Some(r)))));
+                let ids = of.map_or(Type::Unknown, |_| Type::List(Box::new(self.identifier_of(of))));
                 let out = self.outputs(node, &default, &[("Ids", ids)])[0];
                 (default, TNodeKind::CreateOrUpdateSome { record: of?, list, element, out })
             }
             EntityAction::Delete { id } => {
                 let of = self.writable(entity);
-                let id = self.expect(id, &identifier_of(of));
+                let id = self.expect(id, &self.identifier_of(of));
                 (format!("Delete{}", entity.text), TNodeKind::Delete { record: of?, id })
             }
         })
+    }
+
+    /// The type of the identifiers of an entity.
+    fn identifier_of(&self, record: Option<usize>) -> Type {
+        record.map_or(Type::Unknown, |record| self.named.types.keys[record].clone())
     }
 
     /// The place of an attribute, or a problem.
@@ -363,8 +368,4 @@ pub(super) fn unknown_event(
         Some(format!("events of other apps are known from references: odeon reference {app}"))
     });
     problems.error_hint("OML0111", name.span, format!("there is no event `{}`", name.text), hint);
-}
-
-fn identifier_of(record: Option<usize>) -> Type {
-    record.map_or(Type::Unknown, |r| Type::Identifier(Some(r)))
 }

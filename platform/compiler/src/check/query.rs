@@ -4,8 +4,6 @@
 //! once they are made. What is grouped leaves only keys and totals. Invariant: every expression of a query
 //! that leaves here runs in the database, or does not need the row and is computed before.
 
-use odeon_oml::schema::DeleteRule;
-
 use super::Checker;
 use crate::ast::{self, Binary, Expr, Join, Name, TotalKind};
 use crate::lower::refused;
@@ -221,7 +219,7 @@ impl Checker<'_, '_> {
         let (fits, result, needed) = match kind {
             // Every other value is always there, so that counting it would count the rows.
             TotalKind::Count => {
-                let fits = of.is_none() || matches!(ty, Type::Identifier(_) | Type::Unknown);
+                let fits = of.is_none() || ty.is_identifier() || ty == Type::Unknown;
                 (fits, Type::Long, "`count` takes an identifier, or stands alone and counts rows")
             }
             TotalKind::Sum if ty == Type::Decimal => (true, Type::Decimal, ""),
@@ -248,15 +246,7 @@ impl Checker<'_, '_> {
         if query.short {
             return query.sources[0].record;
         }
-        let attribute = |name: &String, ty: Type| FieldDef {
-            name: name.clone(),
-            column: name.clone(),
-            ty,
-            mandatory: false,
-            length: None,
-            default: None,
-            delete_rule: DeleteRule::Protect,
-        };
+        let attribute = |name: &String, ty: Type| FieldDef::plain(name, ty);
         let fields = if query.is_grouped() {
             let keys = query.keys.iter().map(|(name, key)| attribute(name, key.ty.clone()));
             keys.chain(query.totals.iter().map(|t| attribute(&t.name, t.ty.clone()))).collect()

@@ -149,6 +149,7 @@ impl Generator<'_, '_> {
             | Type::DateTime
             | Type::Binary
             | Type::Identifier(_)
+            | Type::TextIdentifier(_)
             | Type::Record(_)
             | Type::List(_) => ["rt_dec_add", "rt_dec_sub", "rt_dec_mul"],
         };
@@ -178,7 +179,7 @@ impl Generator<'_, '_> {
                 self.call("rt_record_cmp");
             }
             Type::Decimal => self.call("rt_dec_cmp"),
-            Type::Text | Type::Email | Type::Phone => self.call("rt_text_cmp"),
+            Type::Text | Type::Email | Type::Phone | Type::TextIdentifier(_) => self.call("rt_text_cmp"),
             Type::Unknown
             | Type::Boolean
             | Type::Integer

@@ -184,6 +184,7 @@ fn is_address(ty: &Type) -> bool {
     match ty {
         Type::Decimal
         | Type::Text
+        | Type::TextIdentifier(_)
         | Type::Email
         | Type::Phone
         | Type::Binary

@@ -166,7 +166,7 @@ impl Generator<'_, '_> {
         } else {
             for (name, value) in &query.calculated {
                 let sql = format!("{0}.{0}", quoted(name));
-                choices.push((name.clone(), directions(&sql, matches!(value.ty, Type::Identifier(_)))));
+                choices.push((name.clone(), directions(&sql, value.ty.is_identifier())));
             }
             for (at, source) in query.sources.iter().enumerate() {
                 for (index, field) in self.shared.named.records[source.record].fields.iter().enumerate() {
@@ -340,7 +340,7 @@ impl Statement<'_> {
 
     fn may_lack(&self, source: usize, index: usize) -> bool {
         let ty = &self.named.records[self.query.sources[source].record].fields[index].ty;
-        matches!(ty, Type::Identifier(_)) && (index != 0 || self.open[source])
+        ty.is_identifier() && (index != 0 || self.open[source])
     }
 }
 

@@ -19,10 +19,10 @@ impl Generator<'_, '_> {
         let named = self.shared.named;
         let def = &named.records[record];
         self.expression(id);
-        self.bind(&Type::Long);
+        let key = self.bind_key(def);
         let locked = if lock { " FOR UPDATE" } else { "" };
         let (columns, table) = (columns(def), quoted(def.table()));
-        self.statement(&format!("SELECT {columns} FROM {table} WHERE \"Id\" = $1::int8{locked}"));
+        self.statement(&format!("SELECT {columns} FROM {table} WHERE \"Id\" = $1::{key}{locked}"));
         let descriptor = self.shared.descriptor(&Type::Record(record));
         self.address(descriptor);
         self.absent(def);
@@ -42,24 +42,44 @@ impl Generator<'_, '_> {
     pub(super) fn insert(&mut self, record: usize, held: u32) {
         let named = self.shared.named;
         let def = &named.records[record];
-        self.bind_fields(record, held);
-        let (mut names, mut values) = (Vec::new(), Vec::new());
-        for (index, field) in def.fields.iter().enumerate().skip(1) {
-            names.push(quoted(&field.column));
-            values.push(format!("${index}::{}", sql_type(&field.ty)));
-        }
+        let fields: Vec<usize> = (0..def.fields.len()).filter(|at| !def.fields[*at].auto_number).collect();
+        self.bind_fields(record, held, &fields);
+        let (names, values) = listed(def, &fields);
         let table = quoted(def.table());
-        let sql = if names.is_empty() {
-            format!("INSERT INTO {table} DEFAULT VALUES RETURNING \"Id\"")
-        } else {
-            format!(
-                "INSERT INTO {table} ({}) VALUES ({}) RETURNING \"Id\"",
-                names.join(", "),
-                values.join(", ")
-            )
+        let sql = match names.is_empty() {
+            true => format!("INSERT INTO {table} DEFAULT VALUES"),
+            false => format!("INSERT INTO {table} ({names}) VALUES ({values})"),
         };
-        self.statement(&sql);
-        self.run("rt_insert");
+        if def.fields[0].auto_number {
+            self.statement(&format!("{sql} RETURNING \"Id\""));
+            self.run("rt_insert");
+        } else {
+            self.statement(&sql);
+            self.absent(def); // never said: an insertion touches a row, or fails
+            self.run("rt_update");
+            self.key_of(def, held);
+        }
+    }
+
+    /// Writes a row that the app identifies, whether or not there is one of its identifier.
+    pub(super) fn upsert(&mut self, record: usize, held: u32) {
+        let named = self.shared.named;
+        let def = &named.records[record];
+        let fields: Vec<usize> = (0..def.fields.len()).filter(|at| !def.fields[*at].auto_number).collect();
+        self.bind_fields(record, held, &fields);
+        let (names, values) = listed(def, &fields);
+        let set = |field: &FieldDef| format!("{0} = EXCLUDED.{0}", quoted(&field.column));
+        // Without another attribute, the Id is set to what it is, so that the row counts as touched.
+        let others = if fields.len() > 1 { &fields[1..] } else { &fields[..] };
+        let sets: Vec<String> = others.iter().map(|at| set(&def.fields[*at])).collect();
+        self.statement(&format!(
+            "INSERT INTO {} ({names}) VALUES ({values}) ON CONFLICT (\"Id\") DO UPDATE SET {}",
+            quoted(def.table()),
+            sets.join(", ")
+        ));
+        self.absent(def);
+        self.run("rt_update");
+        self.leave_if_raised();
     }
 
     pub(super) fn update(&mut self, record: usize, value: &TExpr) {
@@ -70,21 +90,19 @@ impl Generator<'_, '_> {
     pub(super) fn write(&mut self, record: usize, held: u32) {
         let named = self.shared.named;
         let def = &named.records[record];
-        self.bind_fields(record, held);
-        self.code.push(Instruction::LocalGet(held));
-        self.code.push(load(&Type::Long, 0));
-        self.bind(&Type::Long);
-        let sets: Vec<String> = def
-            .fields
-            .iter()
-            .enumerate()
-            .skip(1)
-            .map(|(index, field)| format!("{} = ${index}::{}", quoted(&field.column), sql_type(&field.ty)))
-            .collect();
+        let fields: Vec<usize> = (1..def.fields.len()).filter(|at| !def.fields[*at].auto_number).collect();
+        self.bind_fields(record, held, &fields);
+        self.key_of(def, held);
+        let key = self.bind_key(def);
+        let set = |(number, at): (usize, &usize)| {
+            let field = &def.fields[*at];
+            format!("{} = ${}::{}", quoted(&field.column), number + 1, sql_type(&field.ty))
+        };
+        let sets: Vec<String> = fields.iter().enumerate().map(set).collect();
         // An entity of nothing but its Id has nothing to set; the row must still be there.
         let sets = if sets.is_empty() { "\"Id\" = \"Id\"".to_owned() } else { sets.join(", ") };
-        let last = def.fields.len();
-        self.statement(&format!("UPDATE {} SET {sets} WHERE \"Id\" = ${last}::int8", quoted(def.table())));
+        let (table, last) = (quoted(def.table()), fields.len() + 1);
+        self.statement(&format!("UPDATE {table} SET {sets} WHERE \"Id\" = ${last}::{key}"));
         self.absent(def);
         self.run("rt_update");
         self.leave_if_raised();
@@ -94,10 +112,23 @@ impl Generator<'_, '_> {
         let named = self.shared.named;
         let def = &named.records[record];
         self.expression(id);
-        self.bind(&Type::Long);
-        self.statement(&format!("DELETE FROM {} WHERE \"Id\" = $1::int8", quoted(def.table())));
+        let key = self.bind_key(def);
+        self.statement(&format!("DELETE FROM {} WHERE \"Id\" = $1::{key}", quoted(def.table())));
         self.run("rt_delete");
         self.leave_if_raised();
+    }
+
+    /// Leaves the identifier of the record that a local holds on the stack.
+    fn key_of(&mut self, def: &RecordDef, held: u32) {
+        self.code.push(Instruction::LocalGet(held));
+        self.code.push(load(&def.fields[0].ty, 0));
+    }
+
+    /// Binds an identifier that a row is looked for by, the null identifier too; gives its type in SQL.
+    fn bind_key(&mut self, def: &RecordDef) -> &'static str {
+        let key = &def.fields[0].ty;
+        self.bind(if matches!(key, Type::TextIdentifier(_)) { &Type::Text } else { &Type::Long });
+        sql_type(key)
     }
 
     /// The local that holds a value.
@@ -108,12 +139,12 @@ impl Generator<'_, '_> {
         held
     }
 
-    /// Checks the record that a local holds, then binds every attribute but the Id, in order.
-    fn bind_fields(&mut self, record: usize, held: u32) {
+    /// Checks the record that a local holds, then binds attributes, in order.
+    fn bind_fields(&mut self, record: usize, held: u32, fields: &[usize]) {
         let named = self.shared.named;
         let def = &named.records[record];
         // Before the first parameter is bound: a refused record leaves none behind.
-        if def.fields.iter().skip(1).any(|f| f.mandatory || f.length.is_some()) {
+        if fields.iter().map(|at| &def.fields[*at]).any(|f| f.mandatory || f.length.is_some()) {
             let (descriptor, entity) =
                 (self.shared.descriptor(&Type::Record(record)), self.shared.data.text(&def.name));
             self.code.push(Instruction::LocalGet(held));
@@ -122,9 +153,14 @@ impl Generator<'_, '_> {
             self.call("rt_check");
             self.leave_if_raised();
         }
-        for (index, field) in def.fields.iter().enumerate().skip(1) {
+        for at in fields {
+            let field = &def.fields[*at];
             self.code.push(Instruction::LocalGet(held));
-            self.code.push(load(&field.ty, index));
+            self.code.push(load(&field.ty, *at));
+            if let Some(decimals) = field.decimals {
+                self.code.push(Instruction::I32Const(decimals as i32));
+                self.call("rt_dec_round");
+            }
             self.bind(&field.ty);
         }
     }
@@ -141,6 +177,7 @@ impl Generator<'_, '_> {
             Type::DateTime => "rt_param_datetime",
             Type::Binary | Type::Record(_) | Type::List(_) => "rt_param_bytes",
             Type::Identifier(_) => "rt_param_id",
+            Type::TextIdentifier(_) => "rt_param_text_id",
         });
     }
 
@@ -178,7 +215,13 @@ pub(crate) fn refused(expr: &TExpr) -> Option<&TExpr> {
             let text_of_other = matches!(expr.ty, Type::Text | Type::Email | Type::Phone)
                 && !matches!(
                     a.ty,
-                    Type::Text | Type::Email | Type::Phone | Type::Integer | Type::Long | Type::Identifier(_)
+                    Type::Text
+                        | Type::Email
+                        | Type::Phone
+                        | Type::Integer
+                        | Type::Long
+                        | Type::Identifier(_)
+                        | Type::TextIdentifier(_)
                 );
             if text_of_other || (matches!(a.ty, Type::Text | Type::Time) && matches!(expr.ty, Type::DateTime))
             {
@@ -255,7 +298,7 @@ impl Statement<'_> {
         } else {
             false
         };
-        matches!(expr.ty, Type::Identifier(_)) && !is_id
+        expr.ty.is_identifier() && !is_id
     }
 
     /// What must hold of a row. Here, unlike inside an expression, NULL is as good as false, so identifiers
@@ -270,11 +313,12 @@ impl Statement<'_> {
                 self.text.push(')');
             }
             TKind::Compare(Binary::Equal, a, b)
-                if matches!(a.ty, Type::Identifier(_)) && touches_row(a) && touches_row(b) =>
+                if a.ty.is_identifier() && touches_row(a) && touches_row(b) =>
             {
                 if self.may_be_null(a) && self.may_be_null(b) {
-                    self.around("(COALESCE(", a, ", 0) = COALESCE(");
-                    self.around("", b, ", 0))");
+                    let null = null_of(&a.ty);
+                    self.around("(COALESCE(", a, &format!(", {null}) = COALESCE("));
+                    self.around("", b, &format!(", {null}))"));
                 } else {
                     self.between(a, "=", b);
                 }
@@ -330,7 +374,7 @@ impl Statement<'_> {
                 self.around("trunc(", a, &format!(")::{}", sql_type(&expr.ty)));
             }
             TKind::Convert(a) if self.may_be_null(a) => {
-                self.around("(COALESCE(", a, &format!(", 0))::{}", sql_type(&expr.ty)));
+                self.around("(COALESCE(", a, &format!(", {}))::{}", null_of(&a.ty), sql_type(&expr.ty)));
             }
             TKind::Convert(a) if a.ty == Type::Boolean => {
                 self.around("(", a, &format!(")::int4::{}", sql_type(&expr.ty)));
@@ -366,7 +410,7 @@ impl Statement<'_> {
     /// Identifiers may be empty in the database, where the language knows the null identifier; it
     /// equals itself and nothing else.
     fn compare(&mut self, op: Binary, a: &TExpr, b: &TExpr) {
-        let null_aware = matches!(a.ty, Type::Identifier(_)) || matches!(b.ty, Type::Identifier(_));
+        let null_aware = a.ty.is_identifier() || b.ty.is_identifier();
         if !null_aware {
             if is_text(&a.ty) && !(collates(a) || collates(b)) {
                 self.around("(", a, &format!(" {COLLATION} {} ", op.symbol()));
@@ -382,13 +426,13 @@ impl Statement<'_> {
             self.between(row, "IS NOT DISTINCT FROM", other);
         } else {
             self.bound.push(other.clone());
-            let number = self.bound.len();
+            let other = format!("${}::{}", self.bound.len(), sql_type(&other.ty));
             self.expression(row);
-            self.text.push_str(&format!(" IS NOT NULL AND ${number}::int8 IS NOT NULL AND "));
+            self.text.push_str(&format!(" IS NOT NULL AND {other} IS NOT NULL AND "));
             self.expression(row);
-            self.text.push_str(&format!(" = ${number}::int8 OR "));
+            self.text.push_str(&format!(" = {other} OR "));
             self.expression(row);
-            self.text.push_str(&format!(" IS NULL AND ${number}::int8 IS NULL"));
+            self.text.push_str(&format!(" IS NULL AND {other} IS NULL"));
         }
         self.text.push_str("))");
     }
@@ -449,7 +493,7 @@ fn collates(expr: &TExpr) -> bool {
 /// What stands for an attribute of a source without a row; none for identifiers, which may be NULL.
 fn default_of(ty: &Type) -> Option<&'static str> {
     Some(match ty {
-        Type::Identifier(_) => return None,
+        Type::Identifier(_) | Type::TextIdentifier(_) => return None,
         Type::Unknown | Type::Boolean => "false",
         Type::Integer | Type::Long | Type::Decimal => "0",
         Type::Text | Type::Email | Type::Phone => "''",
@@ -458,6 +502,20 @@ fn default_of(ty: &Type) -> Option<&'static str> {
         Type::DateTime => "timestamp '1900-01-01 00:00:00'",
         Type::Binary | Type::Record(_) | Type::List(_) => "''::bytea",
     })
+}
+
+/// What the null identifier is to the language.
+fn null_of(ty: &Type) -> &'static str {
+    if matches!(ty, Type::TextIdentifier(_)) { "''" } else { "0" }
+}
+
+/// The columns of attributes, and the parameters for them, for an insertion.
+fn listed(def: &RecordDef, fields: &[usize]) -> (String, String) {
+    let name = |at: &usize| quoted(&def.fields[*at].column);
+    let value = |(number, at): (usize, &usize)| format!("${}::{}", number + 1, sql_type(&def.fields[*at].ty));
+    let names: Vec<String> = fields.iter().map(name).collect();
+    let values: Vec<String> = fields.iter().enumerate().map(value).collect();
+    (names.join(", "), values.join(", "))
 }
 
 fn columns(def: &RecordDef) -> String {
@@ -475,7 +533,7 @@ pub(super) fn sql_type(ty: &Type) -> &'static str {
         Type::Integer => "int4",
         Type::Long | Type::Identifier(_) => "int8",
         Type::Decimal => "numeric",
-        Type::Text | Type::Email | Type::Phone => "text",
+        Type::Text | Type::Email | Type::Phone | Type::TextIdentifier(_) => "text",
         Type::Date => "date",
         Type::Time => "time",
         Type::DateTime => "timestamp",

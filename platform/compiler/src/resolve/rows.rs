@@ -27,7 +27,7 @@ pub(super) fn rows(
             .map(|f| match f.name.as_str() {
                 "Id" | "Order" => Some((order + 1).to_string()),
                 "Label" => Some(name.text.clone()),
-                _ if matches!(f.ty, Type::Identifier(_)) => None,
+                _ if f.ty.is_identifier() => None,
                 _ => f.default.clone().or_else(|| literal::default_of(&f.ty)).map(|c| literal::shown(&c)),
             })
             .collect();
@@ -37,7 +37,7 @@ pub(super) fn rows(
                 continue;
             };
             let field = &fields[index];
-            let is_reference = matches!(field.ty, Type::Identifier(_));
+            let is_reference = field.ty.is_identifier();
             if is_reference && index > 0 {
                 continue; // `link` reads it
             }
@@ -82,7 +82,7 @@ pub(super) fn link(parsed: &Parsed, named: &mut Named, problems: &mut Problems<'
                 let Some(at) = fields.iter().position(|f| f.name == key.text).filter(|at| *at > 0) else {
                     continue; // the Id, or reported by `rows`
                 };
-                let Type::Identifier(Some(target)) = fields[at].ty else { continue };
+                let Some(target) = fields[at].ty.identifies() else { continue };
                 let id = referred(&named.records[target], value, problems);
                 if let Some(def) = &mut named.records[index].entity {
                     def.rows[row].2[at] = id.map(|id| id.to_string());
@@ -140,7 +140,9 @@ fn missing(def: &RecordDef, row: usize, name: &Name, values: &[(Name, Name)], pr
 
 fn is_empty(ty: &Type, value: Option<&str>) -> bool {
     match ty {
-        Type::Text | Type::Email | Type::Phone | Type::Identifier(_) => value.is_none_or(str::is_empty),
+        Type::Text | Type::Email | Type::Phone | Type::Identifier(_) | Type::TextIdentifier(_) => {
+            value.is_none_or(str::is_empty)
+        }
         Type::Date | Type::DateTime => {
             value == literal::default_of(ty).map(|c| literal::shown(&c)).as_deref()
         }

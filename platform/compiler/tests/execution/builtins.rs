@@ -205,6 +205,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("Text", "GetAppName() + GetOwnerURLPath() + GetCurrentLocale()", "\"B/Ben-US\""),
     ("Text", "GetBookmarkableURL() + GetUserAgent()", "\"http://app/B/rest/A/Run?x=1test\""),
     ("Text", "GetUserId()", "\"\""),
+    ("Boolean", r#"IdentifierToText(NullTextIdentifier()) = """#, "true"),
     ("Boolean", r#"CheckEndUserRole("Lead")"#, "false"),
     ("Text", r#"If(True, "then", ToUpper("else"))"#, "\"then\""),
 ];
