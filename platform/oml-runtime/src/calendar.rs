@@ -94,8 +94,14 @@ pub fn parse_time(text: &str) -> Option<i64> {
     Some((i64::from(hour) * 3600 + i64::from(minute) * 60 + i64::from(second)) * 1_000_000 + us)
 }
 
-/// Reads a date, or a date and a time with `T` or a space between them, `Z` or `±HH:mm` after.
+/// Reads a date, or a date and a time with `T` or a space between them, `Z` or `±HH:mm` after. An offset may lead
+/// out of the range of the type; then there is no such moment.
 pub fn parse_date_time(text: &str) -> Option<i64> {
+    let moments = i64::from(DATE_DEFAULT) * DAY_US..(i64::from(DATE_MAX) + 1) * DAY_US;
+    parse_moment(text).filter(|moment| moments.contains(moment))
+}
+
+fn parse_moment(text: &str) -> Option<i64> {
     let day = i64::from(parse_date(text.get(..10)?)?) * DAY_US;
     let Some(rest) = text.get(10..).filter(|rest| !rest.is_empty()) else { return Some(day) };
     let clock = rest.strip_prefix(['T', ' '])?;
@@ -189,6 +195,9 @@ mod tests {
         assert_eq!(out, "2026-11-23T14:30:00.500000");
         assert_eq!(parse_date_time("2026-11-23 00:00"), parse_date_time("2026-11-23"));
         assert_eq!(parse_date_time("2026-11-23T24:00:00Z"), None);
+        assert_eq!(parse_date_time("1900-01-01T00:00:00+00:01"), None);
+        assert_eq!(parse_date_time("3000-12-31T23:59:59-00:01"), None);
+        assert!(parse_date_time("3000-12-31T23:59:59Z").is_some());
         assert_eq!(parse_time("23:59:59"), Some(DAY_US - 1_000_000));
     }
 }

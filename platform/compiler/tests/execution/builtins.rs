@@ -137,6 +137,9 @@ const CASES: &[(&str, &str, &str)] = &[
     ("Date", "TextToDate(\"2023-02-29\")", "\"1900-01-01\""),
     ("Boolean", "TextToDateValidate(\"2024/02/29\") and not TextToDateValidate(\"29.2.2024\")", "true"),
     ("Date Time", "TextToDateTime(\"2024-02-29T10:00:00+02:00\")", "\"2024-02-29T08:00:00Z\""),
+    // An offset that leads out of the range of the type.
+    ("Date Time", "TextToDateTime(\"1900-01-01T00:00:00+02:00\")", "\"1900-01-01T00:00:00Z\""),
+    ("Boolean", "TextToDateTimeValidate(\"3000-12-31 23:59:59-00:30\")", "false"),
     ("Date Time", "TextToDateTime(\"soon\")", "\"1900-01-01T00:00:00Z\""),
     (
         "Boolean",
