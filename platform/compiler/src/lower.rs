@@ -347,6 +347,7 @@ fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) 
         opened: BTreeMap::new(),
         uses,
         fetches: fetch::Fetches::of(&body.nodes),
+        node: 0,
     };
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
@@ -390,6 +391,8 @@ struct Generator<'g, 'l> {
     streamed: BTreeSet<usize>,
     opened: stream::OpenedCursors,
     fetches: fetch::Fetches,
+    /// The address of the names of the action and the node that runs.
+    node: u32,
 }
 
 impl Generator<'_, '_> {
@@ -401,9 +404,14 @@ impl Generator<'_, '_> {
     /// Says which node runs, for the log line of an exception.
     fn mark(&mut self, node: &str) {
         let names = [self.shared.data.text(&self.def.name), self.shared.data.text(node)];
-        let names = self.shared.data.words(&names);
+        self.node = self.shared.data.words(&names);
+        self.mark_again();
+    }
+
+    /// Says it again, where a function that has ended said its own.
+    fn mark_again(&mut self) {
         self.address(self.shared.runtime.node);
-        self.address(names);
+        self.address(self.node);
         self.code.push(Instruction::I32Store(slot_at(0)));
     }
 

@@ -110,6 +110,7 @@ impl Generator<'_, '_> {
             TKind::Invoke(action, arguments) => {
                 self.invoke(*action, arguments);
                 self.leave_if_raised();
+                self.mark_again();
             }
         }
     }

@@ -347,6 +347,20 @@ fn functions_are_called_in_expressions() {
 }
 
 #[test]
+fn what_fails_behind_a_function_names_the_node_that_called_it() {
+    let app = app(
+        "- assign: { I: Double(N) }\n- if: 7 / Double(N) > 1\n  name: Divides\n- log: '\"o\" + Double(N)'\n",
+    );
+    run(&app, 1);
+    let logged = std::mem::take(&mut app.script.lock().unwrap().logged);
+    assert_eq!(logged, [r#"info "o3" action="A.Run" node="LogMessage""#]);
+    let app = self::app("- if: 7 / (Double(N) - 3) > 1\n  name: Divides\n");
+    assert_eq!(run(&app, 1).status, 500);
+    let logged = std::mem::take(&mut app.script.lock().unwrap().logged);
+    assert_eq!(logged, [r#"error "Division by zero" action="A.Run" node="Divides""#]);
+}
+
+#[test]
 fn endless_recursion_is_an_exception_and_can_be_handled() {
     let app = app(r#"
 - try:
