@@ -107,8 +107,8 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "Sign"(DEC) -> INT, "rt_dec_sign", Some("sign($a)::int4"), "-1, 0 or 1"
 
     "Chr"(INT) -> TEXT, "rt_chr", None, "the character of that code; empty for a code that is none"
-    "EncodeHtml"(TEXT) -> TEXT, "rt_encode_html", None, "a line break becomes `<br/>`"
-    "EncodeJavaScript"(TEXT) -> TEXT, "rt_encode_javascript", None, "for inside a string of JavaScript, also one in HTML: quotes, `<`, `>` and `&` as `\\x27`"
+    "EncodeHtml"(TEXT) -> TEXT, "rt_encode_html", None, "a line feed becomes `<br/>`, a carriage return vanishes"
+    "EncodeJavaScript"(TEXT) -> TEXT, "rt_encode_javascript", None, "for inside a string of JavaScript, also one in HTML: quotes, `<`, `>` and `&` as `\\x27`, control characters as `\\n` or `\\x07`"
     "EncodeSql"(TEXT) -> TEXT, "rt_encode_sql", None, "doubles quotes; parameters of queries need no encoding"
     "EncodeUrl"(TEXT) -> TEXT, "rt_encode_url", None, "a space becomes `+`; all but letters, digits and `-_.~` is written like `%2f`"
     "Index"(TEXT, TEXT; INT, BOOL, BOOL) -> INT, "rt_text_index", Some("(COALESCE(strpos($a COLLATE \"C\", NULLIF($b COLLATE \"C\", '')), 0) - 1)"), "where the second is in the first, from 0, or -1 (an empty one is nowhere); the place to begin at, from the end (where a place other than 0 ends the text), without case"
@@ -174,15 +174,15 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "NullBinary"() -> BYTES, "rt_null_binary", None, "no bytes"
     "NullDate"() -> DATE, "rt_null_date", None, "1900-01-01"
     "TextToDate"(TEXT) -> DATE, "rt_text_to_date", None, "yyyy-MM-dd, yyyy/MM/dd or yyyy.MM.dd"
-    "TextToDateTime"(TEXT) -> MOMENT, "rt_text_to_datetime", None, "a date, then a space or T and a time; an offset is converted"
+    "TextToDateTime"(TEXT) -> MOMENT, "rt_text_to_datetime", None, "a date, alone or with a space or T and a time behind; an offset is converted"
     "TextToDateTimeValidate"(TEXT) -> BOOL, "rt_text_is_datetime", None, ""
     "TextToDateValidate"(TEXT) -> BOOL, "rt_text_is_date", None, ""
-    "TextToDecimal"(TEXT) -> DEC, "rt_text_to_dec", None, ""
+    "TextToDecimal"(TEXT) -> DEC, "rt_text_to_dec", None, "like `-12.5`, `+7` or `1e3`; digits past the eighth are rounded, half to even"
     "TextToDecimalValidate"(TEXT) -> BOOL, "rt_text_is_dec", None, ""
     "TextToIdentifier"(TEXT) -> ID, "rt_text_to_long", None, "of any entity; the text itself where its Id is one"
-    "TextToInteger"(TEXT) -> INT, "rt_text_to_int", None, ""
+    "TextToInteger"(TEXT) -> INT, "rt_text_to_int", None, "digits, with a sign or without"
     "TextToIntegerValidate"(TEXT) -> BOOL, "rt_text_is_int", None, ""
-    "TextToLongInteger"(TEXT) -> LONG, "rt_text_to_long", None, ""
+    "TextToLongInteger"(TEXT) -> LONG, "rt_text_to_long", None, "digits, with a sign or without"
     "TextToLongIntegerValidate"(TEXT) -> BOOL, "rt_text_is_long", None, ""
     "TextToTime"(TEXT) -> TIME, "rt_text_to_time", None, "HH:mm or HH:mm:ss"
     "TextToTimeValidate"(TEXT) -> BOOL, "rt_text_is_time", None, ""
@@ -193,7 +193,7 @@ pub(crate) const BUILTINS: &[Builtin] = builtins! {
     "FormatDecimal"(DEC, INT, TEXT, TEXT) -> TEXT, "rt_format_decimal", None, "digits, decimal and group separator; half away from zero"
     "FormatPercent"(DEC, INT, TEXT) -> TEXT, "rt_format_percent", None, "digits and decimal separator of a hundred times the number; half away from zero"
     "FormatPhoneNumber"(TEXT, INT, INT, INT, TEXT, TEXT, TEXT) -> TEXT, "rt_format_phone", None, "digits of country, area and number, and the separator in front of each; what is left is dropped"
-    "FormatText"(TEXT, INT, INT, BOOL, TEXT) -> TEXT, "rt_format_text", None, "least and most characters; padded and cut at the left when True; the padding, 100,000 times at most"
+    "FormatText"(TEXT, INT, INT, BOOL, TEXT) -> TEXT, "rt_format_text", None, "least and most characters; padded and cut at the left when True; the padding, whose first character is taken, 100,000 times at most"
 
     "EmailAddressCreate"(TEXT, TEXT) -> TEXT, "rt_email_create", None, "name and address as in a mail's head: `\"Ann Lee\" <ann@example.org>`; without a name the address"
     "EmailAddressValidate"(TEXT) -> BOOL, "rt_email_is", None, "the rule of HTML; an empty one is valid"
@@ -213,7 +213,7 @@ mod tests {
     fn page() -> String {
         let mut page = String::from(
             "# Built-in functions\n\nA function never fails: what it cannot do gives the default of its result, unless a note says otherwise.\n\
-             Parameters in brackets may be left out. \"Rows\" says whether attributes of the row can be given in a query, where the\n\
+             What is read from a text may have white space around it. Parameters in brackets may be left out. \"Rows\" says whether attributes of the row can be given in a query, where the\n\
              database then gives what the app would; \"short\" means without the parameters in brackets. What does not depend on the\n\
              row can always be used there.\n\n\
              Not in the language: `ToObject` and `NullObject`, because there are no objects.\n\n| Function | Result | Rows | |\n|---|---|---|---|\n",
