@@ -55,6 +55,7 @@ pub(crate) struct Script {
 /// An app ready to serve.
 pub(crate) struct App {
     pre: ProxyPre<State>,
+    memory_bytes: usize,
     pub(crate) script: Arc<Mutex<Script>>,
 }
 
@@ -150,15 +151,19 @@ pub(crate) fn build(sources: &odeon_compiler::Sources) -> Vec<u8> {
 impl App {
     #[track_caller]
     pub(crate) fn start(sources: &odeon_compiler::Sources) -> App {
-        let component = build(sources);
+        App::load(&build(sources), MEMORY_BYTES).expect("a valid component")
+    }
+
+    /// A component whose instances may have so many bytes; or why it is none.
+    pub(crate) fn load(component: &[u8], memory_bytes: usize) -> Result<App, String> {
         let engine = Engine::default();
-        let component = Component::from_binary(&engine, &component).expect("a valid component");
+        let component = Component::from_binary(&engine, component).map_err(|e| format!("{e:?}"))?;
         let script = Arc::new(Mutex::new(Script::default()));
         let mut linker: Linker<State> = Linker::new(&engine);
         wasmtime_wasi_http::p2::add_to_linker_async(&mut linker).unwrap();
         session(&mut linker, &script);
         let pre = ProxyPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
-        App { pre, script }
+        Ok(App { pre, memory_bytes, script })
     }
 
     pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) -> &App {
@@ -180,6 +185,16 @@ impl App {
     }
 
     pub(crate) fn send_with(&self, verb: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        self.request(verb, path, headers, body).expect("no trap")
+    }
+
+    /// The same, where it may end in a trap.
+    #[allow(dead_code, reason = "each test file uses some of them")]
+    pub(crate) fn attempt(&self, verb: &str, path: &str, body: &str) -> Result<Reply, String> {
+        self.request(verb, path, &[], body)
+    }
+
+    fn request(&self, verb: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Reply, String> {
         let builder = hyper::Request::builder().method(verb).uri(format!("http://app{path}"));
         let builder = builder.header("host", "app").header("x-request-id", "r-1");
         let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
@@ -189,12 +204,12 @@ impl App {
         runtime.block_on(self.handle(request))
     }
 
-    async fn handle<B>(&self, request: hyper::Request<B>) -> Reply
+    async fn handle<B>(&self, request: hyper::Request<B>) -> Result<Reply, String>
     where
         B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
     {
         let wasi = WasiCtx::builder().inherit_stdio().build();
-        let limits = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).build();
+        let limits = StoreLimitsBuilder::new().memory_size(self.memory_bytes).build();
         let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
         let state = State { wasi, http, table, hooks: Others(self.script.clone()), limits };
         let mut store = Store::new(self.pre.engine(), state);
@@ -203,26 +218,20 @@ impl App {
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request).unwrap();
         let out = store.data_mut().http().new_response_outparam(sender).unwrap();
         let proxy = self.pre.instantiate_async(&mut store).await.unwrap();
-        let guest = async {
-            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await.expect("no trap");
-        };
+        let guest = async { proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await };
         let client = async {
-            let response = receiver.await.expect("a response").expect("no error");
+            let response = receiver.await.ok()?.expect("no error"); // after a trap there is none
             let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
             let (status, allow, length) =
                 (response.status().as_u16(), header("allow"), header("content-length"));
             let (challenge, exception) = (header("www-authenticate"), header("odeon-exception"));
             let body = response.into_body().collect().await.unwrap().to_bytes();
-            Reply {
-                status,
-                body: String::from_utf8(body.to_vec()).unwrap(),
-                allow,
-                length,
-                challenge,
-                exception,
-            }
+            let body = String::from_utf8(body.to_vec()).unwrap();
+            Some(Reply { status, body, allow, length, challenge, exception })
         };
-        tokio::join!(guest, client).1
+        let (ended, reply) = tokio::join!(guest, client);
+        ended.map_err(|trap| format!("{trap:?}"))?;
+        reply.ok_or_else(|| "no response".to_owned())
     }
 }
 
