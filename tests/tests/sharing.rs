@@ -78,6 +78,7 @@ async fn a_library_is_compiled_into_apps_and_pinned_there() {
 }
 
 const OWNER: &str = "app: Owner
+roles: { Clerk: { public: true }, Secret: {} }
 entities:
   Row:
     public: true
@@ -88,6 +89,7 @@ entities:
 rest:
   A:
     methods:
+      Appoint: { verb: POST, flow: [ { grant: Clerk, user: '\"ann\"' }, { grant: Secret, user: '\"eve\"' } ] }
       Add:
         verb: POST
         inputs: { Name: { type: Text, in: query }, Open: { type: Boolean, in: query } }
@@ -108,6 +110,14 @@ entities:
 rest:
   A:
     methods:
+      Clerk: { outputs: { Who: Text }, flow: [ assign: { Who: 'If(Owner.CheckClerkRole(\"ann\"), \"ann\", \"\") + If(Owner.CheckClerkRole(\"eve\"), \"eve\", \"\")' } ] }
+      Members:
+        outputs: { Found: One List }
+        flow:
+          - sql: SELECT role || member FROM \"Owner.odeon_roles\"
+            output: One
+            name: All
+          - assign: { Found: All.List }
       Names:
         outputs: { Names: Text }
         flow:
@@ -162,6 +172,13 @@ async fn a_public_entity_is_read_and_nothing_else_of_its_app() {
     add("table", true, "development").await;
     assert_eq!(site.get(&names).await, (StatusCode::OK, json!("lamp Open;table Open;")));
 
+    let appoint = site.url("development", "/Owner/rest/A/Appoint");
+    assert!(site.send(Method::POST, &appoint, None).await.0.is_success());
+    let clerk = site.get(&site.url("development", "/Reader/rest/A/Clerk")).await;
+    assert_eq!(clerk, (StatusCode::OK, json!("ann")));
+    let members = site.get(&site.url("development", "/Reader/rest/A/Members")).await;
+    assert_eq!(members, (StatusCode::OK, json!([{ "Text": "Clerkann" }])), "no role that is not public");
+
     // The database itself refuses what the language cannot see.
     let (status, said) = site.get(&site.url("development", "/Reader/rest/A/Write")).await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
@@ -183,7 +200,7 @@ async fn a_public_entity_is_read_and_nothing_else_of_its_app() {
     what_is_not_public_any_more_is_said(&site, owner).await;
     let database = site.database("stage_development").await;
     let views = "select count(*) from pg_views where viewname like 'Owner.%'";
-    assert_eq!(database.query_one(views, &[]).await.unwrap().get::<_, i64>(0), 2);
+    assert_eq!(database.query_one(views, &[]).await.unwrap().get::<_, i64>(0), 3);
     site.succeed(&["undeploy", "Reader"]);
     assert_eq!(database.query_one(views, &[]).await.unwrap().get::<_, i64>(0), 0);
     let grants = "select count(*) from information_schema.column_privileges \

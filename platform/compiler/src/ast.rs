@@ -18,7 +18,7 @@ pub(crate) struct Parsed {
     pub(crate) settings: Vec<Declared>,
     /// The app's own user exceptions.
     pub(crate) exceptions: Vec<Name>,
-    pub(crate) roles: Vec<Name>,
+    pub(crate) roles: Vec<Role>,
     pub(crate) actions: Vec<Action>,
     pub(crate) apis: Vec<Api>,
     pub(crate) consumed: Vec<ConsumedApi>,
@@ -27,6 +27,16 @@ pub(crate) struct Parsed {
     pub(crate) references: Vec<Reference>,
     /// Libraries, of each of which one revision is compiled in.
     pub(crate) libraries: Vec<Library>,
+}
+
+/// What a user may be.
+#[derive(Debug)]
+pub(crate) struct Role {
+    /// Of another app: `<App>.<Role>`.
+    pub(crate) name: Name,
+    pub(crate) own: bool,
+    /// Other apps may ask who has it.
+    pub(crate) public: bool,
 }
 
 /// A library that is compiled in.

@@ -71,6 +71,9 @@ pub fn conflicts(expected: &Elements, actual: &Elements) -> Vec<Conflict> {
             }
         }
     }
+    for name in expected.roles.keys().filter(|name| !actual.roles.contains_key(*name)) {
+        say("MissingRole", name, vec![format!("there is no public role `{name}`")]);
+    }
     for (name, structure) in &expected.structures {
         match actual.structures.get(name) {
             // Then whatever named it has another type, and was said.

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ast::{ActionKind, Home, Parsed};
 use crate::literal;
-use crate::types::{Constant, EntityDef, LocalDef, Named, RecordDef, StatementPart, TNodeKind, Type, Typed};
+use crate::types::{
+    Constant, EntityDef, LocalDef, Named, RecordDef, StatementPart, TKind, TNodeKind, Type, Typed,
+};
 use crate::walk::{callees, each_node};
 
 /// What an app is to other apps.
@@ -40,6 +42,9 @@ pub struct Elements {
     /// The entities that may be read.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub entities: BTreeMap<String, Entity>,
+    /// The roles that may be asked about.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub roles: BTreeMap<String, Role>,
     /// The structures that those name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub structures: BTreeMap<String, Attributes>,
@@ -81,6 +86,11 @@ pub struct Entity {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub records: BTreeMap<String, Record>,
 }
+
+/// A role: its name says it all.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Role {}
 
 /// A row of a static entity: what is needed to name it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +140,10 @@ pub struct Handler {
 impl Elements {
     /// Whether there is nothing for others.
     pub fn is_empty(&self) -> bool {
-        self.service_actions.is_empty() && self.events.is_empty() && self.entities.is_empty()
+        self.service_actions.is_empty()
+            && self.events.is_empty()
+            && self.entities.is_empty()
+            && self.roles.is_empty()
     }
 }
 
@@ -151,11 +164,14 @@ pub(crate) fn interface(parsed: &Parsed, typed: &Typed) -> Interface {
             public.entity(record);
         }
     }
+    for role in named.roles.iter().filter(|role| role.own && role.public) {
+        public.elements.roles.insert(role.name.clone(), Role {});
+    }
     interface.public = public.elements;
 
     let libraries = parsed.libraries.iter().map(|library| (library.name.text.clone(), library.revision));
     interface.libraries = libraries.collect();
-    let read = foreign_entities(typed);
+    let (read, asked) = (foreign_entities(typed), foreign_roles(typed));
     let called: BTreeSet<usize> = typed.bodies.iter().flat_map(|body| callees(&body.nodes)).collect();
     for reference in &parsed.references {
         let app = &reference.app.text;
@@ -176,6 +192,9 @@ pub(crate) fn interface(parsed: &Parsed, typed: &Typed) -> Interface {
             if used.is_entity(record) {
                 used.entity(record);
             }
+        }
+        for role in asked.iter().filter_map(|role| own_name(app, role)) {
+            used.elements.roles.insert(role.to_owned(), Role {});
         }
         if !used.elements.is_empty() {
             interface.uses.insert(app.clone(), used.elements);
@@ -232,6 +251,30 @@ pub(crate) fn foreign_entities(typed: &Typed) -> BTreeSet<usize> {
         });
     }
     used
+}
+
+/// The roles of other apps that are asked about by name.
+pub(crate) fn foreign_roles(typed: &Typed) -> BTreeSet<&str> {
+    let foreign = || typed.named.roles.iter().filter(|role| !role.own).map(|role| role.name.as_str());
+    let mut asked = BTreeSet::new();
+    let mut ask = |name: &str| asked.extend(foreign().find(|role| *role == name));
+    typed.routes.iter().flat_map(|route| &route.roles).for_each(|role| ask(role));
+    for body in &typed.bodies {
+        each_node(&body.nodes, &mut |node| {
+            for expr in node.kind.expressions() {
+                expr.each(&mut |part| {
+                    if let TKind::Builtin(builtin, arguments) = &part.kind
+                        && builtin.name == "CheckEndUserRole"
+                        && let Some(TKind::Constant(Constant::Text(role))) =
+                            arguments.first().map(|a| &a.kind)
+                    {
+                        ask(role);
+                    }
+                });
+            }
+        });
+    }
+    asked
 }
 
 /// Gathers elements, and with each the structures that it names.

@@ -98,10 +98,7 @@ fn sections(file: &mut Keys<'_>, parsed: &mut Parsed, problems: &mut Problems<'_
         parsed.exceptions.push(name);
     }
     for (name, node) in file.named("roles", problems) {
-        let mut keys = Keys::of(node, "a role", problems);
-        keys.take("description");
-        keys.finish(problems);
-        parsed.roles.push(name);
+        parsed.roles.push(read_role(name, node, problems));
     }
     for (name, node) in file.named("actions", problems) {
         let mut keys = Keys::of(node, "an action", problems);
@@ -172,6 +169,14 @@ fn structures(file: &mut Keys<'_>, problems: &mut Problems<'_>) -> Vec<Structure
         structures.push(Structure { name, inline: false, attributes });
     }
     structures
+}
+
+fn read_role(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Role {
+    let mut keys = Keys::of(node, "a role", problems);
+    keys.take("description");
+    let public = keys.flag("public", false, problems);
+    keys.finish(problems);
+    Role { name, own: true, public }
 }
 
 fn read_entity(name: Name, node: &yaml::Node, problems: &mut Problems<'_>) -> Entity {

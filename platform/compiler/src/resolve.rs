@@ -36,6 +36,8 @@ const BASIC: &[(&str, Type)] = &[
 /// Structures in structures, in levels. With a list at each of them a document is twice as deep, and the
 /// runtime reads JSON of 64 levels.
 const STRUCTURE_DEPTH_MAX: usize = 30;
+/// Longest name in PostgreSQL, in bytes.
+const IDENTIFIER_BYTES_MAX: usize = 63;
 /// ODC's default length of a Text attribute, in characters.
 const TEXT_LENGTH_DEFAULT: u32 = 50;
 /// ODC's length of an Email attribute, in characters.
@@ -136,10 +138,11 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         named.exceptions.push(name.text.clone());
     }
     for (index, role) in parsed.roles.iter().enumerate() {
-        if parsed.roles[..index].iter().any(|r| r.text == role.text) {
-            problems.error("OML0004", role.span, format!("the role `{}` exists already", role.text));
+        let name = &role.name;
+        if parsed.roles[..index].iter().any(|other| other.name.text == name.text) {
+            problems.error("OML0004", name.span, format!("the role `{}` exists already", name.text));
         }
-        named.roles.push(role.text.clone());
+        named.roles.push(RoleDef { name: name.text.clone(), own: role.own, public: role.public });
     }
     named.events = parsed.events.iter().map(|event| event_def(event, &named.types, problems)).collect();
     for (index, event) in parsed.events.iter().enumerate() {
@@ -272,6 +275,18 @@ fn not_stored(declared: &Declared, problems: &mut Problems<'_>) {
     }
 }
 
+/// The name of a table, or of the view of another app's. PostgreSQL cuts names without a word, so that two could become
+/// one: a long one is cut here, with a hash (FNV-1a, 64 bits) of the whole.
+fn view_or_table(name: &str) -> String {
+    if name.len() <= IDENTIFIER_BYTES_MAX {
+        return name.to_owned();
+    }
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{}_{hash:016x}", &name[..name.floor_char_boundary(IDENTIFIER_BYTES_MAX - 17)])
+}
+
 fn not_counted(declared: &Declared, problems: &mut Problems<'_>) {
     if let Some((_, at)) = declared.auto_number {
         problems.error("OML0303", at, "`auto_number` belongs to an attribute of an entity");
@@ -389,7 +404,7 @@ fn entity_record(
             problems.error("OML0004", declared.map_or(entity.name.span, |d| d.name.span), message);
         }
     }
-    let table = entity.stored_as.as_ref().unwrap_or(&entity.name).text.clone();
+    let table = view_or_table(&entity.stored_as.as_ref().unwrap_or(&entity.name).text);
     let (home, public) = (entity.home.clone(), entity.public);
     let mut def = EntityDef { home, public, table, is_static: entity.is_static, ..EntityDef::default() };
     for (name, attributes, unique) in &entity.indexes {

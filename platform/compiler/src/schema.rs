@@ -3,10 +3,12 @@
 //! Invariant: a table stands after the tables it refers to; where entities refer to each other in a
 //! circle, the order of the model decides.
 
+use std::collections::BTreeSet;
+
 use odeon_oml::schema::{Column, ColumnType, ForeignKey, ForeignTable, Index, PublicTable, Schema, Table};
 
 use crate::ast::Home;
-use crate::interface::foreign_entities;
+use crate::interface::{foreign_entities, foreign_roles};
 use crate::literal;
 use crate::types::{EntityDef, FieldDef, Named, RecordDef, Type, Typed};
 
@@ -40,26 +42,42 @@ pub(crate) fn schema(typed: &Typed) -> Schema {
     if named.events.iter().any(|event| event.own) {
         tables.push(own(OUTBOX, ["event", "payload"]));
     }
-    if !named.roles.is_empty() {
-        let columns = ["role", "member"];
+    if named.roles.iter().any(|role| role.own) {
         let index = Index {
             name: format!("{ROLES}_member"),
-            columns: columns.map(str::to_owned).to_vec(),
+            columns: ROLE_COLUMNS.map(str::to_owned).to_vec(),
             unique: false,
         };
-        tables.push(Table { indexes: vec![index], ..own(ROLES, columns) });
+        tables.push(Table { indexes: vec![index], ..own(ROLES, ROLE_COLUMNS) });
     }
     let public = placed.iter().map(|index| &named.records[*index]);
     let public = public.filter(|record| record.entity.as_ref().is_some_and(|entity| entity.public));
-    let public = public.map(public_table).collect();
-    let foreign =
-        foreign_entities(typed).into_iter().filter_map(|index| foreign_table(&named.records[index]));
-    Schema { tables, public, foreign: foreign.collect() }
+    let mut public: Vec<PublicTable> = public.map(public_table).collect();
+    let shown: Vec<String> =
+        named.roles.iter().filter(|role| role.own && role.public).map(|role| role.name.clone()).collect();
+    if !shown.is_empty() {
+        let columns = ROLE_COLUMNS.map(|column| (column.to_owned(), column.to_owned())).to_vec();
+        let only = Some((ROLE_COLUMNS[0].to_owned(), shown));
+        public.push(PublicTable { name: ROLES.to_owned(), table: ROLES.to_owned(), columns, only });
+    }
+    let foreign = foreign_entities(typed).into_iter();
+    let mut foreign: Vec<ForeignTable> =
+        foreign.filter_map(|index| foreign_table(&named.records[index])).collect();
+    let asked: BTreeSet<&str> =
+        foreign_roles(typed).into_iter().filter_map(|role| Some(role.split_once('.')?.0)).collect();
+    foreign.extend(asked.into_iter().map(|app| ForeignTable {
+        app: app.to_owned(),
+        name: ROLES.to_owned(),
+        view: format!("{app}.{ROLES}"),
+        columns: ROLE_COLUMNS.map(|c| (c.to_owned(), ColumnType::Text { length: None })).to_vec(),
+    }));
+    Schema { tables, public, foreign }
 }
 
 fn public_table(record: &RecordDef) -> PublicTable {
     let columns = record.fields.iter().map(|field| (field.name.clone(), field.column.clone()));
-    PublicTable { name: record.name.clone(), table: record.table().to_owned(), columns: columns.collect() }
+    let (name, table) = (record.name.clone(), record.table().to_owned());
+    PublicTable { name, table, columns: columns.collect(), only: None }
 }
 
 fn foreign_table(record: &RecordDef) -> Option<ForeignTable> {
@@ -92,6 +110,7 @@ fn own(name: &str, texts: [&str; 2]) -> Table {
 
 /// The table of roles and who has them; no entity has its name.
 pub(crate) const ROLES: &str = "odeon_roles";
+const ROLE_COLUMNS: [&str; 2] = ["role", "member"];
 /// The table of events that wait to be sent; no entity has its name. See `host/capabilities/src/events.rs`.
 pub(crate) const OUTBOX: &str = "odeon_outbox";
 

@@ -213,6 +213,16 @@ pub(crate) struct EventDef {
     pub(crate) payload: Vec<LocalDef>,
 }
 
+/// What a user may be.
+#[derive(Debug)]
+pub(crate) struct RoleDef {
+    /// Of another app: `<App>.<Role>`.
+    pub(crate) name: String,
+    pub(crate) own: bool,
+    /// Other apps may ask who has it.
+    pub(crate) public: bool,
+}
+
 /// All records by their places: those that the author declared, then the rows of aggregates. Types of rows
 /// are known when their aggregates are checked, and nobody else is stopped for it: each has its place before.
 #[derive(Debug, Default)]
@@ -271,7 +281,8 @@ pub(crate) struct Named {
     pub(crate) records: Records,
     /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
     pub(crate) exceptions: Vec<String>,
-    pub(crate) roles: Vec<String>,
+    /// The roles of the app and those of others that it knows.
+    pub(crate) roles: Vec<RoleDef>,
     pub(crate) settings: Vec<SettingDef>,
     pub(crate) consumed: Vec<ConsumedDef>,
     pub(crate) actions: Vec<ActionDef>,

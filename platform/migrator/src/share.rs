@@ -163,7 +163,14 @@ async fn show(
     run(tx, format!("grant select ({}) on {base} to {}", granted.join(", "), reader.owner)).await?;
     run(tx, format!("set local role {}", reader.owner)).await?;
     let view = format!("{}.{}", reader.schema, quoted(&table.view));
-    run(tx, format!("create view {view} as select {} from {base} t", selected.join(", "))).await
+    let only = match &there.only {
+        Some((column, values)) => {
+            let values: Vec<String> = values.iter().map(|value| quoted_literal(value)).collect();
+            format!(" where t.{} collate \"C\" in ({})", quoted(column), values.join(", "))
+        }
+        None => String::new(),
+    };
+    run(tx, format!("create view {view} as select {} from {base} t{only}", selected.join(", "))).await
 }
 
 async fn as_admin(tx: &mut PgConnection) -> Result<()> {

@@ -188,6 +188,8 @@ pub struct Exception {
 pub struct Role {
     /// Who has it.
     pub description: Option<String>,
+    /// Other apps of the stage may ask who has it.
+    pub public: bool,
 }
 
 /// A server action.

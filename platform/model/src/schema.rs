@@ -27,6 +27,9 @@ pub struct PublicTable {
     pub table: String,
     /// Its attributes, each with its column.
     pub columns: Vec<(String, String)>,
+    /// Where not all rows may be read: a column, and what it holds in those that may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only: Option<(String, Vec<String>)>,
 }
 
 /// A table of another app that is read through a view.

@@ -23,15 +23,21 @@ pub(crate) fn user() -> String {
     unsafe { (*user).clone() }
 }
 
-/// Whether a user, or whoever calls, has a role.
+/// Whether a user, or whoever calls, has a role; `App.Role` is one of another app, whose members a view shows.
 pub(crate) fn has(role: &str, of: &str) -> bool {
     let member = if of.is_empty() { user() } else { String::from(of) };
     if member.is_empty() {
         return false;
     }
-    let statement =
-        "SELECT count(*) FROM odeon_roles WHERE role COLLATE \"C\" = $1 AND member COLLATE \"C\" = $2";
-    let rows = session::query(statement, &[Value::Text(role.into()), Value::Text(member)]);
+    let is_name = |app: &str| app.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let (table, role) = match role.split_once('.') {
+        Some((app, role)) if is_name(app) => (alloc::format!("\"{app}.odeon_roles\""), role),
+        _ => (String::from("odeon_roles"), role),
+    };
+    let statement = alloc::format!(
+        "SELECT count(*) FROM {table} WHERE role COLLATE \"C\" = $1 AND member COLLATE \"C\" = $2"
+    );
+    let rows = session::query(&statement, &[Value::Text(role.into()), Value::Text(member)]);
     rows.is_ok_and(|rows| matches!(rows.values.first(), Some(Value::Int64(count)) if *count > 0))
 }
 

@@ -27,6 +27,11 @@ impl Checker<'_, '_> {
         granted: bool,
     ) -> (String, TNodeKind) {
         known(role, self.named, self.problems);
+        if self.named.roles.iter().any(|known| known.name == role.text && !known.own) {
+            let message = format!("who has `{}` is its own app's to say", role.text);
+            let hint = "call a service action of that app that grants or revokes it".to_owned();
+            self.problems.error_hint("OML0112", role.span, message, Some(hint));
+        }
         let user = self.expect(user, &Type::Text);
         let text = |text: &str| StatementPart::Text(text.to_owned());
         let [name, member] = [0, 1].map(StatementPart::Parameter);
@@ -51,10 +56,12 @@ impl Checker<'_, '_> {
         (default, TNodeKind::Sql { statement, list: None, count })
     }
 
-    /// `Check<Role>Role([user])`, where there is such a role.
+    /// `Check<Role>Role([user])`, or `<App>.Check<Role>Role([user])`, where there is such a role.
     pub(super) fn check_role(&mut self, function: &str, arguments: &[Expr], span: Span) -> Option<TExpr> {
-        let role = function.strip_prefix("Check")?.strip_suffix("Role")?;
-        let role = self.named.roles.iter().find(|known| *known == role)?.clone();
+        let (app, check) = function.rsplit_once('.').map_or(("", function), |(app, check)| (app, check));
+        let role = check.strip_prefix("Check")?.strip_suffix("Role")?;
+        let role = if app.is_empty() { role.to_owned() } else { format!("{app}.{role}") };
+        let role = self.named.roles.iter().find(|known| known.name == role)?.name.clone();
         let builtin = BUILTINS.iter().find(|builtin| builtin.name == "CheckEndUserRole")?;
         let user = match arguments {
             [] => self.text("", span),
@@ -68,8 +75,8 @@ impl Checker<'_, '_> {
 
 /// Reports a role that nobody declared.
 pub(super) fn known(role: &Name, named: &Named, problems: &mut Problems<'_>) {
-    if !named.roles.contains(&role.text) {
-        let hint = near(&role.text, named.roles.iter().map(String::as_str))
+    if named.roles.iter().all(|known| known.name != role.text) {
+        let hint = near(&role.text, named.roles.iter().map(|known| known.name.as_str()))
             .or_else(|| Some("roles are declared under `roles`".to_owned()));
         problems.error_hint("OML0112", role.span, format!("there is no role `{}`", role.text), hint);
     }

@@ -95,7 +95,7 @@ pub(super) fn keeps_to_itself(library: &mut Parsed, problems: &mut Problems<'_>)
         }
     }
     library.events.iter().for_each(|event| refuse(&event.name, "events"));
-    library.roles.iter().for_each(|role| refuse(role, "roles"));
+    library.roles.iter().for_each(|role| refuse(&role.name, "roles"));
 }
 
 /// What a library declares, and the name that goes in front of it.

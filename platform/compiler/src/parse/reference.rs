@@ -28,6 +28,12 @@ pub(super) fn read(node: &yaml::Node, mut file: Keys<'_>, parsed: &mut Parsed, p
         entity.attributes.iter_mut().for_each(|declared| qualify(&app, declared));
         parsed.entities.push(entity);
     }
+    for (name, node) in file.named("roles", problems) {
+        let mut role = super::read_role(name, node, problems);
+        role.name.text = qualified(&app, &role.name.text);
+        role.own = false;
+        parsed.roles.push(role);
+    }
     for mut structure in structures(&mut file, problems) {
         structure.name.text = qualified(&app, &structure.name.text);
         structure.attributes.iter_mut().for_each(|declared| qualify(&app, declared));

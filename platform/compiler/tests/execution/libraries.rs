@@ -300,6 +300,23 @@ fn a_public_entity_of_another_app_is_read_through_a_view() {
 }
 
 #[test]
+fn views_of_long_names_stay_apart() {
+    let long = |last: &str| format!("{}{last}", "E".repeat(48));
+    let reference =
+        serde_json::json!({ "reference": "A".repeat(30), "entities": { long("a"): {}, long("b"): {} } });
+    let app = format!(
+        "app: T\nactions:\n  L:\n    flow:\n      - {{ list: {0}.{1}, name: X, max: 1 }}\n      - {{ list: {0}.{2}, name: Y, max: 1 }}\n",
+        "A".repeat(30),
+        long("a"),
+        long("b")
+    );
+    let foreign =
+        check(&Sources::new([file("a.yaml", &app), file("r.json", &reference.to_string())])).schema.foreign;
+    assert!(foreign.len() == 2 && foreign[0].view != foreign[1].view, "{foreign:?}");
+    assert!(foreign.iter().all(|table| table.view.len() <= 63), "{foreign:?}");
+}
+
+#[test]
 fn rows_of_another_app_are_read_only() {
     let with = |node: &str| {
         desk(&format!(

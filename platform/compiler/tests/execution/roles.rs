@@ -111,3 +111,51 @@ fn an_app_with_roles_has_a_table_of_them() {
     let tables: Vec<&str> = schema.tables.iter().map(|table| table.name.as_str()).collect();
     assert_eq!(tables, ["odeon_roles"]);
 }
+
+#[test]
+fn a_public_role_of_another_app_is_asked_about_through_a_view() {
+    let file = |path: &str, text: &str| (path.to_owned(), text.to_owned());
+    let team = TEAM.replace("Lead: {}", "Lead: { public: true }");
+    let offered = odeon_compiler::check(&sources(&team));
+    let reference = serde_json::to_value(&offered.interface.public).unwrap();
+    assert_eq!(reference["roles"], serde_json::json!({ "Lead": {} }), "Member is its own");
+    let only = offered.schema.public[0].only.clone();
+    assert_eq!(only, Some(("role".to_owned(), vec!["Lead".to_owned()])));
+
+    let model = "app: D
+actions:
+  Login: { inputs: { Username: Text, Password: Text }, outputs: { UserId: Text }, flow: [ assign: { UserId: Username + Password } ] }
+rest:
+  A:
+    on_authentication: Login
+    methods:
+      Ask: { outputs: { Ok: Boolean }, flow: [ assign: { Ok: T.CheckLeadRole() } ] }
+      Only: { roles: [T.Lead], outputs: { Ok: Boolean }, flow: [ assign: { Ok: True } ] }
+";
+    let project = |model: &str| {
+        let mut reference = reference.clone();
+        reference["reference"] = "T".into();
+        odeon_compiler::Sources::new([file("d.yaml", model), file("t.json", &reference.to_string())])
+    };
+    let checked = odeon_compiler::check(&project(model));
+    assert_eq!(checked.problems, []);
+    assert!(checked.schema.tables.is_empty(), "it has no roles of its own");
+    assert_eq!(checked.schema.foreign[0].view, "T.odeon_roles");
+    assert!(checked.interface.uses["T"].roles.contains_key("Lead"));
+    let app = App::start(&project(model));
+    let basic = [("authorization", "Basic YW5uOg==")];
+    app.script.lock().unwrap().answers = vec![count(1)].into();
+    assert_eq!(app.send_with("GET", "/D/rest/A/Ask", &basic, "").body, "true", "{:?}", app.seen());
+    let asked = app.seen().into_iter().find(|statement| statement.starts_with("query")).unwrap();
+    assert!(
+        asked.contains(r#"FROM "T.odeon_roles" WHERE role"#)
+            && asked.contains(r#"[text("Lead"), text("ann")]"#),
+        "{asked}"
+    );
+    app.script.lock().unwrap().answers = vec![count(0)].into();
+    assert_eq!(app.send_with("GET", "/D/rest/A/Only", &basic, "").status, 403);
+
+    let grants = model.replace("assign: { Ok: True }", "{ grant: T.Lead, user: '\"x\"' }");
+    let problems = odeon_compiler::check(&project(&grants)).problems;
+    assert_eq!(problems[0].message, "who has `T.Lead` is its own app's to say");
+}

@@ -18,8 +18,8 @@ pub(crate) struct Inconsistency {
     pub(crate) section: &'static str,
     /// The other app.
     pub(crate) app: String,
-    /// `MissingApplication`, `MissingServiceAction`, `IncompatibleServiceAction`, `MissingEvent`, `IncompatibleEvent`
-    /// or `IncompatibleStructure`.
+    /// `MissingApplication`, or `Missing…` or `Incompatible…` of a `ServiceAction`, `Event`, `Entity`, `StaticEntity`, `Role`
+    /// or `Structure`.
     pub(crate) kind: &'static str,
     /// The element; empty for a whole app.
     pub(crate) element: String,
