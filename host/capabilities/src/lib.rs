@@ -66,6 +66,7 @@ impl Capabilities for Granted {
             self.log.host_line(
                 "OS-BERT-50004",
                 format!("what was written after the response's head is lost: {error:?}"),
+                None,
             );
         }
         self.sql.release().await;

@@ -71,9 +71,9 @@ impl RequestLog {
     pub fn new(sink: Arc<dyn Sink>, request_id: &str) -> Self {
         Self { sink, request_id: request_id.into() }
     }
-    /// A failed request, told by the host.
-    pub fn host_line(&self, code: &'static str, message: String) {
-        self.take(Level::Error, "host", message, Some(code), None);
+    /// A failed request, told by the host, with action and node where they are known.
+    pub fn host_line(&self, code: &'static str, message: String, origin: Option<(String, String)>) {
+        self.take(Level::Error, "host", message, Some(code), origin);
     }
     fn take(
         &self,

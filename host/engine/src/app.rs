@@ -20,7 +20,8 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 
 use crate::engine::TICK_MS;
-use crate::error::GuestError;
+use crate::error::{Failure, GuestError};
+use crate::origin;
 use crate::state::{Capabilities, Finish, State};
 
 /// A body, of a request or a response.
@@ -69,7 +70,7 @@ impl<C: Capabilities> App<C> {
         capabilities: C,
         held: H,
         unload: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<Response<Body>, GuestError> {
+    ) -> Result<Response<Body>, Failure> {
         let memory_max = usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX);
         let mut store = Store::new(self.pre.engine(), State::new(wasi, memory_max, capabilities));
         store.limiter(|state| state);
@@ -86,7 +87,7 @@ impl<C: Capabilities> App<C> {
         });
         let (head, response) = oneshot::channel();
         let mut http = store.data_mut().http();
-        let unusable = |error: wasmtime::Error| GuestError::NoResponse(error.to_string());
+        let unusable = |error: wasmtime::Error| Failure::from(GuestError::NoResponse(error.to_string()));
         let request = http.new_incoming_request(Scheme::Http, request).map_err(unusable)?;
         let out = http.new_response_outparam(head).map_err(unusable)?;
 
@@ -101,9 +102,9 @@ impl<C: Capabilities> App<C> {
             let ended = tokio::select! { ended = call => Some(ended), () = unload => None };
             let result = match ended {
                 Some(Ok(Ok(()))) => Ok(()),
-                Some(Ok(Err(error))) => Err(classify(&error, store.data().memory_denied, &limits)),
-                Some(Err(_)) => Err(GuestError::WallDeadline(limits.wall_ms_max)),
-                None => Err(GuestError::Unloaded),
+                Some(Ok(Err(error))) => Err(failure(&error, store.data().memory_denied, &limits)),
+                Some(Err(_)) => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
+                None => Err(GuestError::Unloaded.into()),
             };
             tracing::trace!(cpu = ?store.data().cpu_used(), "guest ended");
             let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };
@@ -116,15 +117,19 @@ impl<C: Capabilities> App<C> {
                 task.0 = None; // the guest may go on with the body
                 Ok(response)
             }
-            Ok(Err(code)) => Err(GuestError::NoResponse(format!("{code:?}"))),
+            Ok(Err(code)) => Err(GuestError::NoResponse(format!("{code:?}")).into()),
             // The store was dropped, and the sender with it: the task says why.
             Err(_) => match task.join().await {
                 Some(Ok(Err(error))) => Err(error),
-                Some(Ok(Ok(()))) => Err(GuestError::NoResponse("it returned without one".into())),
-                Some(Err(_)) | None => Err(GuestError::Trap("its task ended".into())),
+                Some(Ok(Ok(()))) => Err(GuestError::NoResponse("it returned without one".into()).into()),
+                Some(Err(_)) | None => Err(GuestError::Trap("its task ended".into()).into()),
             },
         }
     }
+}
+
+fn failure(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits) -> Failure {
+    Failure { error: classify(error, memory_denied, limits), origin: origin::of(error) }
 }
 
 fn classify(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits) -> GuestError {
@@ -138,7 +143,8 @@ fn classify(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits
         Some(Trap::StackOverflow) => GuestError::Stack,
         _ if memory_denied => GuestError::Memory(limits.memory_bytes_max),
         Some(trap) => GuestError::Trap(trap.to_string()),
-        None => GuestError::Trap(format!("{error:#}")),
+        // Not the whole chain: the backtrace in it names functions, and names may be long.
+        None => GuestError::Trap(error.root_cause().to_string()),
     }
 }
 

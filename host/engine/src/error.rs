@@ -2,6 +2,25 @@
 
 use http::StatusCode;
 
+use crate::origin::Origin;
+
+/// What went wrong, and where in the app, if that is known. Its text is for clients too, and leaves the origin to the
+/// owner of the app.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// What went wrong.
+    pub error: GuestError,
+    /// What ran.
+    pub origin: Option<Origin>,
+}
+
+impl From<GuestError> for Failure {
+    fn from(error: GuestError) -> Self {
+        Self { error, origin: None }
+    }
+}
+
 /// A request that a guest could not answer. Its neighbours never notice.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {

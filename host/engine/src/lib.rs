@@ -2,7 +2,7 @@
 //!
 //! Map: [`engine`] holds the one wasmtime engine of the process and its clock; [`artefact`] is the only place
 //! that turns native code into something that runs; [`app`] is a linked component and the life of a
-//! request; [`error`] says what went wrong in a guest; [`state`] is what a request's store holds.
+//! request; [`error`] says what went wrong in a guest, and [`origin`] where; [`state`] is what a request's store holds.
 //!
 //! What must stay true: no instance serves two requests; a guest past a deadline is dropped with its store;
 //! nothing here knows NATS, SQL or an HTTP server.
@@ -11,10 +11,12 @@ pub mod app;
 pub mod artefact;
 pub mod engine;
 pub mod error;
+pub mod origin;
 pub mod state;
 
 pub use app::{App, Body, RequestLimits};
 pub use engine::{Engine, EngineSettings, Fits};
-pub use error::GuestError;
+pub use error::{Failure, GuestError};
+pub use origin::Origin;
 pub use state::{Capabilities, Finish, State};
 pub use {wasmtime, wasmtime_wasi, wasmtime_wasi_http};

@@ -11,9 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use odeon_engine::wasmtime::component::{Component, Linker};
-use odeon_engine::{
-    App, Body, Capabilities, Engine, EngineSettings, Finish, GuestError, RequestLimits, State,
-};
+use odeon_engine::{App, Body, Capabilities, Engine, EngineSettings, Failure, Finish, RequestLimits, State};
 use tokio::sync::Notify;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpHooks;
@@ -67,7 +65,7 @@ impl Guest {
         Self { app: App::link(&linker, &component).unwrap(), ends: Counting::default() }
     }
 
-    async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, GuestError> {
+    async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, Failure> {
         self.ask_until(path, limits, std::future::pending()).await
     }
 
@@ -76,7 +74,7 @@ impl Guest {
         path: &str,
         limits: RequestLimits,
         unload: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<Response<Body>, GuestError> {
+    ) -> Result<Response<Body>, Failure> {
         let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
         let request = Request::get(format!("http://localhost{path}")).body(body).unwrap();
         self.app.handle(request, limits, WasiCtx::builder().build(), self.ends.clone(), (), unload).await
@@ -84,7 +82,7 @@ impl Guest {
 
     async fn fails(&self, path: &str, limits: RequestLimits) -> (StatusCode, &'static str, String) {
         let error = self.ask(path, limits).await.expect_err(path);
-        (error.status(), error.code(), error.to_string())
+        (error.error.status(), error.error.code(), error.to_string())
     }
 
     /// Whoever comes after a guest that failed notices nothing.
@@ -129,6 +127,7 @@ async fn a_guest_of_an_unloaded_app_is_ended() {
     let unload = Arc::new(Notify::new());
     unload.notify_one();
     let error = guest.ask_until("/loop", LIMITS, async move { unload.notified().await }).await.err().unwrap();
+    let error = error.error;
     assert_eq!((error.status(), error.code()), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50303"));
     guest.answers().await;
 }

@@ -21,7 +21,7 @@ use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use odeon_engine::{Body, GuestError, RequestLimits};
+use odeon_engine::{Body, Failure, GuestError, RequestLimits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
 use odeon_protocol::events::{PAYLOAD_BYTES_MAX, WAITING_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
@@ -54,7 +54,7 @@ pub(crate) enum Refusal {
     TooLarge(u64),
     Busy,
     Call(CallError),
-    Guest(GuestError),
+    Guest(Failure),
 }
 
 /// Accepts connections for ever.
@@ -175,7 +175,7 @@ pub(crate) async fn run(
     let mut response = response.map_err(Refusal::Guest)?;
     response.headers_mut().remove(NOT_SERVED); // ours to say
     // What the guest wrote before it answered must be there for whoever reads the answer.
-    sql.commit().await.map_err(|error| Refusal::Guest(GuestError::Commit(format!("{error:?}"))))?;
+    sql.commit().await.map_err(|error| Refusal::Guest(GuestError::Commit(format!("{error:?}")).into()))?;
     Ok(response)
 }
 
@@ -241,11 +241,14 @@ pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id
             (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50302", detail)
         }
         Refusal::Call(why) => (StatusCode::FORBIDDEN, "OS-BERT-40301", why.to_string()),
-        Refusal::Guest(error) => (error.status(), error.code(), error.to_string()),
+        Refusal::Guest(Failure { error, .. }) => (error.status(), error.code(), error.to_string()),
     };
-    if let (Some(served), Refusal::Guest(_)) = (served, refusal) {
+    if let (Some(served), Refusal::Guest(Failure { origin, .. })) = (served, refusal) {
         let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
-        RequestLog::new(Arc::new(sink), id).host_line(code, detail.clone());
+        let place = origin.as_ref().map_or("", |origin| &origin.place);
+        let line = if place.is_empty() { detail.clone() } else { format!("{detail} ({place})") };
+        let origin = origin.as_ref().map(|origin| (origin.action.clone(), origin.node.clone()));
+        RequestLog::new(Arc::new(sink), id).host_line(code, line, origin);
     }
     let mut response = problem(status, code, &detail, id);
     if matches!(refusal, Refusal::UnknownApp(_)) {

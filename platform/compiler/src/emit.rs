@@ -5,6 +5,8 @@
 //! linking objects with wasm-ld, which would put a native tool into the build service.
 //! Invariant: what leaves here has been validated, and the same plan gives the same bytes.
 
+mod names;
+
 use wasm_encoder::{
     CodeSection, ConstExpr, DataSection, ElementSection, Elements, Encode, ExportKind, ExportSection,
     FunctionSection, MemorySection, MemoryType, Module, RawSection, TableSection, TypeSection, ValType,
@@ -14,10 +16,11 @@ use wit_component::ComponentEncoder;
 
 use crate::plan::Plan;
 use crate::runtime::{Runtime, keeps};
+use crate::sources::Sources;
 
 /// The component, or why encoder or validator refused it (a bug of this compiler).
-pub(crate) fn emit(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, String> {
-    let module = link(plan, runtime).map_err(|error| format!("the runtime library: {error}"))?;
+pub(crate) fn emit(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, String> {
+    let module = link(plan, runtime, sources).map_err(|error| format!("the runtime library: {error}"))?;
     let component = ComponentEncoder::default()
         .validate(false) // below, with the features that every engine has
         .module(&module)
@@ -32,11 +35,12 @@ pub(crate) fn emit(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, String> {
     clippy::wildcard_enum_match_arm,
     reason = "wasmparser's enums grow with the standard; what is not named is copied as it is"
 )]
-fn link(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, BinaryReaderError> {
+fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, BinaryReaderError> {
     let mut types = TypeSection::new();
     let mut signatures: Vec<(&[ValType], &[ValType])> = Vec::new();
     let mut functions = FunctionSection::new();
     let mut code = CodeSection::new();
+    let mut offsets = Vec::new();
     for function in &plan.functions {
         let signature = (function.params.as_slice(), function.results.as_slice());
         let index = signatures.iter().position(|s| *s == signature).unwrap_or_else(|| {
@@ -46,10 +50,16 @@ fn link(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, BinaryReaderError> {
         });
         functions.function(runtime.types + index as u32);
         let mut body = wasm_encoder::Function::new(function.locals.iter().map(|local| (1, *local)));
-        for instruction in &function.code {
+        let mut marks = function.marks.iter().peekable();
+        let mut reached = Vec::with_capacity(function.marks.len());
+        for (at, instruction) in function.code.iter().enumerate() {
+            while marks.next_if(|mark| mark.at <= at).is_some() {
+                reached.push(body.byte_len());
+            }
             body.instruction(instruction);
         }
         code.function(&body);
+        offsets.push(reached);
     }
     let mut elements = ElementSection::new();
     let indices: Vec<u32> = plan.table.iter().map(|function| runtime.functions + function).collect();
@@ -130,6 +140,8 @@ fn link(plan: &Plan, runtime: &Runtime) -> Result<Vec<u8>, BinaryReaderError> {
         };
         module.section(&RawSection { id, data: &bytes });
     }
+    let names = names::section(&plan.functions, &offsets, runtime.functions, sources);
+    module.section(&RawSection { id: 0, data: &names });
     Ok(module.finish())
 }
 
@@ -177,9 +189,13 @@ mod tests {
     fn emitted(code: Vec<Instruction<'static>>) -> Result<Vec<u8>, String> {
         let runtime = RUNTIME.as_ref().expect("the runtime library is read");
         let data = Data::new(runtime.heap_base.next_multiple_of(16));
-        let function = Function { params: vec![], results: vec![ValType::I32], locals: vec![], code };
+        let function = Function { results: vec![ValType::I32], code, ..Function::default() };
         let descriptor = data.base;
-        emit(&Plan { functions: vec![function], table: vec![0], data, descriptor }, runtime)
+        emit(
+            &Plan { functions: vec![function], table: vec![0], data, descriptor },
+            runtime,
+            &Sources::default(),
+        )
     }
 
     #[test]

@@ -142,7 +142,7 @@ pub fn compile(sources: &Sources) -> Compiled {
     if compiled.problems.iter().all(|p| p.severity != Severity::Error) {
         let component = runtime::RUNTIME.as_ref().map_err(Clone::clone).and_then(|runtime| {
             let plan = lower::lower(&typed, &openapi::documents(&parsed, &typed), runtime);
-            emit::emit(&plan, runtime)
+            emit::emit(&plan, runtime, sources)
         });
         match component {
             Ok(component) => compiled.component = Some(component),

@@ -28,8 +28,9 @@ use crate::ast::Source;
 use crate::check::routes::USER;
 use crate::literal;
 use crate::openapi::Document;
-use crate::plan::{Data, Function, Plan};
+use crate::plan::{Data, Function, Mark, Plan};
 use crate::runtime::Runtime;
+use crate::sources::Span;
 use crate::types::*;
 
 // Kinds of descriptors, as in the runtime's `values`.
@@ -285,6 +286,7 @@ fn wrapper(action: usize, shared: &Shared<'_>) -> Function {
         results: vec![ValType::I32],
         locals: outputs.iter().map(|o| word(&o.ty)).collect(),
         code,
+        ..Function::default()
     }
 }
 
@@ -348,6 +350,8 @@ fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) 
         uses,
         fetches: fetch::Fetches::of(&body.nodes),
         node: 0,
+        nodes: Vec::new(),
+        marks: Vec::new(),
     };
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
@@ -368,7 +372,15 @@ fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) 
     }
     generator.code.push(Instruction::End);
     let results = body.variables[def.inputs..def.inputs + def.outputs].iter().map(|v| word(&v.ty)).collect();
-    Function { params, results, locals: generator.locals, code: generator.code }
+    Function {
+        params,
+        results,
+        locals: generator.locals,
+        code: generator.code,
+        name: def.name.clone(),
+        nodes: generator.nodes,
+        marks: generator.marks,
+    }
 }
 
 struct Generator<'g, 'l> {
@@ -393,6 +405,9 @@ struct Generator<'g, 'l> {
     fetches: fetch::Fetches,
     /// The address of the names of the action and the node that runs.
     node: u32,
+    /// What emit says about the code: its nodes, and where each begins.
+    nodes: Vec<(String, Span)>,
+    marks: Vec<Mark>,
 }
 
 impl Generator<'_, '_> {

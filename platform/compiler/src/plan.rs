@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use wasm_encoder::{Instruction, ValType};
 
+use crate::sources::Span;
+
 /// What emit turns into bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
@@ -17,12 +19,27 @@ pub(crate) struct Plan {
     pub(crate) descriptor: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Function {
     pub(crate) params: Vec<ValType>,
     pub(crate) results: Vec<ValType>,
     pub(crate) locals: Vec<ValType>,
     pub(crate) code: Vec<Instruction<'static>>,
+    /// For whoever has to say where a trap came from; empty where nobody needs to.
+    pub(crate) name: String,
+    /// Names and places of its nodes.
+    pub(crate) nodes: Vec<(String, Span)>,
+    /// Which node the code belongs to, in the order of the code.
+    pub(crate) marks: Vec<Mark>,
+}
+
+/// From an instruction on, code belongs to a node, or to none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    /// The instruction, by its place.
+    pub(crate) at: usize,
+    /// The node, by its place among the function's.
+    pub(crate) node: Option<usize>,
 }
 
 /// The app's data, behind the runtime's own.

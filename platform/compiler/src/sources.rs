@@ -54,8 +54,32 @@ impl Sources {
         (file.path.clone(), line, column, column + (end - start).max(1) as u32)
     }
 
+    /// To find the lines of many places.
+    pub(crate) fn lines(&self) -> Lines<'_> {
+        let breaks = self.files.iter().map(|file| {
+            let breaks = file.chars.iter().zip(0u32..).filter(|(c, _)| **c == '\n').map(|(_, at)| at);
+            (file.path.as_str(), breaks.collect())
+        });
+        Lines { files: breaks.collect() }
+    }
+
     pub(crate) fn line(&self, path: &str, line: u32) -> Option<&str> {
         let file = self.files.iter().find(|file| file.path == path)?;
         file.text.lines().nth(line as usize - 1)
+    }
+}
+
+/// The paths of files, and where their lines end.
+pub(crate) struct Lines<'s> {
+    files: Vec<(&'s str, Vec<u32>)>,
+}
+
+impl<'s> Lines<'s> {
+    /// The file of a span, and its line, counted from 1.
+    pub(crate) fn place(&self, span: Span) -> (&'s str, usize) {
+        match self.files.get(span.file as usize) {
+            Some((path, breaks)) => (path, breaks.partition_point(|at| *at < span.start) + 1),
+            None => ("", 1),
+        }
     }
 }

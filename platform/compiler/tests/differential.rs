@@ -57,7 +57,8 @@ fn from_environment(name: &str, default: u64) -> u64 {
 /// What the component does.
 fn observed(app: &App, method: &str, body: &str) -> Result<Outcome, String> {
     app.answers([]);
-    let reply = app.attempt("POST", &format!("/D/rest/A/{method}"), body)?;
+    let reply = app.attempt("POST", &format!("/D/rest/A/{method}"), body);
+    let reply = reply.map_err(|trap| trap.root_cause().to_string())?;
     let log = app.script.lock().unwrap().logged.clone();
     if reply.status == 200 {
         return Ok(Outcome { status: 200, answer: reply.body, log });

@@ -23,6 +23,8 @@ mod others;
 mod rest;
 #[path = "execution/roles.rs"]
 mod roles;
+#[path = "execution/traps.rs"]
+mod traps;
 
 use harness::{Answer, App, Reply, long, sources, text, value};
 use wasmtime::component::Val;

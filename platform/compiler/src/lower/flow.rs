@@ -17,6 +17,7 @@ use wasm_encoder::{BlockType, Instruction, ValType};
 
 use super::{Generator, keep, load, store, word};
 use crate::ast::Leave;
+use crate::plan::Mark;
 use crate::types::*;
 
 /// The blocks of a loop, by the depth at which they were opened.
@@ -38,6 +39,25 @@ impl Generator<'_, '_> {
     }
 
     fn node(&mut self, node: &TNode) {
+        let around = self.marks.last().and_then(|mark| mark.node);
+        self.nodes.push((node.name.clone(), node.span));
+        self.belongs(Some(self.nodes.len() - 1));
+        self.node_code(node);
+        self.belongs(around);
+    }
+
+    /// From here on, code belongs to a node, or to none.
+    fn belongs(&mut self, node: Option<usize>) {
+        let at = self.code.len();
+        if self.marks.last().is_some_and(|mark| mark.at == at) {
+            self.marks.pop();
+        }
+        if self.marks.last().and_then(|mark| mark.node) != node {
+            self.marks.push(Mark { at, node });
+        }
+    }
+
+    fn node_code(&mut self, node: &TNode) {
         self.mark(&node.name);
         match &node.kind {
             TNodeKind::Assign(pairs) => {

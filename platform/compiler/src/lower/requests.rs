@@ -81,5 +81,5 @@ fn remote(runtime: &str, row: u32, def: &ActionDef, shared: &Shared<'_>) -> Func
     }
     code.push(Instruction::End);
     let results = def.outputs().iter().map(|output| word(&output.ty)).collect();
-    Function { params, results, locals: vec![ValType::I32], code }
+    Function { params, results, locals: vec![ValType::I32], code, ..Function::default() }
 }

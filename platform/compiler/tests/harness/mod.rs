@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::{Component, Linker, ResourceTable, Val};
-use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -56,6 +56,8 @@ pub(crate) struct Script {
 pub(crate) struct App {
     pre: ProxyPre<State>,
     memory_bytes: usize,
+    /// Instructions that an instance may run.
+    pub(crate) fuel: Option<u64>,
     pub(crate) script: Arc<Mutex<Script>>,
 }
 
@@ -156,14 +158,21 @@ impl App {
 
     /// A component whose instances may have so many bytes; or why it is none.
     pub(crate) fn load(component: &[u8], memory_bytes: usize) -> Result<App, String> {
-        let engine = Engine::default();
+        App::limited(component, memory_bytes, None)
+    }
+
+    /// The same, which ends in a trap after so many instructions: what a host's clock does, and no clock.
+    pub(crate) fn limited(component: &[u8], memory_bytes: usize, fuel: Option<u64>) -> Result<App, String> {
+        let mut config = Config::new();
+        config.consume_fuel(fuel.is_some());
+        let engine = Engine::new(&config).map_err(|e| format!("{e:?}"))?;
         let component = Component::from_binary(&engine, component).map_err(|e| format!("{e:?}"))?;
         let script = Arc::new(Mutex::new(Script::default()));
         let mut linker: Linker<State> = Linker::new(&engine);
         wasmtime_wasi_http::p2::add_to_linker_async(&mut linker).unwrap();
         session(&mut linker, &script);
         let pre = ProxyPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
-        Ok(App { pre, memory_bytes, script })
+        Ok(App { pre, memory_bytes, fuel, script })
     }
 
     pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) -> &App {
@@ -190,11 +199,17 @@ impl App {
 
     /// The same, where it may end in a trap.
     #[allow(dead_code, reason = "each test file uses some of them")]
-    pub(crate) fn attempt(&self, verb: &str, path: &str, body: &str) -> Result<Reply, String> {
+    pub(crate) fn attempt(&self, verb: &str, path: &str, body: &str) -> wasmtime::Result<Reply> {
         self.request(verb, path, &[], body)
     }
 
-    fn request(&self, verb: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Result<Reply, String> {
+    fn request(
+        &self,
+        verb: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> wasmtime::Result<Reply> {
         let builder = hyper::Request::builder().method(verb).uri(format!("http://app{path}"));
         let builder = builder.header("host", "app").header("x-request-id", "r-1");
         let builder = headers.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
@@ -204,7 +219,7 @@ impl App {
         runtime.block_on(self.handle(request))
     }
 
-    async fn handle<B>(&self, request: hyper::Request<B>) -> Result<Reply, String>
+    async fn handle<B>(&self, request: hyper::Request<B>) -> wasmtime::Result<Reply>
     where
         B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
     {
@@ -214,11 +229,16 @@ impl App {
         let state = State { wasi, http, table, hooks: Others(self.script.clone()), limits };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.limits);
+        if let Some(fuel) = self.fuel {
+            store.set_fuel(fuel)?;
+        }
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request).unwrap();
         let out = store.data_mut().http().new_response_outparam(sender).unwrap();
-        let proxy = self.pre.instantiate_async(&mut store).await.unwrap();
-        let guest = async { proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await };
+        let proxy = self.pre.instantiate_async(&mut store).await?;
+        // The store ends with the guest, and what waits for a response that does not come is told.
+        let guest =
+            async move { proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await };
         let client = async {
             let response = receiver.await.ok()?.expect("no error"); // after a trap there is none
             let header = |name| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
@@ -230,8 +250,8 @@ impl App {
             Some(Reply { status, body, allow, length, challenge, exception })
         };
         let (ended, reply) = tokio::join!(guest, client);
-        ended.map_err(|trap| format!("{trap:?}"))?;
-        reply.ok_or_else(|| "no response".to_owned())
+        ended?;
+        reply.ok_or_else(|| wasmtime::Error::msg("no response"))
     }
 }
 
