@@ -30,6 +30,7 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
             variables: def.variables.clone(),
             scope: (0..def.variables.len()).map(Some).collect(),
             nodes: Vec::new(),
+            broken: Vec::new(),
             rows: query::Rows::default(),
             loops: 0,
         };
@@ -89,6 +90,8 @@ struct Checker<'c, 'p> {
     scope: Vec<Option<usize>>,
     /// Names of nodes and their outputs.
     nodes: Vec<(String, Vec<(String, usize)>)>,
+    /// Nodes whose outputs nobody knows, because what they call was not found.
+    broken: Vec<String>,
     /// What an expression of a query reads of the row under test.
     rows: query::Rows,
     /// Loops around the node.

@@ -454,6 +454,14 @@ fn roles() {
 }
 
 #[test]
+fn what_was_not_found_is_one_problem() {
+    problems(
+        "app: T\nactions:\n  A:\n    locals: { N: Integer }\n    flow:\n      - call: Nowhere.Find\n      - assign: { N: Find.List.Length + Find.Count }\n",
+        "OML0105@6:15",
+    );
+}
+
+#[test]
 fn libraries() {
     problems("library: L\nentities:\n  E: {}\n", "OML0113@3:3");
     problems("library: L\nactions: { A: {} }\ntimers:\n  N: { action: A }\n", "OML0113@4:3");

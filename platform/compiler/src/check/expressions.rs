@@ -130,6 +130,9 @@ impl Checker<'_, '_> {
                 return record.and_then(|r| self.field(r, member, span, kind)).unwrap_or(broken);
             }
             let is_variable = self.scope.iter().flatten().any(|v| self.variables[*v].name == *root);
+            if !is_variable && self.broken.contains(root) {
+                return broken;
+            }
             if !is_variable && let Some((_, outputs)) = self.nodes.iter().find(|(n, _)| n == root) {
                 if let Some((_, variable)) = outputs.iter().find(|(n, _)| *n == member.text) {
                     let ty = self.variables[*variable].ty.clone();

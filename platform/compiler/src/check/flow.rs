@@ -304,6 +304,8 @@ impl Checker<'_, '_> {
             };
             let message = format!("there is no action `{}` to call here", action.text);
             self.problems.error_hint("OML0105", action.span, message, hint);
+            let name = node.name.as_ref().map_or(action.last(), |name| &name.text);
+            self.broken.push(name.to_owned());
             return None;
         };
         let def = &self.named.actions[index];
