@@ -3,7 +3,7 @@
 NATS := .odeon/venv/bin/nats-server
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 
-.PHONY: up down build guests test bench-smoke bench-runtime setup fmt lint
+.PHONY: up down build guests test bench bench-contenders bench-smoke bench-runtime setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -23,6 +23,18 @@ test: setup guests
 	cargo build --workspace --bins
 	cargo test --workspace --no-fail-fast
 
+# What is promised about speed, beside Rust, node, and axum with sqlx: figures of this machine, into
+# docs/benchmarks/speed.md. Fails when a limit is missed.
+bench: build bench-contenders
+	env -u RUST_BACKTRACE target/release/odeon-bench speed --guest target/guests/wasm32-wasip2/release/jobs_rust.wasm \
+		--peer target/peers/release/expenses-axum --page docs/benchmarks/speed.md
+
+# By hand, and of no use but to be compared with.
+bench-contenders: setup
+	@tools/setup bench
+	cargo build --release --target wasm32-wasip2 --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --target-dir target/guests
+	cargo build --release --manifest-path tests/bench/peers/expenses-axum/Cargo.toml --target-dir target/peers
+
 # Figures of this machine, into docs/benchmarks/. Fails when a limit is missed.
 bench-smoke: build guests
 	@tools/setup bench
@@ -37,6 +49,8 @@ lint: setup
 	cargo fmt --all --check
 	cargo fmt --manifest-path platform/oml-runtime/Cargo.toml --check
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml --check
+	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --check
+	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --manifest-path platform/oml-runtime/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests -- -D warnings
@@ -45,6 +59,8 @@ fmt:
 	cargo fmt --all
 	cargo fmt --manifest-path platform/oml-runtime/Cargo.toml
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml
+	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml
+	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml
 
 setup:
 	@tools/setup

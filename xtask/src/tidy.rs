@@ -15,7 +15,10 @@ const LINES_MAX: usize = 800;
 /// An edge that is not listed fails. Data at the bottom, binaries at the top.
 const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("odeon", &["odeon-compiler", "odeon-protocol"]),
-    ("odeon-bench", &["odeon-compiler", "odeon-engine", "odeon-tests"]),
+    (
+        "odeon-bench",
+        &["odeon-capabilities", "odeon-compiler", "odeon-engine", "odeon-protocol", "odeon-tests"],
+    ),
     ("odeon-capabilities", &["odeon-engine"]),
     ("odeon-compiler", &["odeon-oml"]),
     ("odeon-control", &["odeon-protocol"]),

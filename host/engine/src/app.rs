@@ -49,6 +49,11 @@ impl<C> Clone for App<C> {
     }
 }
 
+/// An instance that nobody calls. Gives its slot back when it is dropped.
+pub struct Idle<C: 'static> {
+    _store: Store<State<C>>,
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("CPU deadline")]
 struct CpuDeadline;
@@ -60,17 +65,19 @@ impl<C: Capabilities> App<C> {
         Ok(Self { pre: Arc::new(ProxyPre::new(linker.instantiate_pre(component)?)?) })
     }
 
-    /// Serves one request. `held` is dropped when the guest has ended, which may be after the response's
-    /// head; a guest that still runs when `unload` resolves is ended.
-    pub async fn handle<H: Send + 'static>(
+    /// An instance that serves nobody, in a store as a request has it: what the benchmarks time.
+    pub async fn instantiate(
         &self,
-        request: Request<Body>,
         limits: RequestLimits,
         wasi: WasiCtx,
         capabilities: C,
-        held: H,
-        unload: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> wasmtime::Result<Idle<C>> {
+        let mut store = self.store(limits, wasi, capabilities);
+        self.pre.instantiate_async(&mut store).await?;
+        Ok(Idle { _store: store })
+    }
+
+    fn store(&self, limits: RequestLimits, wasi: WasiCtx, capabilities: C) -> Store<State<C>> {
         let memory_max = usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX);
         let mut store = Store::new(self.pre.engine(), State::new(wasi, memory_max, capabilities));
         store.limiter(|state| state);
@@ -85,6 +92,21 @@ impl<C: Capabilities> App<C> {
             // Not `Yield`: tokio would run the task that just yielded before the others.
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
+        store
+    }
+
+    /// Serves one request. `held` is dropped when the guest has ended, which may be after the response's
+    /// head; a guest that still runs when `unload` resolves is ended.
+    pub async fn handle<H: Send + 'static>(
+        &self,
+        request: Request<Body>,
+        limits: RequestLimits,
+        wasi: WasiCtx,
+        capabilities: C,
+        held: H,
+        unload: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Response<Body>, Failure> {
+        let mut store = self.store(limits, wasi, capabilities);
         let (head, response) = oneshot::channel();
         let mut http = store.data_mut().http();
         let unusable = |error: wasmtime::Error| Failure::from(GuestError::NoResponse(error.to_string()));

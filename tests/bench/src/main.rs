@@ -8,6 +8,7 @@ mod load;
 mod page;
 mod publish;
 mod sharing;
+mod speed;
 mod throughput;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,44 @@ enum What {
         #[arg(long)]
         page: PathBuf,
     },
+    /// Everything that the project promises about speed; fails when a limit is missed.
+    Speed {
+        /// The hand-written component, `jobs-rust`.
+        #[arg(long)]
+        guest: PathBuf,
+        /// The hand-written server, `expenses-axum`.
+        #[arg(long)]
+        peer: PathBuf,
+        /// Node.
+        #[arg(long, default_value = "node")]
+        node: PathBuf,
+        /// Where the page is written; its plot goes beside it.
+        #[arg(long)]
+        page: PathBuf,
+        /// Only these parts: compile, jobs, instance, expenses. The page is then shown and not written.
+        #[arg(long)]
+        only: Vec<String>,
+    },
+    /// Compiles and signs one project: the process whose time and memory `speed` measures.
+    #[command(hide = true)]
+    CompileProject {
+        /// Its folder.
+        project: PathBuf,
+        /// Where the component goes.
+        wasm: PathBuf,
+    },
+    /// Runs the jobs of `speed` in one component.
+    #[command(hide = true)]
+    RunJobs {
+        /// The component.
+        wasm: PathBuf,
+        /// The jobs and their inputs, as JSON.
+        inputs: PathBuf,
+        /// Runs of each job that do not count.
+        warm_ups: usize,
+        /// Runs of each job that count.
+        runs: usize,
+    },
     /// Loads artefacts and says what they cost: the process whose memory `runtime-sharing` measures.
     #[command(hide = true)]
     Hold {
@@ -52,9 +91,35 @@ enum What {
     },
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    match Arguments::parse().what {
+fn main() -> anyhow::Result<ExitCode> {
+    let what = Arguments::parse().what;
+    // Before there is a runtime: this process is measured.
+    if let What::CompileProject { project, wasm } = &what {
+        page::say(&speed::compile_here(project, wasm)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(what))
+}
+
+async fn run(what: What) -> anyhow::Result<ExitCode> {
+    match what {
+        What::CompileProject { .. } => Ok(ExitCode::SUCCESS),
+        What::RunJobs { wasm, inputs, warm_ups, runs } => {
+            page::say(&speed::run_here(&wasm, &inputs, warm_ups, runs).await?);
+            Ok(ExitCode::SUCCESS)
+        }
+        What::Speed { guest, peer, node, page, only } => {
+            let folder = page.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(folder)?;
+            let contenders = speed::Contenders { guest, peer, node };
+            let (text, is_met) = speed::measure(&contenders, &only, folder).await?;
+            if only.is_empty() {
+                keep(&page, &text)?;
+            } else {
+                page::say(&text);
+            }
+            Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         What::Smoke { wasmtime, page } => {
             let publish = publish::measure().await?;
             let throughput = throughput::measure(&wasmtime).await?;
