@@ -56,7 +56,7 @@ impl Granted {
 impl Capabilities for Granted {
     async fn finish(&mut self, how: Finish) {
         let ended = match how {
-            Finish::Returned => self.sql.commit().await,
+            Finish::Returned => self.sql.settle().await,
             Finish::Failed => {
                 self.sql.abandon().await;
                 Ok(())

@@ -1,14 +1,17 @@
 //! A linked component, and the life of one request in it.
 //!
 //! A request gets a store of its own, a fresh instance, and three limits: memory, CPU time, wall time.
-//! The guest runs in a task of its own, because it may go on after the head of its response; whatever the
-//! caller wants held for that long (a slot) travels with the task. When a deadline passes, the task's
-//! future is dropped, and with it the store: the only way to end a guest for certain.
+//! The guest runs where its caller does, and in a task of its own when it goes on after the head of its response;
+//! whatever the caller wants held for that long (a slot) travels with it. When a deadline passes, or a caller
+//! goes away before the head, the guest's future is dropped, and with it the store: the only way to end a guest for certain.
 
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::oneshot;
@@ -17,7 +20,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 
 use crate::engine::TICK_MS;
 use crate::error::{Failure, GuestError};
@@ -114,7 +117,7 @@ impl<C: Capabilities> App<C> {
         let out = http.new_response_outparam(head).map_err(unusable)?;
 
         let pre = self.pre.clone();
-        let task = tokio::spawn(async move {
+        let guest = async move {
             let _held = held;
             let call = async {
                 let proxy = pre.instantiate_async(&mut store).await?;
@@ -132,22 +135,48 @@ impl<C: Capabilities> App<C> {
             let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };
             store.data_mut().capabilities.finish(how).await;
             result
-        });
-        let mut task = EndWithCaller(Some(task));
-        match response.await {
-            Ok(Ok(response)) => {
-                task.0 = None; // the guest may go on with the body
-                Ok(response)
-            }
-            Ok(Err(code)) => Err(GuestError::NoResponse(format!("{code:?}")).into()),
-            // The store was dropped, and the sender with it: the task says why.
-            Err(_) => match task.join().await {
-                Some(Ok(Err(error))) => Err(error),
-                Some(Ok(Ok(()))) => Err(GuestError::NoResponse("it returned without one".into()).into()),
-                Some(Err(_)) | None => Err(GuestError::Trap("its task ended".into()).into()),
-            },
-        }
+        };
+        answer_of(Box::pin(guest), response).await
     }
+}
+
+/// What a guest sets, once, and the host waits for.
+type Head = oneshot::Receiver<Result<Response<Body>, ErrorCode>>;
+
+/// Runs a guest until it has answered. It runs where its caller does, because waking another thread and being
+/// woken by it costs as much as a small request; what is left of it behind the head goes on in a task of its own.
+/// Most guests leave nothing: their answer is whole when they have ended, and their caller gets it whole.
+async fn answer_of<G>(mut guest: Pin<Box<G>>, mut response: Head) -> Result<Response<Body>, Failure>
+where
+    G: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let ended = tokio::select! {
+        biased;
+        ended = AssertUnwindSafe(&mut guest).catch_unwind() => Some(ended),
+        head = &mut response => {
+            if let Ok(head) = head {
+                tokio::spawn(guest); // the guest goes on with the body
+                return head.map_err(refused);
+            }
+            None
+        }
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        // The sender was dropped, unused: the guest says why.
+        None => AssertUnwindSafe(&mut guest).catch_unwind().await,
+    };
+    match (response.try_recv(), ended) {
+        (Ok(head), _) => head.map_err(refused),
+        (Err(_), Ok(Err(error))) => Err(error),
+        (Err(_), Ok(Ok(()))) => Err(GuestError::NoResponse("it returned without one".into()).into()),
+        (Err(_), Err(_)) => Err(GuestError::Trap("its task ended".into()).into()),
+    }
+}
+
+/// A guest may say an error instead of a response.
+fn refused(code: ErrorCode) -> Failure {
+    GuestError::NoResponse(format!("{code:?}")).into()
 }
 
 fn failure(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits) -> Failure {
@@ -167,25 +196,5 @@ fn classify(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits
         Some(trap) => GuestError::Trap(trap.to_string()),
         // Not the whole chain: the backtrace in it names functions, and names may be long.
         None => GuestError::Trap(error.root_cause().to_string()),
-    }
-}
-
-/// A caller that goes away before the head wants nothing any more: the guest ends with it.
-struct EndWithCaller<T>(Option<tokio::task::JoinHandle<T>>);
-
-impl<T> EndWithCaller<T> {
-    async fn join(&mut self) -> Option<Result<T, tokio::task::JoinError>> {
-        match &mut self.0 {
-            Some(task) => Some(task.await),
-            None => None,
-        }
-    }
-}
-
-impl<T> Drop for EndWithCaller<T> {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
     }
 }

@@ -233,6 +233,7 @@ mod tests {
             include_str!("lower/query.rs"),
             include_str!("lower/rows.rs"),
             include_str!("lower/sql.rs"),
+            include_str!("lower/texts.rs"),
         ];
         let named = sources.iter().flat_map(|text| text.split('"').filter(|word| word.starts_with("rt_")));
         let missing: Vec<&str> = named

@@ -4,7 +4,8 @@
 //! action, by return or by an exception, is a branch out of that block; a handler is the end of a block
 //! inside it. An exception is a word in the runtime's memory that is looked at after everything that may
 //! raise. Rejected: Wasm exceptions, whose tags the runtime library would have to share. Records and lists are values: they are copied when
-//! they are stored. Invariant: lowering cannot fail on a model without errors.
+//! they are stored. What every request does a thousand times is Wasm's own instructions, and a call only where
+//! it goes wrong. Invariant: lowering cannot fail on a model without errors.
 
 mod expressions;
 mod fetch;
@@ -17,6 +18,7 @@ mod requests;
 mod rows;
 mod sql;
 mod stream;
+mod texts;
 
 pub(crate) use sql::refused;
 
@@ -48,6 +50,8 @@ const LIST: u32 = 10;
 const IDENTIFIER: u32 = 11;
 const EMAIL: u32 = 12;
 const PHONE: u32 = 13;
+/// Beside the count of a record's fields, as in the runtime's `values`: none of them is a record or a list.
+const FLAT: u32 = 1 << 31;
 
 pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) -> Plan {
     let mut shared = Shared {
@@ -156,13 +160,15 @@ impl Shared<'_> {
         self.record(fields.collect())
     }
 
-    /// Name, type, default, and the runtime's `Field` flags of each attribute.
+    /// Name, type, default, and the runtime's `Field` flags of each attribute; the runtime gets its key in JSON too.
     fn record(&mut self, fields: Vec<(&str, &Type, Option<&Constant>, u32)>) -> u32 {
         let mut template = Vec::new();
-        let mut words = vec![RECORD, fields.len() as u32, 0];
+        let is_flat = !fields.iter().any(|(_, ty, ..)| matches!(ty, Type::Record(_) | Type::List(_)));
+        let mut words = vec![RECORD, fields.len() as u32 | if is_flat { FLAT } else { 0 }, 0];
         for (name, ty, default, flags) in fields {
             template.extend(self.slot(default, ty));
-            words.extend([self.data.text(name), self.descriptor(ty), flags]);
+            let key = format!("\"{}\":", name.replace('\\', "\\\\").replace('"', "\\\""));
+            words.extend([self.data.text(name), self.descriptor(ty), flags, self.data.text(&key)]);
         }
         words[2] = self.data.words(&template);
         // Not shared with an equal row: the words of a template may look like a descriptor.
@@ -334,6 +340,7 @@ fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) 
     let locals = body.variables[def.inputs..].iter().map(|v| word(&v.ty)).collect();
     let uses = keep::Uses::of(&body.nodes);
     let streamed = stream::streamed(&body.nodes, &uses, shared);
+    let grown = texts::grown(&body.nodes, &body.variables[..def.variables.len()]);
     let mut generator = Generator {
         shared,
         def,
@@ -352,7 +359,14 @@ fn action(def: &ActionDef, body: &Body, guarded: bool, shared: &mut Shared<'_>) 
         node: 0,
         nodes: Vec::new(),
         marks: Vec::new(),
+        is_marked: true,
+        scratch: BTreeMap::new(),
+        rooms: BTreeMap::new(),
     };
+    for variable in grown {
+        let room = generator.temporary(ValType::I32);
+        generator.rooms.insert(variable, room);
+    }
     generator.code.push(Instruction::Block(BlockType::Empty));
     for variable in def.inputs..body.variables.len() {
         generator.initialise(variable);
@@ -403,11 +417,16 @@ struct Generator<'g, 'l> {
     streamed: BTreeSet<usize>,
     opened: stream::OpenedCursors,
     fetches: fetch::Fetches,
-    /// The address of the names of the action and the node that runs.
+    /// Where the names of the node stand that runs, and whether the runtime knows it already.
     node: u32,
+    is_marked: bool,
     /// What emit says about the code: its nodes, and where each begins.
     nodes: Vec<(String, Span)>,
     marks: Vec<Mark>,
+    /// Locals that hold a value for a few instructions.
+    scratch: BTreeMap<(u8, usize), u32>,
+    /// The texts that grow in place, and the locals with the ends of their rooms.
+    rooms: BTreeMap<usize, u32>,
 }
 
 impl Generator<'_, '_> {
@@ -416,18 +435,56 @@ impl Generator<'_, '_> {
         self.code.push(Instruction::LocalSet(variable as u32));
     }
 
-    /// Says which node runs, for the log line of an exception.
-    fn mark(&mut self, node: &str) {
+    /// Says which node runs, for the log line of an exception: at once, or where the node raises, and only then.
+    fn mark(&mut self, node: &str, at_once: bool) {
         let names = [self.shared.data.text(&self.def.name), self.shared.data.text(node)];
         self.node = self.shared.data.words(&names);
+        self.is_marked = at_once;
         self.mark_again();
     }
 
     /// Says it again, where a function that has ended said its own.
     fn mark_again(&mut self) {
+        if self.is_marked {
+            self.tell_node();
+        }
+    }
+
+    fn tell_node(&mut self) {
         self.address(self.shared.runtime.node);
         self.address(self.node);
         self.code.push(Instruction::I32Store(slot_at(0)));
+    }
+
+    /// When the condition on the stack holds: raises by a call of the runtime, if it is not raised yet, and leaves.
+    fn raise_if(&mut self, raise: Option<&str>) {
+        self.open(Instruction::If(BlockType::Empty));
+        if !self.is_marked {
+            self.tell_node();
+        }
+        if let Some(raise) = raise {
+            self.call(raise);
+        }
+        self.code.push(Instruction::Br(self.depth - self.caught));
+        self.close();
+    }
+
+    /// Leaves when the node's own computation has raised.
+    fn leave_if_failed(&mut self) {
+        self.address(self.shared.runtime.pending);
+        self.code.push(Instruction::I32Load(slot_at(0)));
+        self.raise_if(None);
+    }
+
+    /// A local for a value that is used up before anything else is computed.
+    fn scratch(&mut self, ty: ValType, number: usize) -> u32 {
+        let key = (u8::from(ty == ValType::I64), number);
+        if let Some(local) = self.scratch.get(&key) {
+            return *local;
+        }
+        let local = self.temporary(ty);
+        self.scratch.insert(key, local);
+        local
     }
 
     /// The default of a variable, or of an input that a call leaves out.

@@ -28,6 +28,9 @@ pub(crate) struct Runtime {
     pub(crate) app: u32,
     pub(crate) pending: u32,
     pub(crate) node: u32,
+    /// Where the runtime holds the end of what is allocated, and of the room that a text was last given.
+    pub(crate) next: u32,
+    pub(crate) room: u32,
     exports: BTreeMap<&'static str, u32>,
 }
 
@@ -90,6 +93,8 @@ impl Runtime {
         runtime.app = global("RT_APP")?;
         runtime.pending = global("RT_PENDING")?;
         runtime.node = global("RT_NODE")?;
+        runtime.next = global("RT_NEXT")?;
+        runtime.room = global("RT_ROOM")?;
         Ok(runtime)
     }
 }

@@ -16,24 +16,58 @@ pub const UNITS_MAX: i128 = (1 << 96) * SCALE;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overflow;
 
+/// A whole number.
+pub fn whole(value: i64) -> i128 {
+    // Without 128 bits where 64 do: what most numbers are.
+    value.checked_mul(SCALE as i64).map_or_else(|| i128::from(value) * SCALE, i128::from)
+}
+
 /// Adds exactly.
+#[inline]
 pub fn add(a: i128, b: i128) -> Result<i128, Overflow> {
     within(a + b) // two values within 2^96 * 10^8 cannot leave i128
 }
 
 /// Subtracts exactly.
+#[inline]
 pub fn sub(a: i128, b: i128) -> Result<i128, Overflow> {
     within(a - b)
 }
 
 /// Multiplies; rounds half to even at the eighth digit.
+#[inline]
 pub fn mul(a: i128, b: i128) -> Result<i128, Overflow> {
+    if let Some((a, b)) = both_small(a, b)
+        && let (hi, lo) = mul_64(a.unsigned_abs(), b.unsigned_abs())
+        && hi < SCALE as u64
+    {
+        let (quotient, rest) = by_scale(hi, lo);
+        return Ok(rounded_64(quotient, rest, SCALE as u64, (a < 0) != (b < 0)));
+    }
+    mul_wide(a, b)
+}
+
+#[cold]
+fn mul_wide(a: i128, b: i128) -> Result<i128, Overflow> {
     let (hi, lo) = wide_mul(a.unsigned_abs(), b.unsigned_abs());
     signed(div_round(hi, lo, SCALE as u128)?, (a < 0) != (b < 0))
 }
 
 /// Divides; rounds half to even at the eighth digit.
+#[inline]
 pub fn div(a: i128, b: i128) -> Result<i128, Overflow> {
+    if let Some((a, b)) = both_small(a, b)
+        && let (hi, lo) = mul_64(a.unsigned_abs(), SCALE as u64)
+        && hi < b.unsigned_abs()
+    {
+        let (quotient, rest) = div_64(hi, lo, b.unsigned_abs());
+        return Ok(rounded_64(quotient, rest, b.unsigned_abs(), (a < 0) != (b < 0)));
+    }
+    div_wide(a, b)
+}
+
+#[cold]
+fn div_wide(a: i128, b: i128) -> Result<i128, Overflow> {
     if b == 0 {
         return Err(Overflow);
     }
@@ -41,8 +75,106 @@ pub fn div(a: i128, b: i128) -> Result<i128, Overflow> {
     signed(div_round(hi, lo, b.unsigned_abs())?, (a < 0) != (b < 0))
 }
 
+/// Both in 64 bits, where they fit: numbers up to 92 billion.
+#[inline]
+fn both_small(a: i128, b: i128) -> Option<(i64, i64)> {
+    Some((i64::try_from(a).ok()?, i64::try_from(b).ok()?))
+}
+
+/// 64 x 64 -> 128 bits, high and low.
+#[inline]
+fn mul_64(a: u64, b: u64) -> (u64, u64) {
+    const LOW: u64 = u32::MAX as u64;
+    if (a | b) <= LOW {
+        return (0, a * b);
+    }
+    let (a1, a0, b1, b0) = (a >> 32, a & LOW, b >> 32, b & LOW);
+    let (low, mid1, mid2) = (a0 * b0, a1 * b0, a0 * b1);
+    let carry = (low >> 32) + (mid1 & LOW) + (mid2 & LOW);
+    (a1 * b1 + (mid1 >> 32) + (mid2 >> 32) + (carry >> 32), (carry << 32) | (low & LOW))
+}
+
+/// Quotient and rest by 10^8, which is above `hi`: two digits of 32 bits, with a divisor that the compiler knows.
+#[inline]
+fn by_scale(hi: u64, lo: u64) -> (u64, u64) {
+    const BY: u64 = SCALE as u64;
+    if hi == 0 {
+        let quotient = lo / BY;
+        return (quotient, lo - quotient * BY);
+    }
+    let first = (hi << 32) | (lo >> 32);
+    let high = first / BY;
+    let second = ((first - high * BY) << 32) | (lo & u64::from(u32::MAX));
+    let low = second / BY;
+    ((high << 32) | low, second - low * BY)
+}
+
+/// Quotient and rest by a number above `hi`: Knuth's algorithm D for two digits of 32 bits.
+#[inline]
+fn div_64(hi: u64, lo: u64, by: u64) -> (u64, u64) {
+    if hi == 0 {
+        let quotient = lo / by;
+        return (quotient, lo - quotient * by);
+    }
+    const DIGIT: u64 = 1 << 32;
+    let shift = by.leading_zeros();
+    let by = by << shift;
+    // A shift by 64 would be one by nothing.
+    let high = if shift == 0 { hi } else { (hi << shift) | (lo >> (64 - shift)) };
+    let lo = lo << shift;
+    let (by1, by0) = (by / DIGIT, by % DIGIT);
+    let step = |high: u64, next: u64| {
+        let (mut digit, mut rest) = (high / by1, high % by1);
+        while digit >= DIGIT || digit * by0 > rest * DIGIT + next {
+            digit -= 1;
+            rest += by1;
+            if rest >= DIGIT {
+                break;
+            }
+        }
+        (digit, (high.wrapping_mul(DIGIT).wrapping_add(next)).wrapping_sub(digit.wrapping_mul(by)))
+    };
+    let (first, rest) = step(high, lo / DIGIT);
+    let (second, rest) = step(rest, lo % DIGIT);
+    (first * DIGIT + second, rest >> shift)
+}
+
+/// A quotient rounded half to even, with its sign. 64 bits of units are far within the range.
+#[inline]
+fn rounded_64(quotient: u64, rest: u64, by: u64, negative: bool) -> i128 {
+    let other = by - rest;
+    let up = rest > other || (rest == other && quotient & 1 == 1);
+    let magnitude = i128::from(quotient) + i128::from(up);
+    if negative { -magnitude } else { magnitude }
+}
+
 /// Reads `-12.50`, `7`, `1e3`; digits past the eighth are rounded half to even.
 pub fn parse(text: &str) -> Option<i128> {
+    plain(text.as_bytes()).or_else(|| parse_any(text))
+}
+
+/// Digits, perhaps with a sign in front and a point inside, that need no rounding and few bits: most numbers.
+fn plain(text: &[u8]) -> Option<i128> {
+    const DIGITS_MAX: usize = 18;
+    const POWERS: [u64; 9] = [100_000_000, 10_000_000, 1_000_000, 100_000, 10_000, 1_000, 100, 10, 1];
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    if digits.is_empty() || digits.len() > DIGITS_MAX {
+        return None;
+    }
+    let (mut value, mut point) = (0_u64, None);
+    for (at, byte) in digits.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => value = value * 10 + u64::from(byte - b'0'),
+            b'.' if point.is_none() && at > 0 && at + 1 < digits.len() => point = Some(at),
+            _ => return None,
+        }
+    }
+    let power = *POWERS.get(point.map_or(0, |at| digits.len() - at - 1))?;
+    let units = value.checked_mul(power).map_or_else(|| i128::from(value) * i128::from(power), i128::from);
+    Some(if digits.len() < text.len() { -units } else { units })
+}
+
+fn parse_any(text: &str) -> Option<i128> {
     let (mantissa, exponent) = match text.find(['e', 'E']) {
         Some(at) => (&text[..at], text[at + 1..].parse::<i32>().ok().filter(|e| e.abs() < 64)?),
         None => (text, 0),
@@ -83,24 +215,77 @@ pub fn parse(text: &str) -> Option<i128> {
 
 /// Writes the shortest exact form: no trailing zeros, no exponent.
 pub fn format(units: i128) -> String {
-    let mut out = String::new();
-    if units < 0 {
-        out.push('-');
-    }
+    let mut buffer = [0; TEXT_BYTES];
+    let start = write(&mut buffer, units);
+    // Nothing but digits, a sign and a point was written.
+    String::from_utf8_lossy(&buffer[start..]).into_owned()
+}
+
+/// Bytes of the longest decimal: a sign, 29 digits, a point, 8 digits; and some.
+pub const TEXT_BYTES: usize = 48;
+
+/// Writes the same to the end of a buffer, and says where it begins.
+pub fn write(buffer: &mut [u8; TEXT_BYTES], units: i128) -> usize {
     let magnitude = units.unsigned_abs();
-    let (whole, mut fraction) = (magnitude / SCALE as u128, magnitude % SCALE as u128);
-    push_u128(&mut out, whole);
+    let (whole, mut fraction) = match u64::try_from(magnitude) {
+        Ok(small) => (u128::from(small / SCALE as u64), small % SCALE as u64),
+        Err(_) => (magnitude / SCALE as u128, (magnitude % SCALE as u128) as u64),
+    };
+    let mut at = buffer.len();
     if fraction != 0 {
-        let mut digits = [b'0'; 8];
-        for place in digits.iter_mut().rev() {
-            *place = b'0' + (fraction % 10) as u8;
+        let mut places = 8;
+        while fraction.is_multiple_of(10) {
+            fraction /= 10;
+            places -= 1;
+        }
+        for _ in 0..places {
+            at -= 1;
+            buffer[at] = b'0' + (fraction % 10) as u8;
             fraction /= 10;
         }
-        out.push('.');
-        let end = digits.iter().rposition(|d| *d != b'0').map_or(0, |at| at + 1);
-        out.extend(digits[..end].iter().map(|d| *d as char));
+        at -= 1;
+        buffer[at] = b'.';
     }
-    out
+    match u64::try_from(whole) {
+        Ok(small) => at = write_digits(&mut buffer[..at], small),
+        Err(_) => {
+            // 10^18 is the largest power of ten whose digits fit 64 bits with room; a whole has 29 digits.
+            const PART: u128 = 1_000_000_000_000_000_000;
+            let end = at;
+            at = write_digits(&mut buffer[..at], (whole % PART) as u64);
+            while end - at < 18 {
+                at -= 1;
+                buffer[at] = b'0';
+            }
+            at = write_digits(&mut buffer[..at], (whole / PART) as u64);
+        }
+    }
+    if units < 0 {
+        at -= 1;
+        buffer[at] = b'-';
+    }
+    at
+}
+
+/// Writes digits to the end of a buffer, and says where they begin.
+#[inline]
+pub fn write_digits(buffer: &mut [u8], mut number: u64) -> usize {
+    let mut at = buffer.len();
+    // Half of the width as long as it does: most numbers are small.
+    while number > u64::from(u32::MAX) {
+        at -= 1;
+        buffer[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    let mut number = number as u32;
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return at;
+        }
+    }
 }
 
 /// Drops the fraction, towards zero.
@@ -201,20 +386,7 @@ pub fn round(units: i128, digits: i32) -> i128 {
     (quotient + away) * step
 }
 
-fn push_u128(out: &mut String, mut n: u128) {
-    let mut digits = [0u8; 39];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend(digits[at..].iter().map(|d| *d as char));
-}
-
+#[inline]
 fn within(units: i128) -> Result<i128, Overflow> {
     if units.unsigned_abs() > UNITS_MAX as u128 { Err(Overflow) } else { Ok(units) }
 }
@@ -315,6 +487,35 @@ mod tests {
         assert_eq!(div(d("1"), 0), Err(Overflow));
         assert_eq!(add(UNITS_MAX, 1), Err(Overflow));
         assert_eq!(format(add(d("0.1"), d("0.2")).unwrap()), "0.3");
+    }
+
+    #[test]
+    fn the_short_ways_give_what_the_long_ones_do() {
+        // A generator of one's own: the numbers are the same every time.
+        let mut state = 1_u64;
+        let mut random = |bits: u32| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let wide = (u128::from(state) << 64 | u128::from(state.rotate_left(29))) >> (128 - bits);
+            let value = wide as i128;
+            if state & 2 == 0 { value } else { -value }
+        };
+        for round in 0..200_000 {
+            let (a, b) = (random(1 + round % 120), random(1 + round / 7 % 120));
+            assert_eq!(mul(a, b), mul_wide(a, b), "{a} * {b}");
+            assert_eq!(div(a, b), div_wide(a, b), "{a} / {b}");
+            if within(a).is_ok() {
+                assert_eq!(parse(&format(a)), Some(a), "{a}");
+                assert_eq!(plain(format(a).as_bytes()).unwrap_or(a), a);
+            }
+        }
+        for half in [50_000_000, 150_000_000, -50_000_000] {
+            assert_eq!(mul(half, 1), mul_wide(half, 1));
+        }
+        for (a, b) in [(i64::MAX, i64::MIN), (i64::MIN, -1), (i64::MAX, 1), (i64::MIN, i64::MIN)] {
+            let (a, b) = (i128::from(a), i128::from(b));
+            assert_eq!((mul(a, b), div(a, b)), (mul_wide(a, b), div_wide(a, b)), "{a} {b}");
+        }
+        assert_eq!(whole(i64::MIN), i128::from(i64::MIN) * SCALE);
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::bindings::exports::wasi::http::incoming_handler::Guest;
 use crate::bindings::wasi::http::types::{
     Headers, IncomingRequest, Method, OutgoingBody, OutgoingResponse, ResponseOutparam, Scheme,
 };
+use crate::bindings::wasi::io::streams::OutputStream;
 use crate::memory::{RT_PENDING, app, new_text, rd32, rd64, rt_alloc, text, wr64};
-use crate::outgoing::{Unread, WRITE_BYTES, read_all};
+use crate::outgoing::{Unread, read_all};
 use crate::values::{field, field_count, fill_record, write_default};
 use crate::{exceptions, json, roles, sql};
 
@@ -467,11 +468,24 @@ fn respond(out: ResponseOutparam, answer: &Answer, is_head: bool) {
     ResponseOutparam::set(out, Ok(response));
     let Ok(body) = body else { return };
     if let Ok(stream) = body.write() {
-        for chunk in answer.body.as_bytes().chunks(WRITE_BYTES) {
-            if stream.blocking_write_and_flush(chunk).is_err() {
-                break; // the client has gone
-            }
-        }
+        write(&stream, answer.body.as_bytes());
     }
     let _ = OutgoingBody::finish(body, None);
+}
+
+/// Writes as much at once as the host takes: most answers go in one piece, and nobody waits for anybody.
+fn write(stream: &OutputStream, mut rest: &[u8]) {
+    while !rest.is_empty() {
+        // An error says that the client has gone.
+        let Ok(room) = stream.check_write() else { return };
+        if room == 0 {
+            stream.subscribe().block();
+            continue;
+        }
+        let (now, later) = rest.split_at(rest.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+        if stream.write(now).is_err() {
+            return;
+        }
+        rest = later;
+    }
 }

@@ -1,18 +1,22 @@
 //! JSON in and out, straight between text and slots.
 //!
+//! Text is looked at eight bytes at a time, and what needs no change is copied once, from the source to where it stays.
 //! Reading follows the type: what the type does not know is skipped, what has the wrong shape is a
 //! problem with its path, and all problems of a document are reported together; only broken syntax
 //! ends the reading. Numbers are never a float. Invariant: nesting is bounded by [`DEPTH_MAX`].
 
+use alloc::borrow::Cow;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::exceptions::raise;
 use crate::lists::{list_len, rt_list_append};
 use crate::memory::{
-    bytes, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, rt_alloc, text, wr64,
+    bytes, copy, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, rt_alloc, rt_mark, text,
+    wr32, wr64,
 };
+use crate::ops::digits;
 use crate::values::*;
 use crate::{calendar, decimal, format};
 
@@ -33,7 +37,17 @@ pub(crate) unsafe fn read(
         problems.push(format!("{subject} is not UTF-8"));
         return;
     };
-    let mut reader = Reader { source, subject, at: 0, path: String::new(), problems };
+    read_document(source, subject, slot, desc, problems);
+}
+
+unsafe fn read_document(
+    source: &str,
+    subject: &'static str,
+    slot: u32,
+    desc: u32,
+    problems: &mut Vec<String>,
+) {
+    let mut reader = Reader { source, subject, at: 0, path: Vec::new(), problems };
     let read = reader.value(slot, desc, 0).and_then(|()| {
         reader.space();
         if reader.at == source.len() { Ok(()) } else { Err(Syntax) }
@@ -53,15 +67,21 @@ pub(crate) unsafe fn read_text(value: &str, slot: u32, desc: u32, name: &str, pr
 
 struct Syntax;
 
+/// Where a problem is: written out only when there is one.
+enum Step {
+    Field(u32),
+    Element(u32),
+}
+
 struct Reader<'a> {
     source: &'a str,
     subject: &'static str,
     at: usize,
-    path: String,
+    path: Vec<Step>,
     problems: &'a mut Vec<String>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     unsafe fn value(&mut self, slot: u32, desc: u32, depth: u32) -> Result<(), Syntax> {
         if depth > DEPTH_MAX {
             return Err(Syntax);
@@ -72,7 +92,13 @@ impl Reader<'_> {
             (b'n', _) => self.word("null"), // null is the default, which is there already
             (b'{', RECORD) => self.record(rd32(slot), desc, depth),
             (b'[', LIST) => self.list(rd32(slot), element(desc), depth),
-            (b'"', TEXT | EMAIL | PHONE | DATE | TIME | DATE_TIME | BINARY) => {
+            (b'"', TEXT | PHONE) => {
+                // A string here has no NUL: none is written plainly, and none is escaped.
+                let value = self.string()?;
+                wr64(slot, i64::from(new_text(&value)));
+                Ok(())
+            }
+            (b'"', EMAIL | DATE | TIME | DATE_TIME | BINARY) => {
                 let value = self.string()?;
                 self.put(&value, slot, shape);
                 Ok(())
@@ -84,8 +110,11 @@ impl Reader<'_> {
                 Ok(())
             }
             (b'-' | b'0'..=b'9', INTEGER | LONG | IDENTIFIER | DECIMAL) => {
-                let value = self.number()?.to_string();
-                self.put(&value, slot, shape);
+                let value = self.number()?;
+                match short_integer(value.as_bytes()).filter(|number| shape != INTEGER || i32::try_from(*number).is_ok()) {
+                    Some(number) if shape != DECIMAL => wr64(slot, number),
+                    Some(_) | None => self.put(value, slot, shape),
+                }
                 Ok(())
             }
             _ => {
@@ -105,7 +134,9 @@ impl Reader<'_> {
 
     unsafe fn record(&mut self, record: u32, desc: u32, depth: u32) -> Result<(), Syntax> {
         let count = field_count(desc);
-        let mut seen: Vec<bool> = alloc::vec![false; count as usize];
+        let mut seen = Seen::new(count);
+        // Most documents have the attributes in their order: each is looked for behind the one before.
+        let mut next = 0;
         self.at += 1;
         self.space();
         let mut more = self.peek() != b'}';
@@ -115,23 +146,20 @@ impl Reader<'_> {
             self.space();
             self.expect(b':')?;
             self.space();
-            let known = (0..count).find(|i| text(field(desc, *i).name) == name);
+            let known = (next..count).chain(0..next).find(|i| text(field(desc, *i).name) == &*name);
             match known {
                 Some(index) => {
-                    seen[index as usize] = self.peek() != b'n';
-                    let parent = self.path.len();
-                    if parent > 0 {
-                        self.path.push('.');
-                    }
-                    self.path.push_str(&name);
+                    next = index + 1;
+                    seen.set(index, self.peek() != b'n');
                     let (slot, field) = (record + index * 8, field(desc, index));
+                    self.path.push(Step::Field(field.name));
                     self.value(slot, field.desc, depth + 1)?;
                     if let Some(most) = field.characters_max()
                         && text(rd32(slot)).chars().count() > most as usize
                     {
                         self.problem(&format!("expected {most} characters at most"));
                     }
-                    self.path.truncate(parent);
+                    self.path.pop();
                 }
                 None => self.skip(depth + 1)?,
             }
@@ -142,14 +170,10 @@ impl Reader<'_> {
         self.expect(b'}')?;
         for index in 0..count {
             let field = field(desc, index);
-            if field.is_mandatory() && !seen[index as usize] {
-                let parent = self.path.len();
-                if parent > 0 {
-                    self.path.push('.');
-                }
-                self.path.push_str(text(field.name));
+            if field.is_mandatory() && !seen.get(index) {
+                self.path.push(Step::Field(field.name));
                 self.problem("required");
-                self.path.truncate(parent);
+                self.path.pop();
             }
         }
         Ok(())
@@ -160,14 +184,13 @@ impl Reader<'_> {
         self.space();
         let mut more = self.peek() != b']';
         while more {
-            let parent = self.path.len();
-            self.path.push_str(&format!("[{}]", list_len(list)));
+            self.path.push(Step::Element(list_len(list)));
             {
                 let slot = rt_list_append(list);
                 write_default(slot, desc);
                 self.value(slot, desc, depth + 1)?;
             }
-            self.path.truncate(parent);
+            self.path.pop();
             self.space();
             more = self.peek() == b',';
             self.at += usize::from(more);
@@ -209,19 +232,23 @@ impl Reader<'_> {
         }
     }
 
-    fn string(&mut self) -> Result<String, Syntax> {
+    /// A string: a part of the source, unless something in it is escaped.
+    fn string(&mut self) -> Result<Cow<'a, str>, Syntax> {
         self.expect(b'"')?;
-        let mut out = String::new();
+        let source = self.source;
+        let start = self.at;
+        self.at = plain_end(source.as_bytes(), start);
+        let first = &source[start..self.at];
+        if self.peek() == b'"' {
+            self.at += 1;
+            return Ok(Cow::Borrowed(first));
+        }
+        let mut out = String::from(first);
         loop {
-            let start = self.at;
-            while !matches!(self.peek(), b'"' | b'\\' | 0..=0x1f) {
-                self.at += 1;
-            }
-            out.push_str(&self.source[start..self.at]);
             match self.peek() {
                 b'"' => {
                     self.at += 1;
-                    return Ok(out);
+                    return Ok(Cow::Owned(out));
                 }
                 b'\\' => {
                     let escaped = self.source.as_bytes().get(self.at + 1).copied().ok_or(Syntax)?;
@@ -239,6 +266,9 @@ impl Reader<'_> {
                 }
                 _ => return Err(Syntax),
             }
+            let start = self.at;
+            self.at = plain_end(source.as_bytes(), start);
+            put(&mut out, &source[start..self.at]);
         }
     }
 
@@ -263,12 +293,13 @@ impl Reader<'_> {
         u32::from_str_radix(digits.ok_or(Syntax)?, 16).map_err(|_| Syntax)
     }
 
-    fn number(&mut self) -> Result<&str, Syntax> {
+    fn number(&mut self) -> Result<&'a str, Syntax> {
         let start = self.at;
         while matches!(self.peek(), b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') {
             self.at += 1;
         }
-        Ok(&self.source[start..self.at])
+        let source = self.source;
+        Ok(&source[start..self.at])
     }
 
     fn word(&mut self, word: &str) -> Result<(), Syntax> {
@@ -298,12 +329,108 @@ impl Reader<'_> {
         self.source.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
+    #[cold]
     fn problem(&mut self, what: &str) {
-        if self.problems.len() < PROBLEMS_MAX {
-            let path = if self.path.is_empty() { self.subject } else { &self.path };
-            self.problems.push(format!("{path}: {what}"));
+        if self.problems.len() >= PROBLEMS_MAX {
+            return;
+        }
+        let mut path = String::new();
+        for step in &self.path {
+            match step {
+                // SAFETY: it is the name in a descriptor.
+                Step::Field(name) => {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(unsafe { text(*name) });
+                }
+                Step::Element(index) => path.push_str(&format!("[{index}]")),
+            }
+        }
+        let path = if path.is_empty() { self.subject } else { &path };
+        self.problems.push(format!("{path}: {what}"));
+    }
+}
+
+/// Which attributes of a record were there.
+enum Seen {
+    Few(u64),
+    Many(Vec<bool>),
+}
+
+impl Seen {
+    fn new(count: u32) -> Seen {
+        if count <= u64::BITS { Seen::Few(0) } else { Seen::Many(alloc::vec![false; count as usize]) }
+    }
+
+    fn set(&mut self, index: u32, yes: bool) {
+        match self {
+            Seen::Few(bits) => *bits = *bits & !(1 << index) | u64::from(yes) << index,
+            Seen::Many(all) => all[index as usize] = yes,
         }
     }
+
+    fn get(&self, index: u32) -> bool {
+        match self {
+            Seen::Few(bits) => bits >> index & 1 == 1,
+            Seen::Many(all) => all[index as usize],
+        }
+    }
+}
+
+/// Where the part of a string ends that stands for itself: at a quote, a backslash or a control character, or at the end.
+fn plain_end(source: &[u8], start: usize) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let mut at = start;
+    while let Some(word) = source.get(at..at + 8) {
+        let word = u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+        let (quote, escape) = (word ^ ONES * u64::from(b'"'), word ^ ONES * u64::from(b'\\'));
+        // The lowest bit that is set is right; those above it may be by a borrow.
+        let found = (quote.wrapping_sub(ONES) & !quote)
+            | (escape.wrapping_sub(ONES) & !escape)
+            | (word.wrapping_sub(ONES * u64::from(b' ')) & !word);
+        if found & HIGH != 0 {
+            return at + (found & HIGH).trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = source[at..].iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+    rest.map_or(source.len(), |rest| at + rest)
+}
+
+/// A whole number of so few digits that it cannot overflow; others are parsed the long way.
+fn short_integer(value: &[u8]) -> Option<i64> {
+    const DIGITS_MAX: usize = 18;
+    let digits = value.strip_prefix(b"-").unwrap_or(value);
+    if digits.is_empty() || digits.len() > DIGITS_MAX {
+        return None;
+    }
+    let mut number = 0_i64;
+    for digit in digits {
+        number = number * 10 + i64::from(digit.wrapping_sub(b'0'));
+        if !digit.is_ascii_digit() {
+            return None;
+        }
+    }
+    Some(if digits.len() < value.len() { -number } else { number })
+}
+
+/// Adds to a text, without a call of the engine for a few bytes.
+fn put(out: &mut String, more: &str) {
+    // SAFETY: there is room for `more`, which is text, and so is what there is with it.
+    unsafe {
+        let out = out.as_mut_vec();
+        out.reserve(more.len());
+        copy(more.as_ptr(), out.as_mut_ptr().add(out.len()), more.len());
+        out.set_len(out.len() + more.len());
+    }
+}
+
+/// Adds a number to a text.
+fn put_number(out: &mut String, number: i64) {
+    // SAFETY: digits and a sign are text.
+    digits(number, |digits| put(out, unsafe { core::str::from_utf8_unchecked(digits) }));
 }
 
 fn expected(kind: u32) -> &'static str {
@@ -349,10 +476,14 @@ pub(crate) unsafe fn scalar(value: &str, slot: u32, shape: u32) -> bool {
 /// wanted.
 pub(crate) unsafe fn write(out: &mut String, word: i64, desc: u32, all: bool) {
     match kind(desc) {
-        BOOLEAN => out.push_str(if word as i32 != 0 { "true" } else { "false" }),
-        INTEGER => out.push_str(&(word as i32).to_string()),
-        LONG | IDENTIFIER => out.push_str(&word.to_string()),
-        DECIMAL => out.push_str(&decimal::format(decimal_at(word as u32))),
+        BOOLEAN => put(out, if word as i32 != 0 { "true" } else { "false" }),
+        INTEGER => put_number(out, i64::from(word as i32)),
+        LONG | IDENTIFIER => put_number(out, word),
+        DECIMAL => {
+            let mut buffer = [0; decimal::TEXT_BYTES];
+            let start = decimal::write(&mut buffer, decimal_at(word as u32));
+            put(out, core::str::from_utf8_unchecked(&buffer[start..])); // SAFETY: digits, a sign and a point
+        }
         DATE => quoted(out, |out| calendar::format_date(out, word as i32)),
         TIME => quoted(out, |out| calendar::format_time(out, word)),
         DATE_TIME => quoted(out, |out| {
@@ -371,8 +502,7 @@ pub(crate) unsafe fn write(out: &mut String, word: i64, desc: u32, all: bool) {
                 if out.len() > start {
                     out.push(',');
                 }
-                write_string(out, text(field.name));
-                out.push(':');
+                put(out, text(field.key));
                 write(out, inner, field.desc, all);
             }
             out.push('}');
@@ -394,9 +524,14 @@ pub(crate) unsafe fn write(out: &mut String, word: i64, desc: u32, all: bool) {
 /// JSON Serialize: a record or list as text.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_json_serialize(value: u32, desc: u32, defaults: u32) -> u32 {
-    let mut out = String::new();
+    // The length of the text goes in front of it, where it is made: it is not copied.
+    rt_mark();
+    let mut out = String::from("\0\0\0\0");
     write(&mut out, i64::from(value), desc, defaults != 0);
-    new_text(&out)
+    let size = u32::try_from(out.len()).unwrap_or_else(|_| core::arch::wasm32::unreachable());
+    let at = out.leak().as_ptr() as u32;
+    wr32(at, size - 4);
+    at
 }
 
 /// JSON Deserialize: a text as a record or list; a text that does not fit is an exception.
@@ -405,7 +540,7 @@ unsafe extern "C" fn rt_json_deserialize(source: u32, desc: u32) -> u32 {
     let slot = rt_alloc(8);
     write_default(slot, desc);
     let mut problems = Vec::new();
-    read(bytes(source), "The text", slot, desc, &mut problems);
+    read_document(text(source), "The text", slot, desc, &mut problems);
     if !problems.is_empty() {
         raise(500, &format!("JSON Deserialize: {}", problems.join("; ")));
     }
@@ -414,22 +549,40 @@ unsafe extern "C" fn rt_json_deserialize(source: u32, desc: u32) -> u32 {
 
 /// Writes a JSON string.
 pub(crate) fn write_string(out: &mut String, value: &str) {
+    if plain_end(value.as_bytes(), 0) == value.len() {
+        // SAFETY: there is room for the text and two quotes.
+        unsafe {
+            let (size, start) = (value.len() + 2, out.len());
+            let out = out.as_mut_vec();
+            out.reserve(size);
+            let to = out.as_mut_ptr().add(start);
+            *to = b'"';
+            copy(value.as_ptr(), to.add(1), value.len());
+            *to.add(size - 1) = b'"';
+            out.set_len(start + size);
+        }
+        return;
+    }
     out.push('"');
-    for c in value.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            c if c < ' ' => {
-                out.push_str("\\u00");
-                for nibble in [c as u32 >> 4, c as u32 & 15] {
-                    out.push(char::from_digit(nibble, 16).unwrap_or('0'));
+    let mut at = 0;
+    loop {
+        let end = plain_end(value.as_bytes(), at);
+        put(out, &value[at..end]);
+        let Some(byte) = value.as_bytes().get(end) else { break };
+        match byte {
+            b'"' => put(out, "\\\""),
+            b'\\' => put(out, "\\\\"),
+            b'\n' => put(out, "\\n"),
+            b'\r' => put(out, "\\r"),
+            b'\t' => put(out, "\\t"),
+            control => {
+                put(out, "\\u00");
+                for nibble in [control >> 4, control & 15] {
+                    out.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
                 }
             }
-            c => out.push(c),
         }
+        at = end + 1;
     }
     out.push('"');
 }

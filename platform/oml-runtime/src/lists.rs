@@ -7,7 +7,7 @@ use core::cmp::Ordering;
 
 use crate::exceptions::raise;
 use crate::fold;
-use crate::memory::{bytes, decimal, rd32, rd64, rt_alloc, text, wr32, wr64};
+use crate::memory::{bytes, decimal, rd32, rd64, rt_alloc, rt_free, rt_mark, text, wr32, wr64};
 use crate::values::*;
 
 /// In a key to sort by: the element itself, not an attribute of it. The compiler knows it too.
@@ -27,6 +27,12 @@ pub(crate) unsafe fn list_len(list: u32) -> u32 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_list_len(list: u32) -> i32 {
     list_len(list) as i32
+}
+
+/// Says that there is no such element.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_out_of_range(index: i32) {
+    out_of_range(index);
 }
 
 /// The slot of an element; past the end an exception, and the slot of nothing.
@@ -93,24 +99,67 @@ unsafe extern "C" fn rt_list_append_all(list: u32, other: u32, desc: u32) {
 
 /// Sorts, equal elements in their order. `keys` are a count, then per key an attribute or `WHOLE`, and 1 when
 /// large ones come first.
+///
+/// What the elements are sorted by first is read once per element, into two words that compare as it does, or as the
+/// beginning of it; only where they are equal are the elements looked at. They are given back at once.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_list_sort(list: u32, desc: u32, keys: u32) {
     let (of, count) = (element(desc), rd32(keys));
-    slots(list).sort_by(|a, b| {
-        (0..count)
-            .map(|key| {
-                let (attribute, descending) = (rd32(keys + 4 + key * 8), rd32(keys + 8 + key * 8) != 0);
-                let order = if attribute == WHOLE {
-                    compare(*a, *b, of)
-                } else {
-                    let (a, b) = (*a as u32 + attribute * 8, *b as u32 + attribute * 8);
-                    compare(rd64(a), rd64(b), field(of, attribute).desc)
-                };
-                if descending { order.reverse() } else { order }
-            })
-            .find(|order| order.is_ne())
-            .unwrap_or(Ordering::Equal)
+    let key = |key: u32| {
+        let (attribute, descending) = (rd32(keys + 4 + key * 8), rd32(keys + 8 + key * 8) != 0);
+        let of = if attribute == WHOLE { of } else { field(of, attribute).desc };
+        (attribute, of, descending)
+    };
+    let value = |word: i64, attribute: u32| {
+        if attribute == WHOLE { word } else { rd64(word as u32 + attribute * 8) }
+    };
+    let mark = rt_mark();
+    let (attribute, first, descending) = key(0);
+    let is_said = is_all_said(first);
+    let mut ordered: Vec<(Beginning, i64)> = Vec::with_capacity(list_len(list) as usize);
+    for word in slots(list).iter() {
+        let (first, second) = beginning(value(*word, attribute), first);
+        ordered.push((if descending { (!first, !second) } else { (first, second) }, *word));
+    }
+    ordered.sort_by(|(a_begins, a), (b_begins, b)| {
+        a_begins.cmp(b_begins).then_with(|| {
+            (u32::from(is_said)..count)
+                .map(|at| {
+                    let (attribute, of, descending) = key(at);
+                    let order = compare(value(*a, attribute), value(*b, attribute), of);
+                    if descending { order.reverse() } else { order }
+                })
+                .find(|order| order.is_ne())
+                .unwrap_or(Ordering::Equal)
+        })
     });
+    for (slot, (_, word)) in slots(list).iter_mut().zip(&ordered) {
+        *slot = *word;
+    }
+    drop(ordered);
+    rt_free(mark);
+}
+
+/// How a value begins: not more than a larger value does.
+type Beginning = (u64, u64);
+
+/// Whether `beginning` says all of a value.
+unsafe fn is_all_said(desc: u32) -> bool {
+    !matches!(kind(desc), TEXT | EMAIL | PHONE | BINARY | RECORD | LIST)
+}
+
+unsafe fn beginning(word: i64, desc: u32) -> Beginning {
+    let ordered = |number: i64| number.cast_unsigned() ^ (1 << 63);
+    match kind(desc) {
+        BOOLEAN | INTEGER | DATE => (ordered(i64::from(word as i32)), 0),
+        DECIMAL => {
+            let units = decimal(word as u32);
+            (ordered((units >> 64) as i64), units as u64)
+        }
+        TEXT | EMAIL | PHONE => fold::beginning(text(word as u32)),
+        BINARY | RECORD | LIST => (0, 0),
+        _ => (ordered(word), 0),
+    }
 }
 
 /// A copy without elements that equal one before them.
@@ -201,6 +250,8 @@ unsafe fn slots(list: u32) -> &'static mut [i64] {
     }
 }
 
+#[cold]
+#[inline(never)]
 unsafe fn out_of_range(index: i32) -> u32 {
     raise(500, &alloc::format!("Index {index} is out of range"));
     rt_alloc(8)

@@ -9,8 +9,8 @@ use crate::bindings::wasi::clocks::wall_clock;
 use crate::calendar::{self, DATE_DEFAULT, DAY_US};
 use crate::decimal::{self, Overflow, SCALE};
 use crate::exceptions::raise;
-use crate::memory::{decimal, new_decimal, new_text, text};
-use crate::{fold, format};
+use crate::memory::{bytes, decimal, new_bytes, new_decimal, new_text, text};
+use crate::{fold, format, memory};
 
 const SECOND_US: i64 = 1_000_000;
 const MINUTE_US: i64 = 60 * SECOND_US;
@@ -52,12 +52,10 @@ macro_rules! exports {
 }
 
 exports! {
-    rt_int_add(a: i32, b: i32) -> i32 = whole32(a.checked_add(b));
-    rt_int_sub(a: i32, b: i32) -> i32 = whole32(a.checked_sub(b));
-    rt_int_mul(a: i32, b: i32) -> i32 = whole32(a.checked_mul(b));
-    rt_long_add(a: i64, b: i64) -> i64 = whole64(a.checked_add(b));
-    rt_long_sub(a: i64, b: i64) -> i64 = whole64(a.checked_sub(b));
-    rt_long_mul(a: i64, b: i64) -> i64 = whole64(a.checked_mul(b));
+    rt_int_overflow() -> () = { whole32(None); };
+    rt_long_overflow() -> () = { whole64(None); };
+    rt_long_mul(a: i64, b: i64) -> i64 =
+        if a == i64::from(a as i32) && b == i64::from(b as i32) { a * b } else { whole64(a.checked_mul(b)) };
     rt_dec_add(a: u32, b: u32) -> u32 = exact(decimal::add(decimal(a), decimal(b)));
     rt_dec_sub(a: u32, b: u32) -> u32 = exact(decimal::sub(decimal(a), decimal(b)));
     rt_dec_mul(a: u32, b: u32) -> u32 = exact(decimal::mul(decimal(a), decimal(b)));
@@ -70,7 +68,7 @@ exports! {
         exact(decimal::div(a, b))
     };
     rt_dec_cmp(a: u32, b: u32) -> i32 = decimal(a).cmp(&decimal(b)) as i32;
-    rt_dec_from_long(a: i64) -> u32 = new_decimal(i128::from(a) * SCALE);
+    rt_dec_from_long(a: i64) -> u32 = new_decimal(decimal::whole(a));
     rt_dec_trunc_int(a: u32) -> i32 = whole32(i32::try_from(decimal::trunc(decimal(a))).ok());
     rt_dec_trunc_long(a: u32) -> i64 = whole64(i64::try_from(decimal::trunc(decimal(a))).ok());
     rt_long_to_int(a: i64) -> i32 = i32::try_from(a).unwrap_or(0);
@@ -90,7 +88,7 @@ exports! {
     rt_dec_is_long(a: u32) -> i32 = i32::from(i64::try_from(decimal::round(decimal(a), 0) / SCALE).is_ok());
     rt_bool_to_int(a: i32) -> i32 = a;
     rt_int_to_bool(a: i32) -> i32 = i32::from(a != 0);
-    rt_int_to_dec(a: i32) -> u32 = new_decimal(i128::from(a) * SCALE);
+    rt_int_to_dec(a: i32) -> u32 = new_decimal(decimal::whole(i64::from(a)));
     rt_int_to_id(a: i32) -> i64 = i64::from(a);
     rt_id_to_long(a: i64) -> i64 = a;
     rt_long_is_int(a: i64) -> i32 = i32::from(i32::try_from(a).is_ok());
@@ -98,14 +96,11 @@ exports! {
     rt_null_date() -> i32 = DATE_DEFAULT;
 
     rt_text_cmp(a: u32, b: u32) -> i32 = fold::compare(text(a), text(b)) as i32;
-    rt_text_concat(a: u32, b: u32) -> u32 = {
-        if a == 0 { return b; }
-        if b == 0 { return a; }
-        let mut both = String::with_capacity(text(a).len() + text(b).len());
-        both.push_str(text(a));
-        both.push_str(text(b));
-        new_text(&both)
-    };
+    rt_text_concat(a: u32, b: u32) -> u32 = joined([a, b]);
+    rt_text_concat3(a: u32, b: u32, c: u32) -> u32 = joined([a, b, c]);
+    rt_text_concat4(a: u32, b: u32, c: u32, d: u32) -> u32 = joined([a, b, c, d]);
+    rt_text_grow_int(a: u32, number: i32, piece: u32, room: u32) -> u32 =
+        digits(i64::from(number), |digits| memory::grow(a, digits, bytes(piece), room));
     rt_text_len(a: u32) -> i32 = text(a).chars().count() as i32;
     rt_text_upper(a: u32) -> u32 = new_text(&text(a).to_uppercase());
     rt_text_lower(a: u32) -> u32 = new_text(&text(a).to_lowercase());
@@ -143,8 +138,8 @@ exports! {
         if search == 0 { 0 } else { new_text(&text(a).replace(text(search), text(by))) };
 
     rt_bool_to_text(a: i32) -> u32 = new_text(if a != 0 { "True" } else { "False" });
-    rt_int_to_text(a: i32) -> u32 = new_text(&alloc::format!("{a}"));
-    rt_long_to_text(a: i64) -> u32 = new_text(&alloc::format!("{a}"));
+    rt_int_to_text(a: i32) -> u32 = digits(i64::from(a), |digits| new_bytes(digits));
+    rt_long_to_text(a: i64) -> u32 = digits(a, |digits| new_bytes(digits));
     rt_dec_to_text(a: u32) -> u32 = new_text(&decimal::format(decimal(a)));
     rt_date_to_text(a: i32) -> u32 = written(|out| calendar::format_date(out, a));
     rt_time_to_text(a: i64) -> u32 = written(|out| calendar::format_time(out, a));
@@ -193,6 +188,36 @@ exports! {
     rt_date_year(a: i64) -> i32 = calendar::civil(a.div_euclid(DAY_US) as i32).0;
     rt_date_month(a: i64) -> i32 = calendar::civil(a.div_euclid(DAY_US) as i32).1;
     rt_date_day(a: i64) -> i32 = calendar::civil(a.div_euclid(DAY_US) as i32).2;
+}
+
+/// Texts end to end; one alone is itself.
+unsafe fn joined<const N: usize>(parts: [u32; N]) -> u32 {
+    let size: usize = parts.iter().map(|part| bytes(*part).len()).sum();
+    if let Some(only) = parts.iter().find(|part| bytes(**part).len() == size) {
+        return *only;
+    }
+    let size = u32::try_from(size + 4).unwrap_or_else(|_| core::arch::wasm32::unreachable());
+    let text = memory::allocate_text(size);
+    let mut to = text + 4;
+    for part in parts {
+        let part = bytes(part);
+        memory::copy(part.as_ptr(), to as *mut u8, part.len());
+        to += part.len() as u32;
+    }
+    text
+}
+
+/// The decimal notation of a whole number.
+#[inline(always)]
+pub(crate) fn digits<T>(number: i64, take: impl FnOnce(&[u8]) -> T) -> T {
+    // 19 digits and a sign.
+    let mut digits = [0_u8; 20];
+    let start = decimal::write_digits(&mut digits, number.unsigned_abs());
+    let start = if number < 0 { start - 1 } else { start };
+    if number < 0 {
+        digits[start] = b'-';
+    }
+    take(&digits[start..])
 }
 
 fn written(write: impl FnOnce(&mut String)) -> u32 {

@@ -1,13 +1,13 @@
 //! The layout of values, and the type descriptors that say it.
 //!
 //! Every value has a slot of 8 bytes: a number, or the address of something in the arena. A
-//! descriptor is a row of words in the app's data: its kind, then for a record the count of fields,
-//! the address of its default slots and (name, descriptor, flags) per field, and for a list the
+//! descriptor is a row of words in the app's data: its kind, then for a record the count of fields
+//! and whether it is flat, the address of its default slots and (name, descriptor, flags, name as a key in JSON) per field, and for a list the
 //! descriptor of its elements.
 //! Invariant: a record is as deep as its type, which the compiler has checked to end.
 
 use crate::lists::{copy_slot, list_len, reserve, rt_list_append, rt_new_list};
-use crate::memory::{rd32, rd64, rt_alloc, wr32, wr64};
+use crate::memory::{copy_slots, rd32, rd64, rt_alloc, wr32, wr64};
 
 pub(crate) const BOOLEAN: u32 = 0;
 pub(crate) const INTEGER: u32 = 1;
@@ -27,11 +27,16 @@ pub(crate) const PHONE: u32 = 13;
 /// The field must be there and not be null in JSON, and not be empty in a row that is written.
 pub(crate) const FIELD_MANDATORY: u32 = 1;
 
+/// Beside the count of a record's fields: none of them is a record or a list. The compiler knows it too.
+const FLAT: u32 = 1 << 31;
+
 /// One field of a record's descriptor.
 pub(crate) struct Field {
     pub(crate) name: u32,
     pub(crate) desc: u32,
     pub(crate) flags: u32,
+    /// The name as JSON has it, with quotes and the colon.
+    pub(crate) key: u32,
 }
 
 impl Field {
@@ -50,12 +55,16 @@ pub(crate) unsafe fn kind(desc: u32) -> u32 {
 }
 
 pub(crate) unsafe fn field_count(desc: u32) -> u32 {
-    rd32(desc + 4)
+    rd32(desc + 4) & !FLAT
+}
+
+unsafe fn is_flat(desc: u32) -> bool {
+    rd32(desc + 4) & FLAT != 0
 }
 
 pub(crate) unsafe fn field(desc: u32, index: u32) -> Field {
-    let at = desc + 12 + index * 12;
-    Field { name: rd32(at), desc: rd32(at + 4), flags: rd32(at + 8) }
+    let at = desc + 12 + index * 16;
+    Field { name: rd32(at), desc: rd32(at + 4), flags: rd32(at + 8), key: rd32(at + 12) }
 }
 
 pub(crate) unsafe fn element(desc: u32) -> u32 {
@@ -104,7 +113,10 @@ pub(crate) unsafe extern "C" fn rt_new_record(desc: u32) -> u32 {
 /// Writes the defaults of a record to where it is.
 pub(crate) unsafe fn fill_record(at: u32, desc: u32) {
     let count = field_count(desc);
-    core::ptr::copy_nonoverlapping(rd32(desc + 8) as *const u8, at as *mut u8, count as usize * 8);
+    copy_slots(rd32(desc + 8), at, count);
+    if is_flat(desc) {
+        return;
+    }
     for index in 0..count {
         deepen(at + index * 8, field(desc, index).desc);
     }
@@ -117,6 +129,10 @@ pub(crate) unsafe extern "C" fn rt_copy(from: u32, desc: u32) -> u32 {
         RECORD => {
             let count = field_count(desc);
             let at = rt_alloc(count * 8);
+            if is_flat(desc) {
+                copy_slots(from, at, count);
+                return at;
+            }
             for index in 0..count {
                 copy_slot(from + index * 8, at + index * 8, field(desc, index).desc);
             }
@@ -133,4 +149,12 @@ pub(crate) unsafe extern "C" fn rt_copy(from: u32, desc: u32) -> u32 {
         }
         _ => from,
     }
+}
+
+/// A copy of a record that is flat.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn rt_copy_flat(from: u32, bytes: u32) -> u32 {
+    let at = rt_alloc(bytes);
+    copy_slots(from, at, bytes / 8);
+    at
 }

@@ -40,6 +40,8 @@ struct Use {
     unfinished: bool,
     /// Events were written into the outbox, and not committed yet.
     published: bool,
+    /// Why what the guest wrote is lost, though it has ended well: for whoever hands over its answer.
+    lost: Option<Error>,
 }
 
 impl Session {
@@ -90,6 +92,9 @@ impl Session {
     /// Makes what was written permanent.
     pub async fn commit(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
+        if let Some(error) = state.lost.take() {
+            return Err(error);
+        }
         let failed =
             state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.transaction() == b'E');
         if state.in_transaction && failed {
@@ -103,6 +108,16 @@ impl Session {
             self.outbox.notify_one();
         }
         Ok(())
+    }
+
+    /// Commits for a guest that has returned. Its answer may not have been handed over yet: a failure is told
+    /// again by [`Session::commit`].
+    pub async fn settle(&self) -> Result<(), Error> {
+        let settled = self.commit().await;
+        if let Err(error) = &settled {
+            self.state.lock().await.lost = Some(error.clone());
+        }
+        settled
     }
 
     /// Undoes what was written.

@@ -1,10 +1,11 @@
 //! Expressions to typed code: one value on the Wasm stack, or a branch out when something was raised.
 //!
-//! Comparison and logic are Wasm's own instructions; what can overflow or touches text is a call.
+//! Comparison, logic and integers are Wasm's own instructions, with a look at the overflow behind each; decimals
+//! and text are calls.
 
 use wasm_encoder::{BlockType, Instruction, ValType};
 
-use super::{Generator, load, word};
+use super::{Generator, load, slot_at, word};
 use crate::ast::Binary;
 use crate::types::*;
 
@@ -12,7 +13,13 @@ impl Generator<'_, '_> {
     /// A value that nobody else holds: records and lists are copied.
     pub(super) fn owned(&mut self, value: &TExpr) {
         self.expression(value);
-        if matches!(value.ty, Type::Record(_) | Type::List(_)) {
+        if let Type::Record(record) = value.ty
+            && let fields = &self.shared.named.records[record].fields
+            && !fields.iter().any(|field| matches!(field.ty, Type::Record(_) | Type::List(_)))
+        {
+            self.address(fields.len() as u32 * 8);
+            self.call("rt_copy_flat");
+        } else if matches!(value.ty, Type::Record(_) | Type::List(_)) {
             let descriptor = self.shared.descriptor(&value.ty);
             self.address(descriptor);
             self.call("rt_copy");
@@ -27,7 +34,10 @@ impl Generator<'_, '_> {
             }
             TKind::Constant(constant) => self.constant(constant),
             TKind::Null => self.code.push(Instruction::I64Const(0)),
-            TKind::Local(variable) => self.code.push(Instruction::LocalGet(*variable as u32)),
+            TKind::Local(variable) => {
+                self.code.push(Instruction::LocalGet(*variable as u32));
+                self.seal(*variable); // somebody else may hold it from here on
+            }
             TKind::Field(record, index) => {
                 self.expression(record);
                 self.code.push(load(&expr.ty, *index));
@@ -49,7 +59,7 @@ impl Generator<'_, '_> {
             }
             TKind::Length(list) => {
                 self.expression(list);
-                self.call("rt_list_len");
+                self.code.push(Instruction::I32Load(slot_at(0))); // 0 at 0, where no list is
             }
             TKind::Negate(operand) => {
                 let is_long = expr.ty == Type::Long;
@@ -67,14 +77,10 @@ impl Generator<'_, '_> {
                 self.expression(right);
                 self.arithmetic(*op, &expr.ty);
             }
-            TKind::Concat(left, right) => {
-                self.expression(left);
-                self.expression(right);
-                self.call("rt_text_concat");
-            }
+            TKind::Concat(..) => self.concat(expr),
             TKind::Compare(op, left, right) => {
-                self.expression(left);
-                self.expression(right);
+                self.looked_at(left);
+                self.looked_at(right);
                 self.compare(*op, &left.ty);
             }
             TKind::Logic(op, left, right) => {
@@ -103,7 +109,7 @@ impl Generator<'_, '_> {
             }
             TKind::Builtin(builtin, arguments) => {
                 for argument in arguments {
-                    self.expression(argument);
+                    self.looked_at(argument); // a function gives a text of its own
                 }
                 self.call(builtin.runtime);
             }
@@ -136,40 +142,66 @@ impl Generator<'_, '_> {
 
     /// Check has made both sides one type, and a quotient a decimal.
     fn arithmetic(&mut self, op: Binary, ty: &Type) {
-        let [add, sub, mul] = match ty {
-            Type::Integer => ["rt_int_add", "rt_int_sub", "rt_int_mul"],
-            Type::Long => ["rt_long_add", "rt_long_sub", "rt_long_mul"],
-            Type::Unknown
-            | Type::Boolean
-            | Type::Decimal
-            | Type::Text
-            | Type::Email
-            | Type::Phone
-            | Type::Date
-            | Type::Time
-            | Type::DateTime
-            | Type::Binary
-            | Type::Identifier(_)
-            | Type::TextIdentifier(_)
-            | Type::Record(_)
-            | Type::List(_) => ["rt_dec_add", "rt_dec_sub", "rt_dec_mul"],
-        };
-        self.call(match op {
-            Binary::Add => add,
-            Binary::Subtract => sub,
-            Binary::Multiply => mul,
-            Binary::Divide
-            | Binary::Less
-            | Binary::LessEqual
-            | Binary::Greater
-            | Binary::GreaterEqual
-            | Binary::Equal
-            | Binary::NotEqual
-            | Binary::Like
-            | Binary::And
-            | Binary::Or => "rt_dec_div",
-        });
-        self.leave_if_raised();
+        match (ty, op) {
+            (Type::Integer, Binary::Add) => self.integer(Instruction::I64Add),
+            (Type::Integer, Binary::Subtract) => self.integer(Instruction::I64Sub),
+            (Type::Integer, Binary::Multiply) => self.integer(Instruction::I64Mul),
+            (Type::Long, Binary::Add) => self.long(Instruction::I64Add),
+            (Type::Long, Binary::Subtract) => self.long(Instruction::I64Sub),
+            (Type::Long, Binary::Multiply) => {
+                self.call("rt_long_mul");
+                self.leave_if_failed();
+            }
+            (_, Binary::Add) => self.decimal("rt_dec_add"),
+            (_, Binary::Subtract) => self.decimal("rt_dec_sub"),
+            (_, Binary::Multiply) => self.decimal("rt_dec_mul"),
+            (
+                _,
+                Binary::Divide
+                | Binary::Less
+                | Binary::LessEqual
+                | Binary::Greater
+                | Binary::GreaterEqual
+                | Binary::Equal
+                | Binary::NotEqual
+                | Binary::Like
+                | Binary::And
+                | Binary::Or,
+            ) => self.decimal("rt_dec_div"),
+        }
+    }
+
+    fn decimal(&mut self, call: &str) {
+        self.call(call);
+        self.leave_if_failed();
+    }
+
+    /// An operation on two integers of 32 bits, in 64, where it cannot overflow: the result must fit 32.
+    fn integer(&mut self, operation: Instruction<'static>) {
+        let (right, wide) = (self.scratch(ValType::I32, 0), self.scratch(ValType::I64, 0));
+        let result = self.scratch(ValType::I32, 1);
+        self.code.extend([Instruction::LocalSet(right), Instruction::I64ExtendI32S]);
+        self.code.extend([Instruction::LocalGet(right), Instruction::I64ExtendI32S, operation]);
+        self.code.extend([Instruction::LocalTee(wide), Instruction::I32WrapI64]);
+        self.code.extend([Instruction::LocalTee(result), Instruction::I64ExtendI32S]);
+        self.code.extend([Instruction::LocalGet(wide), Instruction::I64Ne]);
+        self.raise_if(Some("rt_int_overflow"));
+        self.code.push(Instruction::LocalGet(result));
+    }
+
+    /// A sum or difference of 64 bits. It has overflowed when its sign is that of neither operand; of the negated
+    /// right one, in a difference.
+    fn long(&mut self, operation: Instruction<'static>) {
+        let [left, right, result] = [0, 1, 2].map(|number| self.scratch(ValType::I64, number));
+        let is_sum = matches!(operation, Instruction::I64Add);
+        self.code.extend([Instruction::LocalSet(right), Instruction::LocalTee(left)]);
+        self.code.extend([Instruction::LocalGet(right), operation, Instruction::LocalTee(result)]);
+        self.code.extend([Instruction::LocalGet(left), Instruction::I64Xor, Instruction::LocalGet(right)]);
+        self.code.push(Instruction::LocalGet(if is_sum { result } else { left }));
+        self.code.extend([Instruction::I64Xor, Instruction::I64And]);
+        self.code.extend([Instruction::I64Const(0), Instruction::I64LtS]);
+        self.raise_if(Some("rt_long_overflow"));
+        self.code.push(Instruction::LocalGet(result));
     }
 
     fn compare(&mut self, op: Binary, ty: &Type) {

@@ -15,10 +15,11 @@
 
 use wasm_encoder::{BlockType, Instruction, ValType};
 
-use super::{Generator, keep, load, store, word};
+use super::{Generator, keep, load, slot_at, store, word};
 use crate::ast::Leave;
 use crate::plan::Mark;
 use crate::types::*;
+use crate::walk::each_node;
 
 /// The blocks of a loop, by the depth at which they were opened.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +59,7 @@ impl Generator<'_, '_> {
     }
 
     fn node_code(&mut self, node: &TNode) {
-        self.mark(&node.name);
+        self.mark(&node.name, asks(&node.kind));
         match &node.kind {
             TNodeKind::Assign(pairs) => {
                 for (target, value) in pairs {
@@ -183,8 +184,12 @@ impl Generator<'_, '_> {
 
     fn assign(&mut self, target: &TExpr, value: &TExpr) {
         if let TKind::Local(variable) = target.kind {
+            if self.grow(variable, value) {
+                return;
+            }
             self.owned(value);
             self.code.push(Instruction::LocalSet(variable as u32));
+            self.seal(variable);
             return;
         }
         // Before the place: the value may change what the place is in.
@@ -299,23 +304,56 @@ impl Generator<'_, '_> {
             self.code.push(Instruction::LocalSet(cursor.count));
         }
         let kept = keep::kept(body, keep::Element::OfList(element), self.variables, &self.uses);
-        let mark = self.temporary(ValType::I32);
-        if kept.is_some() {
-            self.call("rt_mark");
-            self.code.push(Instruction::LocalSet(mark));
-        }
-        self.begin(&cursor, element);
+        let garbage = kept.is_some().then(|| self.begin_garbage(body)).flatten();
+        // What the loop itself may raise later says so there.
+        self.mark(name, false);
+        let walk = self.begin_loop(&cursor, element, body);
         let exit = self.depth - 1;
         self.open(Instruction::Block(BlockType::Empty));
         self.loops.push(LoopBlocks { exit, cycle: self.depth, cursor: None });
         self.nodes(body);
         self.loops.pop();
         self.close();
-        if let Some(kept) = kept {
-            self.free(mark, &kept);
+        if let (Some(kept), Some(garbage)) = (kept, garbage) {
+            self.free(garbage, &kept);
         }
-        self.mark(name);
-        self.end(&cursor);
+        self.end_loop(&cursor, walk);
+    }
+
+    /// Opens a loop as [`Generator::begin`] does. Where its body changes no list, the elements stay where they are: then
+    /// the loop walks from slot to slot.
+    pub(super) fn begin_loop(&mut self, cursor: &Cursor, element: usize, body: &[TNode]) -> Option<Walk> {
+        let mut edits = false;
+        each_node(body, &mut |node| edits |= matches!(node.kind, TNodeKind::ListEdit { .. }));
+        if edits {
+            self.begin(cursor, element);
+            return None;
+        }
+        let (slot, last) = (self.temporary(ValType::I32), self.temporary(ValType::I32));
+        self.open(Instruction::Block(BlockType::Empty));
+        self.code.extend([Instruction::LocalGet(cursor.index), Instruction::LocalGet(cursor.count)]);
+        self.code.extend([Instruction::I32GeS, Instruction::BrIf(0)]);
+        for (local, index) in [(slot, cursor.index), (last, cursor.count)] {
+            // Length, capacity, address of the slots.
+            self.code.extend([Instruction::LocalGet(cursor.list), Instruction::I32Load(slot_at(1))]);
+            self.code.extend([Instruction::LocalGet(index), Instruction::I32Const(3), Instruction::I32Shl]);
+            self.code.extend([Instruction::I32Add, Instruction::LocalSet(local)]);
+        }
+        // There is one element at least, so the loop asks at its end.
+        self.open(Instruction::Loop(BlockType::Empty));
+        self.code.push(Instruction::LocalGet(slot));
+        self.code.push(load(&self.variables[element].ty, 0));
+        self.code.push(Instruction::LocalSet(element as u32));
+        Some(Walk { slot, last })
+    }
+
+    pub(super) fn end_loop(&mut self, cursor: &Cursor, walk: Option<Walk>) {
+        let Some(Walk { slot, last }) = walk else { return self.end(cursor) };
+        self.code.extend([Instruction::LocalGet(slot), Instruction::I32Const(8), Instruction::I32Add]);
+        self.code.extend([Instruction::LocalTee(slot), Instruction::LocalGet(last)]);
+        self.code.extend([Instruction::I32Ne, Instruction::BrIf(0)]);
+        self.close();
+        self.close();
     }
 
     /// The locals of a loop over a list, from its first element.
@@ -343,9 +381,25 @@ impl Generator<'_, '_> {
         self.open(Instruction::Loop(BlockType::Empty));
         self.code.extend([Instruction::LocalGet(cursor.index), Instruction::LocalGet(cursor.count)]);
         self.code.extend([Instruction::I32GeS, Instruction::BrIf(1)]);
-        self.code.extend([Instruction::LocalGet(cursor.list), Instruction::LocalGet(cursor.index)]);
-        self.call("rt_list_slot");
-        self.leave_if_raised(); // the body may have removed elements
+        // The body may have removed elements. Of no list the length is 0, because the memory at 0 is.
+        self.code.extend([Instruction::LocalGet(cursor.index), Instruction::LocalGet(cursor.list)]);
+        self.code.extend([Instruction::I32Load(slot_at(0)), Instruction::I32GeU]);
+        self.open(Instruction::If(BlockType::Empty));
+        if !self.is_marked {
+            self.tell_node();
+        }
+        self.code.push(Instruction::LocalGet(cursor.index));
+        self.call("rt_out_of_range");
+        self.code.push(Instruction::Br(self.depth - self.caught));
+        self.close();
+        // Length, capacity, address of the slots.
+        self.code.extend([Instruction::LocalGet(cursor.list), Instruction::I32Load(slot_at(1))]);
+        self.code.extend([
+            Instruction::LocalGet(cursor.index),
+            Instruction::I32Const(3),
+            Instruction::I32Shl,
+        ]);
+        self.code.push(Instruction::I32Add);
         self.code.push(load(&self.variables[element].ty, 0));
         self.code.push(Instruction::LocalSet(element as u32));
     }
@@ -361,12 +415,32 @@ impl Generator<'_, '_> {
         self.close();
     }
 
+    /// Where a loop begins: what is allocated from here on is its own. `None` when its body allocates nothing.
+    pub(super) fn begin_garbage(&mut self, body: &[TNode]) -> Option<Garbage> {
+        let mut allocates = false;
+        each_node(body, &mut |node| allocates |= asks(&node.kind) || makes(&node.kind));
+        if !allocates {
+            return None;
+        }
+        let garbage = Garbage { mark: self.temporary(ValType::I32), worth: self.temporary(ValType::I32) };
+        self.call("rt_mark");
+        self.code.push(Instruction::LocalTee(garbage.mark));
+        self.address(GARBAGE_BYTES);
+        self.code.extend([Instruction::I32Add, Instruction::LocalSet(garbage.worth)]);
+        Some(garbage)
+    }
+
     /// Gives back what was allocated since the mark, once it is worth it, but for what the places hold.
-    pub(super) fn free(&mut self, mark: u32, kept: &[&TExpr]) {
-        self.code.push(Instruction::LocalGet(mark));
-        self.call("rt_worth_freeing");
+    pub(super) fn free(&mut self, garbage: Garbage, kept: &[&TExpr]) {
+        self.address(self.shared.runtime.next);
+        self.code.extend([Instruction::I32Load(slot_at(0)), Instruction::LocalGet(garbage.worth)]);
+        self.code.push(Instruction::I32GtU);
         self.open(Instruction::If(BlockType::Empty));
-        self.give_back(mark, kept);
+        self.give_back(garbage.mark, kept);
+        // Copying what is kept is paid for by as much garbage.
+        self.code.push(Instruction::LocalGet(garbage.mark));
+        self.call("rt_worth");
+        self.code.push(Instruction::LocalSet(garbage.worth));
         self.close();
     }
 
@@ -374,6 +448,12 @@ impl Generator<'_, '_> {
     pub(super) fn give_back(&mut self, mark: u32, kept: &[&TExpr]) {
         let (record, moved) = (self.temporary(ValType::I32), self.temporary(ValType::I32));
         for place in kept {
+            if let TKind::Local(variable) = place.kind
+                && let Some(room) = self.rooms.get(&variable).copied()
+            {
+                self.keep_grown(variable, room, mark, moved);
+                continue;
+            }
             // Records stay where they are: only what their slots point to moves.
             if let TKind::Field(of, index) = &place.kind {
                 self.expression(of);
@@ -395,10 +475,93 @@ impl Generator<'_, '_> {
     }
 }
 
+/// Bytes that a loop lets pile up before it frees: zeroing them costs less than a call per iteration. The runtime's
+/// `memory` has the same number.
+const GARBAGE_BYTES: u32 = 65_536;
+
+/// Locals of a loop that frees: where its own part of the arena begins, and up to where that may grow.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Garbage {
+    pub(super) mark: u32,
+    worth: u32,
+}
+
+/// Locals of a loop over a list that stays as it is: the slot of the element, and where the last one ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walk {
+    slot: u32,
+    last: u32,
+}
+
 /// Locals of a loop over a list.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
     pub(super) list: u32,
     pub(super) count: u32,
     pub(super) index: u32,
+}
+
+/// Whether a node itself, without the flows inside it, does what may raise or tell elsewhere than where its own
+/// code says so: then the runtime must know before which node it is.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others ask the runtime")]
+fn asks(node: &TNodeKind) -> bool {
+    match node {
+        TNodeKind::Assign(pairs) => pairs.iter().any(|(target, value)| asks_for(value) || asks_for(target)),
+        TNodeKind::If { condition, .. } => asks_for(condition),
+        TNodeKind::Switch { cases, .. } => cases.iter().any(|(condition, _)| asks_for(condition)),
+        TNodeKind::Leave(Leave::Cycle | Leave::Exit) => false,
+        _ => true,
+    }
+}
+
+fn asks_for(expr: &TExpr) -> bool {
+    let asks = match &expr.kind {
+        TKind::Constant(_)
+        | TKind::Null
+        | TKind::Local(_)
+        | TKind::Field(..)
+        | TKind::Length(_)
+        | TKind::Negate(_)
+        | TKind::Not(_)
+        | TKind::Arithmetic(..)
+        | TKind::Concat(..)
+        | TKind::Compare(..)
+        | TKind::Logic(..)
+        | TKind::If(..) => false,
+        TKind::Convert(value) => value.ty == Type::Decimal && !is_text(&expr.ty),
+        TKind::Broken
+        | TKind::Attribute(..)
+        | TKind::Setting(_)
+        | TKind::Calculated(_)
+        | TKind::Item(..)
+        | TKind::Builtin(..)
+        | TKind::Invoke(..) => true,
+    };
+    asks || expr.parts().into_iter().any(asks_for)
+}
+
+/// Whether a node that asks nobody makes a value in the arena.
+fn makes(node: &TNodeKind) -> bool {
+    node.expressions().into_iter().any(|expr| {
+        let mut makes = false;
+        expr.each(&mut |part| makes |= is_made(part));
+        makes
+    })
+}
+
+fn is_made(expr: &TExpr) -> bool {
+    match expr.ty {
+        Type::Decimal | Type::Binary | Type::Text | Type::TextIdentifier(_) | Type::Email | Type::Phone => {
+            !matches!(expr.kind, TKind::Constant(_))
+        }
+        Type::Record(_) | Type::List(_) => true,
+        Type::Unknown
+        | Type::Boolean
+        | Type::Integer
+        | Type::Long
+        | Type::Date
+        | Type::Time
+        | Type::DateTime
+        | Type::Identifier(_) => false,
+    }
 }

@@ -140,22 +140,19 @@ impl Generator<'_, '_> {
         self.leave_if_raised();
 
         let rows = self.cursor_over(batch);
-        let inner = self.temporary(ValType::I32);
-        if kept.is_some() {
-            self.call("rt_mark");
-            self.code.push(Instruction::LocalSet(inner));
-        }
-        self.begin(&rows, element);
+        let inner = kept.is_some().then(|| self.begin_garbage(body)).flatten();
+        self.mark(name, true);
+        let walk = self.begin_loop(&rows, element, body);
         self.open(Instruction::Block(BlockType::Empty));
         self.loops.push(LoopBlocks { exit, cycle: self.depth, cursor: Some(cursor as u32) });
         self.nodes(body);
         self.loops.pop();
         self.close();
-        if let Some(kept) = &kept {
+        if let (Some(kept), Some(inner)) = (&kept, inner) {
             self.free(inner, kept);
         }
-        self.mark(name);
-        self.end(&rows);
+        self.end_loop(&rows, walk);
+        self.mark(name, true);
 
         self.code.push(Instruction::LocalGet(batch));
         self.call("rt_cursor_more");

@@ -87,7 +87,7 @@ fn expense(at: usize) -> Value {
 
 /// Starts the hand-written server with the login that the app itself has.
 async fn peer(contenders: &Contenders, site: &Installation) -> Result<(Peer, String)> {
-    let database = "odeon_development";
+    let database = "stage_development";
     let row = site.database(database).await;
     let row = row
         .query_one("select schema_name, login, password from odeon.apps where name = 'Expenses'", &[])
