@@ -18,9 +18,50 @@ use crate::plan::Plan;
 use crate::runtime::{Runtime, keeps};
 use crate::sources::Sources;
 
-/// The component, or why encoder or validator refused it (a bug of this compiler).
-pub(crate) fn emit(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, String> {
-    let module = link(plan, runtime, sources).map_err(|error| format!("the runtime library: {error}"))?;
+/// What a function may have at most, in every engine: parameters, results, locals, bytes.
+const PARAMETERS_MAX: usize = 1_000;
+const RESULTS_MAX: usize = 1_000;
+const LOCALS_MAX: usize = 50_000;
+const FUNCTION_BYTES_MAX: usize = 7_654_321;
+
+/// Why there is no component.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// A function of the plan, by its place, has too much of something.
+    TooLarge(usize, Excess),
+    /// Encoder or validator refused the whole: a bug of this compiler.
+    Broken(String),
+}
+
+impl From<String> for Refused {
+    fn from(reason: String) -> Self {
+        Self::Broken(reason)
+    }
+}
+
+/// What a function has too much of.
+#[derive(Debug)]
+pub(crate) struct Excess(pub(crate) String);
+
+/// The component, or why there is none.
+pub(crate) fn emit(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Refused> {
+    for (at, function) in plan.functions.iter().enumerate() {
+        let (params, results) = (function.params.len(), function.results.len());
+        let counts = [
+            (params, PARAMETERS_MAX, "inputs"),
+            (results, RESULTS_MAX, "outputs"),
+            (params + function.locals.len(), LOCALS_MAX, "variables, with those that its nodes need"),
+        ];
+        if let Some((count, most, what)) = counts.into_iter().find(|(count, most, _)| count > most) {
+            let excess = Excess(format!("{count} {what}; {most} are possible"));
+            return Err(Refused::TooLarge(at, excess));
+        }
+    }
+    component(plan, runtime, sources)
+}
+
+fn component(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Refused> {
+    let module = link(plan, runtime, sources)?;
     let component = ComponentEncoder::default()
         .validate(false) // below, with the features that every engine has
         .module(&module)
@@ -35,7 +76,7 @@ pub(crate) fn emit(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<
     clippy::wildcard_enum_match_arm,
     reason = "wasmparser's enums grow with the standard; what is not named is copied as it is"
 )]
-fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, BinaryReaderError> {
+fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Refused> {
     let mut types = TypeSection::new();
     let mut signatures: Vec<(&[ValType], &[ValType])> = Vec::new();
     let mut functions = FunctionSection::new();
@@ -58,6 +99,11 @@ fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Bi
             }
             body.instruction(instruction);
         }
+        if body.byte_len() > FUNCTION_BYTES_MAX {
+            let excess =
+                Excess(format!("{} bytes of code; {FUNCTION_BYTES_MAX} are possible", body.byte_len()));
+            return Err(Refused::TooLarge(offsets.len(), excess));
+        }
         code.function(&body);
         offsets.push(reached);
     }
@@ -71,7 +117,7 @@ fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Bi
     let mut module = Module::new();
     let source = runtime.module;
     for payload in Parser::new(0).parse_all(source) {
-        let payload = payload?;
+        let payload = payload.map_err(unreadable)?;
         let Some((id, range)) = payload.as_section() else { continue };
         let old = &source[range.start as usize..range.end as usize];
         let grown = |new: &dyn Fn(&mut Vec<u8>)| {
@@ -93,7 +139,7 @@ fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Bi
             Payload::TableSection(section) => {
                 let mut tables = TableSection::new();
                 for table in section {
-                    let table = table?;
+                    let table = table.map_err(unreadable)?;
                     let size = table.ty.initial + plan.table.len() as u64;
                     tables.table(wasm_encoder::TableType {
                         element_type: wasm_encoder::RefType::FUNCREF,
@@ -108,7 +154,7 @@ fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Bi
             Payload::MemorySection(section) => {
                 let mut memories = MemorySection::new();
                 for memory in section {
-                    let memory = memory?;
+                    let memory = memory.map_err(unreadable)?;
                     let pages = u64::from(plan.data.end()).div_ceil(65_536);
                     memories.memory(MemoryType {
                         minimum: memory.initial.max(pages),
@@ -123,7 +169,7 @@ fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Bi
             Payload::ExportSection(section) => {
                 let mut exports = ExportSection::new();
                 for export in section {
-                    let export = export?;
+                    let export = export.map_err(unreadable)?;
                     let kind = match export.kind {
                         ExternalKind::Func => ExportKind::Func,
                         ExternalKind::Memory => ExportKind::Memory,
@@ -143,6 +189,10 @@ fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Bi
     let names = names::section(&plan.functions, &offsets, runtime.functions, sources);
     module.section(&RawSection { id: 0, data: &names });
     Ok(module.finish())
+}
+
+fn unreadable(error: BinaryReaderError) -> Refused {
+    Refused::Broken(format!("the runtime library: {error}"))
 }
 
 /// A section's content without the size in front.
@@ -186,7 +236,7 @@ mod tests {
     use crate::runtime::RUNTIME;
 
     /// A plan of one function with this code.
-    fn emitted(code: Vec<Instruction<'static>>) -> Result<Vec<u8>, String> {
+    fn emitted(code: Vec<Instruction<'static>>) -> Result<Vec<u8>, Refused> {
         let runtime = RUNTIME.as_ref().expect("the runtime library is read");
         let data = Data::new(runtime.heap_base.next_multiple_of(16));
         let function = Function { results: vec![ValType::I32], code, ..Function::default() };
@@ -201,10 +251,14 @@ mod tests {
     #[test]
     fn broken_code_is_a_reason_and_no_panic() {
         assert!(emitted(vec![Instruction::I32Const(7), Instruction::End]).is_ok());
-        let mismatch = emitted(vec![Instruction::I64Const(7), Instruction::End]).unwrap_err();
+        let broken = |code| match emitted(code) {
+            Err(Refused::Broken(reason)) => reason,
+            other => panic!("{other:?}"),
+        };
+        let mismatch = broken(vec![Instruction::I64Const(7), Instruction::End]);
         assert!(mismatch.contains("type mismatch: expected i32, found i64"), "{mismatch}");
         let missing = RUNTIME.as_ref().map(|runtime| runtime.function("rt_no_such_thing")).unwrap();
-        let unknown = emitted(vec![Instruction::Call(missing), Instruction::End]).unwrap_err();
+        let unknown = broken(vec![Instruction::Call(missing), Instruction::End]);
         assert!(unknown.contains("unknown function"), "{unknown}");
     }
 

@@ -50,6 +50,7 @@ pub use interface::{Elements, Handler, Interface, Parameter, Parameters, Signatu
 pub use problem::{CODES, Problem, Severity, render};
 pub use sources::{Sources, Span};
 
+use emit::Refused;
 use problem::Problems;
 use types::is_text;
 
@@ -140,13 +141,20 @@ pub fn runtime_library() -> &'static [u8] {
 pub fn compile(sources: &Sources) -> Compiled {
     let (mut compiled, parsed, typed) = analyse(sources);
     if compiled.problems.iter().all(|p| p.severity != Severity::Error) {
-        let component = runtime::RUNTIME.as_ref().map_err(Clone::clone).and_then(|runtime| {
+        let broken = |reason: &String| Refused::Broken(reason.clone());
+        let component = runtime::RUNTIME.as_ref().map_err(broken).and_then(|runtime| {
             let plan = lower::lower(&typed, &openapi::documents(&parsed, &typed), runtime);
             emit::emit(&plan, runtime, sources)
         });
         match component {
             Ok(component) => compiled.component = Some(component),
-            Err(reason) => compiled.problems.push(problem::internal(sources, &reason)),
+            Err(refused) => compiled.problems.push(match &refused {
+                Refused::TooLarge(function, excess) => match parsed.actions.get(*function) {
+                    Some(action) => problem::too_large(sources, &action.name, excess),
+                    None => problem::internal(sources, &excess.0),
+                },
+                Refused::Broken(reason) => problem::internal(sources, reason),
+            }),
         }
     }
     compiled

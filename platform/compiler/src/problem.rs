@@ -3,9 +3,13 @@
 //! Every problem has a code that never changes its meaning, explained in `docs/errors/<code>.md`; a
 //! test holds list and pages together. Invariant: a problem names a place in the text.
 
+use std::cell::Cell;
+
 use serde::Serialize;
 
+use crate::emit::Excess;
 use crate::sources::{Sources, Span};
+use crate::yaml::Name;
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -76,6 +80,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0306", "structures are nested too deep"),
     ("OML0307", "the node stands in no loop"),
     ("OML0308", "the exception cannot be raised"),
+    ("OML0309", "the action is too large"),
     ("OML0401", "path and inputs do not match"),
     ("OML0402", "two methods answer the same requests"),
     ("OML0403", "the input cannot come from there"),
@@ -108,6 +113,7 @@ pub(crate) struct Problems<'a> {
 
 impl<'a> Problems<'a> {
     pub(crate) fn new(sources: &'a Sources) -> Problems<'a> {
+        NEAR_PAIRS.set(NEAR_PAIRS_MAX);
         Problems { sources, list: Vec::new() }
     }
 
@@ -178,6 +184,21 @@ pub(crate) fn internal(sources: &Sources, reason: &str) -> Problem {
     }
 }
 
+/// An action has more of something than a function of WebAssembly may have.
+pub(crate) fn too_large(sources: &Sources, action: &Name, excess: &Excess) -> Problem {
+    let (file, line, column, end_column) = sources.position(action.span);
+    Problem {
+        code: "OML0309",
+        severity: Severity::Error,
+        file,
+        line,
+        column,
+        end_column,
+        message: format!("`{}` has {}", action.text, excess.0),
+        hint: Some("split it into several actions".into()),
+    }
+}
+
 /// The text a person reads: place, source line, caret, hint.
 pub fn render(sources: &Sources, problems: &[Problem]) -> String {
     let mut out = String::new();
@@ -210,12 +231,28 @@ pub fn render(sources: &Sources, problems: &[Problem]) -> String {
 /// Longer words are not compared: no name is as long, and comparing takes the product of both lengths.
 const NEAR_CHARACTERS_MAX: usize = 100;
 
+/// Pairs of characters that are compared for all hints of a model: tens of thousands of names against each other.
+/// Without an end, a model in which each of very many names is misspelt would keep the compiler busy for hours.
+const NEAR_PAIRS_MAX: usize = 20_000_000;
+
+thread_local! {
+    /// What is left of them in the compilation that this thread is at. [`near`] is asked from everywhere, also
+    /// where no [`Problems`] are at hand.
+    static NEAR_PAIRS: Cell<usize> = const { Cell::new(NEAR_PAIRS_MAX) };
+}
+
 /// The name nearest to a misspelt one, when it is near enough to suggest.
 pub(crate) fn near<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<String> {
     let short = |word: &str| word.len() <= NEAR_CHARACTERS_MAX;
+    let affordable = |known: &&str| {
+        let left = NEAR_PAIRS.get().checked_sub(name.len() * known.len());
+        NEAR_PAIRS.set(left.unwrap_or(0));
+        left.is_some()
+    };
     known
         .into_iter()
         .filter(|k| short(name) && short(k))
+        .take_while(affordable)
         .map(|k| (distance(&name.to_lowercase(), &k.to_lowercase()), k))
         .filter(|(d, k)| *d <= 1 + k.chars().count() / 4)
         .min()

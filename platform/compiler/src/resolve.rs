@@ -552,10 +552,11 @@ fn event_def(event: &ast::Event, scope: &TypeNames, problems: &mut Problems<'_>)
 
 fn action_def(action: &ast::Action, scope: &TypeNames, problems: &mut Problems<'_>) -> ActionDef {
     let mut variables: Vec<LocalDef> = Vec::new();
+    let mut names = BTreeSet::new();
     for (group, is_input) in [(&action.inputs, true), (&action.outputs, false), (&action.locals, false)] {
         for d in group {
             let ty = scope.type_of(&d.type_name, problems);
-            if variables.iter().any(|v| v.name == d.name.text) {
+            if !names.insert(d.name.text.as_str()) {
                 problems.error("OML0004", d.name.span, format!("`{}` exists already", d.name.text));
             }
             if let Some((_, at)) = d.length {

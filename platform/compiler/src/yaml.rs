@@ -4,6 +4,8 @@
 //! from parser events. Anchors, aliases, tags and several documents are refused: a model says each
 //! thing once. Invariant: depth is bounded, so no later stage can be driven off its stack.
 
+use std::collections::BTreeSet;
+
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use crate::problem::Problems;
@@ -86,6 +88,8 @@ struct Reader<'a> {
 struct Open {
     node: Node,
     key: Option<Name>,
+    /// The keys so far: a mapping may have very many.
+    keys: BTreeSet<String>,
 }
 
 impl Reader<'_> {
@@ -135,7 +139,7 @@ impl Reader<'_> {
         if self.stack.len() >= DEPTH_MAX {
             return Err((node.span.start, too_deep()));
         }
-        self.stack.push(Open { node, key: None });
+        self.stack.push(Open { node, key: None, keys: BTreeSet::new() });
         Ok(())
     }
 
@@ -152,7 +156,7 @@ impl Reader<'_> {
                     let Shape::Scalar(Scalar { text, .. }) = node.shape else {
                         return Err((node.span.start, "a key is a word".into()));
                     };
-                    if entries.iter().any(|(k, _)| k.text == text) {
+                    if !open.keys.insert(text.clone()) {
                         problems.error("OML0004", node.span, format!("`{text}` is written twice"));
                     }
                     open.key = Some(Name { text, span: node.span });

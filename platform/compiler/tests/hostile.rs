@@ -6,14 +6,25 @@
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+#[path = "hostile/sizes.rs"]
+mod sizes;
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
 use odeon_compiler::{Severity, Sources, compile, render};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 /// Texts per property: a second or two for all of them.
 const CASES: u32 = 150;
-/// Changes to one text of the sample; more would leave nothing of it.
+/// Changes to one text of a project; more would leave nothing of it.
 const CHANGES_MAX: usize = 4;
+const EXAMPLES: &str = "../../guest-examples";
+/// Bytes of a component for each byte of text, at most, and of what every component has.
+const BYTES_PER_BYTE_MAX: usize = 200;
+const BYTES_ALWAYS: usize = 1 << 20;
 
 fn config() -> ProptestConfig {
     let mut config = ProptestConfig::default();
@@ -30,6 +41,7 @@ fn config() -> ProptestConfig {
 /// What must hold of every text.
 fn answers(files: Vec<(String, String)>) -> Result<(), TestCaseError> {
     let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+    let bytes: usize = files.iter().map(|(_, text)| text.len()).sum();
     let sources = Sources::new(files);
     let compiled = compile(&sources);
     let shown = render(&sources, &compiled.problems);
@@ -49,6 +61,10 @@ fn answers(files: Vec<(String, String)>) -> Result<(), TestCaseError> {
             prop_assert_eq!(errors, 0);
             let valid = wasmparser::Validator::new().validate_all(&component);
             prop_assert!(valid.is_ok(), "{:?}", valid.err());
+            prop_assert!(
+                component.len() < BYTES_ALWAYS + bytes * BYTES_PER_BYTE_MAX,
+                "it grows without bound"
+            );
         }
     }
     Ok(())
@@ -58,14 +74,33 @@ fn one(text: String) -> Vec<(String, String)> {
     vec![("app.yaml".to_owned(), text)]
 }
 
-fn sample() -> Vec<(String, String)> {
-    let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
-    vec![
-        file("actions.yaml", include_str!("../../../guest-examples/expenses/actions.yaml")),
-        file("app.yaml", include_str!("../../../guest-examples/expenses/app.yaml")),
-        file("data.yaml", include_str!("../../../guest-examples/expenses/data.yaml")),
-        file("rest.yaml", include_str!("../../../guest-examples/expenses/rest.yaml")),
-    ]
+/// The projects of `guest-examples`, each with what it refers to.
+fn projects() -> &'static [Vec<(String, String)>] {
+    static PROJECTS: LazyLock<Vec<Vec<(String, String)>>> = LazyLock::new(|| {
+        let mut projects: Vec<Vec<(String, String)>> = Vec::new();
+        for entry in fs::read_dir(EXAMPLES).unwrap() {
+            let mut files = Vec::new();
+            let folder = entry.unwrap().path();
+            read_models(&folder, &folder, &mut files);
+            files.sort();
+            projects.extend(Some(files).filter(|files| !files.is_empty()));
+        }
+        projects.sort();
+        projects
+    });
+    &PROJECTS
+}
+
+fn read_models(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_models(root, &path, files);
+        } else if path.extension().is_some_and(|kind| kind == "yaml" || kind == "json") {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+            files.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
 }
 
 /// Pieces of YAML and OML that mean something somewhere.
@@ -192,10 +227,39 @@ enum Change {
     Insert(usize, &'static str),
     /// A word becomes another word of the same text: names and types in each other's places.
     Swap(usize, usize),
-    /// A line is written twice, or moved.
+    /// A line is written twice.
     Line(usize, usize),
     Indent(usize),
+    /// Lines are gone, or stand elsewhere.
+    RemoveLines(usize, usize),
+    MoveLines(usize, usize, usize),
+    /// A line many times: names that exist already, and flows that are long.
+    Repeat(usize, usize),
+    /// A word, sign or space is gone.
+    RemoveToken(usize),
+    /// A number becomes another.
+    Number(usize, &'static str),
 }
+
+/// Numbers at and beyond the ends of what something takes.
+const NUMBERS: &[&str] = &[
+    "0",
+    "-1",
+    "1.5",
+    "00",
+    "2147483647",
+    "2147483648",
+    "-2147483648",
+    "4294967296",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551616",
+    "79228162514264337593543950336",
+    "79228162514264337593543950337",
+    "0.000000001",
+    "1e9",
+    "99999999999999999999999999999999999999999999999999999999999999999999999999999999",
+];
 
 fn change() -> impl Strategy<Value = Change> {
     let at = 0..10_000usize;
@@ -205,7 +269,12 @@ fn change() -> impl Strategy<Value = Change> {
         (at.clone(), at.clone()).prop_map(|(a, b)| Change::Swap(a, b)),
         (at.clone(), at.clone()).prop_map(|(a, b)| Change::Swap(a, b)),
         (at.clone(), at.clone()).prop_map(|(a, b)| Change::Line(a, b)),
-        at.prop_map(Change::Indent),
+        at.clone().prop_map(Change::Indent),
+        (at.clone(), 1..6usize).prop_map(|(at, count)| Change::RemoveLines(at, count)),
+        (at.clone(), 1..12usize, at.clone()).prop_map(|(at, count, to)| Change::MoveLines(at, count, to)),
+        (at.clone(), 2..300usize).prop_map(|(at, times)| Change::Repeat(at, times)),
+        at.clone().prop_map(Change::RemoveToken),
+        (at, proptest::sample::select(NUMBERS)).prop_map(|(at, number)| Change::Number(at, number)),
     ]
 }
 
@@ -248,7 +317,60 @@ fn changed(text: &str, change: &Change) -> String {
             });
             indented.collect::<Vec<_>>().join("\n")
         }
+        Change::RemoveLines(at, count) => {
+            let at = place(at, lines.len());
+            let left = lines.iter().enumerate().filter(|(i, _)| *i < at || *i >= at + count);
+            left.map(|(_, line)| *line).collect::<Vec<_>>().join("\n")
+        }
+        Change::MoveLines(at, count, to) => {
+            let mut lines = lines;
+            let at = place(at, lines.len());
+            let moved: Vec<&str> = lines.drain(at..(at + count).min(lines.len())).collect();
+            let to = place(to, lines.len());
+            lines.splice(to..to, moved);
+            lines.join("\n")
+        }
+        Change::Repeat(at, times) => {
+            let at = place(at, lines.len());
+            let repeated = lines
+                .iter()
+                .enumerate()
+                .flat_map(|(i, line)| std::iter::repeat_n(*line, if i == at { times } else { 1 }));
+            repeated.collect::<Vec<_>>().join("\n")
+        }
+        Change::RemoveToken(at) => {
+            let found = tokens(text);
+            let Some((start, token)) = found.get(place(at, found.len())) else { return text.to_owned() };
+            format!("{}{}", &text[..*start], &text[start + token.len()..])
+        }
+        Change::Number(at, number) => {
+            let found = tokens(text);
+            let numbers: Vec<_> =
+                found.iter().filter(|(_, token)| token.starts_with(|c: char| c.is_ascii_digit())).collect();
+            let Some((start, token)) = numbers.get(place(at, numbers.len())) else { return text.to_owned() };
+            format!("{}{number}{}", &text[..*start], &text[start + token.len()..])
+        }
     }
+}
+
+/// Words, runs of space, and signs, with their places.
+fn tokens(text: &str) -> Vec<(usize, &str)> {
+    let kind = |c: char| match c {
+        c if c.is_alphanumeric() || c == '_' => 0,
+        ' ' => 1,
+        _ => 2,
+    };
+    let mut tokens: Vec<(usize, &str)> = Vec::new();
+    for (at, c) in text.char_indices() {
+        let end = at + c.len_utf8();
+        match tokens.last_mut() {
+            Some((start, token)) if kind(c) < 2 && token.ends_with(|last| kind(last) == kind(c)) => {
+                *token = &text[*start..end];
+            }
+            _ => tokens.push((at, &text[at..end])),
+        }
+    }
+    tokens
 }
 
 /// An app in which the pieces of expressions mean something.
@@ -278,11 +400,24 @@ proptest! {
     }
 
     #[test]
-    fn the_sample_changed(file in 0..4usize, changes in proptest::collection::vec(change(), 1..=CHANGES_MAX)) {
-        let mut files = sample();
+    fn a_project_changed(
+        project in 0..projects().len(),
+        file in 0..10_000usize,
+        changes in proptest::collection::vec(change(), 1..=CHANGES_MAX),
+    ) {
+        let mut files = projects()[project].clone();
+        let file = file % files.len();
         for change in &changes {
             files[file].1 = changed(&files[file].1, change);
         }
         answers(files)?;
+    }
+}
+
+#[test]
+fn every_project_is_one_as_it_is() {
+    assert!(projects().len() >= 4, "{} projects", projects().len());
+    for files in projects() {
+        answers(files.clone()).unwrap();
     }
 }

@@ -1,0 +1,110 @@
+//! Models of a size that nobody writes by hand: more of one thing than a format, an engine or patience has room for.
+//!
+//! Each is what a program might make, and gets a component or a problem like any other. The counts are beyond the
+//! limits of WebAssembly's engines where there are any (1,000 parameters and results, 50,000 locals), else large
+//! enough that work which grows with their square would be seen.
+
+use super::{answers, one};
+use odeon_compiler::{Sources, compile};
+
+/// One line for each number.
+fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
+    (0..count).map(|n| line(n) + "\n").collect()
+}
+
+#[track_caller]
+fn check(text: String) {
+    answers(one(text)).unwrap();
+}
+
+/// An action with these parts, called by a REST method.
+fn action(parts: &str) -> String {
+    format!("app: T\nactions:\n  F:\n{parts}rest:\n  A:\n    methods:\n      M: {{ flow: [ call: F ] }}\n")
+}
+
+/// An action that is more than a function can be is told so, at its name.
+#[track_caller]
+fn too_large(text: String, what: &str) {
+    let compiled = compile(&Sources::new(one(text)));
+    let problem =
+        compiled.problems.iter().find(|problem| problem.code == "OML0309").expect("it is too large");
+    assert!(problem.message.starts_with(&format!("`F` has {what}")), "{}", problem.message);
+    assert_eq!((problem.line, compiled.component), (3, None));
+}
+
+#[test]
+fn parameters_and_variables() {
+    let inputs = |count| {
+        action(&format!("    inputs:\n{}    flow: []\n", lines(count, |n| format!("      I{n}: Decimal"))))
+    };
+    let outputs = |count| {
+        action(&format!("    outputs:\n{}    flow: []\n", lines(count, |n| format!("      O{n}: Date"))))
+    };
+    check(inputs(1_000));
+    check(outputs(1_000));
+    too_large(inputs(1_001), "1001 inputs; 1000 are possible");
+    too_large(outputs(1_001), "1001 outputs; 1000 are possible");
+    let locals = lines(50_001, |n| format!("      L{n}: Text"));
+    too_large(action(&format!("    locals:\n{locals}    flow: []\n")), "50001 variables");
+}
+
+#[test]
+fn nodes_of_a_flow() {
+    let head = "    locals: { I: Integer, T: Text }\n    flow:\n";
+    check(action(&format!("{head}{}", lines(20_000, |n| format!("      - assign: {{ I: I * {n} }}")))));
+    let calls = lines(3_000, |n| format!("      - json_serialize: L\n        name: N{n}"));
+    check(action(&format!("    locals: {{ L: Text List }}\n    flow:\n{calls}")));
+    let cases = lines(5_000, |n| {
+        format!("          - when: I = {n}\n            do: [ assign: {{ T: '\"{n}\"' }} ]")
+    });
+    check(action(&format!("{head}      - switch:\n{cases}")));
+}
+
+#[test]
+fn names_that_are_all_misspelt() {
+    let locals = lines(2_000, |n| format!("      LongAndNearlyTheSameName{n}: Text"));
+    let wrong = lines(2_000, |n| format!("      - assign: {{ LongAndNearlyTheSomeName{n}: 1 }}"));
+    check(action(&format!("    locals:\n{locals}    flow:\n{wrong}")));
+}
+
+#[test]
+fn structures_of_structures() {
+    for attributes in [2, 12] {
+        let parts = |level: usize| match level {
+            0 => "{ A0: Text }".to_owned(),
+            _ => {
+                let parts = (0..attributes).map(|n| format!("A{n}: S{}", level - 1));
+                format!("{{ {} }}", parts.collect::<Vec<_>>().join(", "))
+            }
+        };
+        let structures = lines(30, |level| format!("  S{level}: {{ attributes: {} }}", parts(level)));
+        let method =
+            "{ verb: POST, inputs: { In: S29 }, outputs: { Out: S29 }, flow: [ assign: { Out: In } ] }";
+        check(format!("app: T\nstructures:\n{structures}rest: {{ A: {{ methods: {{ M: {method} }} }} }}\n"));
+    }
+}
+
+#[test]
+fn elements_of_an_app() {
+    let actions = lines(5_000, |n| format!("  F{n}: {{ flow: [ call: F{} ] }}", (n + 1) % 5_000));
+    check(format!("app: T\nactions:\n{actions}"));
+    let methods =
+        lines(2_000, |n| format!("      M{n}: {{ inputs: {{ I: Integer }}, outputs: {{ O: Text }} }}"));
+    check(format!("app: T\nrest:\n  A:\n    methods:\n{methods}"));
+    let records = lines(10_000, |n| format!("      R{n}: {{ Label: \"{n}\" }}"));
+    check(format!("app: T\nentities:\n  E:\n    static: true\n    records:\n{records}"));
+    let attributes = lines(2_000, |n| format!("      A{n}: {{ type: Text, mandatory: true }}"));
+    let flow = "[ { list: E, name: L, max: 5 }, { create: E, record: \"L.List[0]\" } ]";
+    check(format!(
+        "app: T\nentities:\n  E:\n    attributes:\n{attributes}actions: {{ F: {{ flow: {flow} }} }}\n"
+    ));
+}
+
+#[test]
+fn texts_and_expressions() {
+    check(action(&format!("    flow:\n      - log: '\"{}\"'\n", "x".repeat(3 << 20))));
+    check(action(&format!("    flow:\n      - log: 'If({})'\n", vec!["1"; 20_000].join(","))));
+    check(action(&format!("    flow:\n      - log: '{}'\n", "(".repeat(50_000))));
+    check(action(&format!("    flow:\n      - log: '{}1'\n", "1+".repeat(50_000))));
+    check(action(&format!("    flow:\n      - log: '{}'\n", "9".repeat(50_000))));
+}
