@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::{Component, Linker, ResourceTable, Val};
-use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -56,8 +56,8 @@ pub(crate) struct Script {
 pub(crate) struct App {
     pre: ProxyPre<State>,
     memory_bytes: usize,
-    /// Instructions that an instance may run.
-    pub(crate) fuel: Option<u64>,
+    /// How often an instance may look at the host's clock, which it does where functions and loops begin.
+    pub(crate) ticks: Option<u64>,
     pub(crate) script: Arc<Mutex<Script>>,
 }
 
@@ -161,10 +161,10 @@ impl App {
         App::limited(component, memory_bytes, None)
     }
 
-    /// The same, which ends in a trap after so many instructions: what a host's clock does, and no clock.
-    pub(crate) fn limited(component: &[u8], memory_bytes: usize, fuel: Option<u64>) -> Result<App, String> {
+    /// The same, which is ended after so many looks at the clock: as a host does it, and no clock is needed.
+    pub(crate) fn limited(component: &[u8], memory_bytes: usize, ticks: Option<u64>) -> Result<App, String> {
         let mut config = Config::new();
-        config.consume_fuel(fuel.is_some());
+        config.epoch_interruption(ticks.is_some());
         let engine = Engine::new(&config).map_err(|e| format!("{e:?}"))?;
         let component = Component::from_binary(&engine, component).map_err(|e| format!("{e:?}"))?;
         let script = Arc::new(Mutex::new(Script::default()));
@@ -172,7 +172,7 @@ impl App {
         wasmtime_wasi_http::p2::add_to_linker_async(&mut linker).unwrap();
         session(&mut linker, &script);
         let pre = ProxyPre::new(linker.instantiate_pre(&component).unwrap()).unwrap();
-        Ok(App { pre, memory_bytes, fuel, script })
+        Ok(App { pre, memory_bytes, ticks, script })
     }
 
     pub(crate) fn answers(&self, answers: impl IntoIterator<Item = Answer>) -> &App {
@@ -229,8 +229,12 @@ impl App {
         let state = State { wasi, http, table, hooks: Others(self.script.clone()), limits };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.limits);
-        if let Some(fuel) = self.fuel {
-            store.set_fuel(fuel)?;
+        if let Some(mut ticks) = self.ticks {
+            store.set_epoch_deadline(0);
+            store.epoch_deadline_callback(move |_| {
+                ticks = ticks.checked_sub(1).ok_or_else(|| wasmtime::Error::msg("the deadline"))?;
+                Ok(UpdateDeadline::Continue(0))
+            });
         }
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let request = store.data_mut().http().new_incoming_request(Scheme::Http, request).unwrap();
