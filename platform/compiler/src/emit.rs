@@ -18,6 +18,9 @@ use crate::plan::Plan;
 use crate::runtime::{Runtime, keeps};
 use crate::sources::Sources;
 
+/// Pages that a request begins with behind the app's data, 64 KiB each: most never ask for more, which is a call of the
+/// kernel. Untouched they cost nothing.
+const ARENA_PAGES: u64 = 8;
 /// What a function may have at most, in every engine: parameters, results, locals, bytes.
 const PARAMETERS_MAX: usize = 1_000;
 const RESULTS_MAX: usize = 1_000;
@@ -157,7 +160,7 @@ fn link(plan: &Plan, runtime: &Runtime, sources: &Sources) -> Result<Vec<u8>, Re
                     let memory = memory.map_err(unreadable)?;
                     let pages = u64::from(plan.data.end()).div_ceil(65_536);
                     memories.memory(MemoryType {
-                        minimum: memory.initial.max(pages),
+                        minimum: memory.initial.max(pages) + ARENA_PAGES,
                         maximum: memory.maximum,
                         memory64: false,
                         shared: false,

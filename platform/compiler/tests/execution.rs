@@ -10,6 +10,8 @@ mod builtins;
 mod consumed;
 #[path = "execution/flows.rs"]
 mod flows;
+#[path = "execution/growth.rs"]
+mod growth;
 mod harness;
 #[path = "execution/keys.rs"]
 mod keys;

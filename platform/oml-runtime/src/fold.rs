@@ -16,10 +16,11 @@ pub fn compare(a: &str, b: &str) -> Ordering {
         if (one | other) >= 0x80 {
             break;
         }
-        match one.to_ascii_lowercase().cmp(&other.to_ascii_lowercase()) {
-            Ordering::Equal => at += 1,
-            different => return different,
+        let order = one.to_ascii_lowercase().cmp(&other.to_ascii_lowercase());
+        if order.is_ne() {
+            return order;
         }
+        at += 1;
     }
     if at == a.len() && at == b.len() {
         return Ordering::Equal;

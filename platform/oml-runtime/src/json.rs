@@ -13,8 +13,8 @@ use alloc::vec::Vec;
 use crate::exceptions::raise;
 use crate::lists::{list_len, rt_list_append};
 use crate::memory::{
-    bytes, copy, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, rt_alloc, rt_mark, text,
-    wr32, wr64,
+    bytes, copy, decimal as decimal_at, new_bytes, new_decimal, new_text, rd32, rd64, rt_alloc, rt_mark,
+    text, wr32, wr64,
 };
 use crate::ops::digits;
 use crate::values::*;
@@ -111,7 +111,9 @@ impl<'a> Reader<'a> {
             }
             (b'-' | b'0'..=b'9', INTEGER | LONG | IDENTIFIER | DECIMAL) => {
                 let value = self.number()?;
-                match short_integer(value.as_bytes()).filter(|number| shape != INTEGER || i32::try_from(*number).is_ok()) {
+                match short_integer(value.as_bytes())
+                    .filter(|number| shape != INTEGER || i32::try_from(*number).is_ok())
+                {
                     Some(number) if shape != DECIMAL => wr64(slot, number),
                     Some(_) | None => self.put(value, slot, shape),
                 }
@@ -384,7 +386,8 @@ fn plain_end(source: &[u8], start: usize) -> usize {
     const HIGH: u64 = ONES << 7;
     let mut at = start;
     while let Some(word) = source.get(at..at + 8) {
-        let word = u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+        let word =
+            u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
         let (quote, escape) = (word ^ ONES * u64::from(b'"'), word ^ ONES * u64::from(b'\\'));
         // The lowest bit that is set is right; those above it may be by a borrow.
         let found = (quote.wrapping_sub(ONES) & !quote)

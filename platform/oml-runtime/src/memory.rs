@@ -243,7 +243,8 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, count: usize) {
     #[inline(always)]
     unsafe fn ends<T>(from: *const u8, to: *mut u8, count: usize) {
         let last = count - size_of::<T>();
-        let (first, second) = (from.cast::<T>().read_unaligned(), from.add(last).cast::<T>().read_unaligned());
+        let (first, second) =
+            (from.cast::<T>().read_unaligned(), from.add(last).cast::<T>().read_unaligned());
         to.cast::<T>().write_unaligned(first);
         to.add(last).cast::<T>().write_unaligned(second);
     }
