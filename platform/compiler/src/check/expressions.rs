@@ -408,14 +408,16 @@ impl Checker<'_, '_> {
         if value.ty != Type::Identifier(None) || !matches!(ty, Type::TextIdentifier(_)) {
             return value;
         }
-        match value.kind {
-            TKind::Null => TExpr { ty: ty.clone(), ..self.text("", value.span) },
-            TKind::Builtin(builtin, mut arguments) if builtin.name == "TextToIdentifier" => {
-                let text = arguments.remove(0);
-                TExpr { ty: ty.clone(), ..text }
-            }
-            kind => TExpr { kind, ..value },
+        if let TKind::Null = value.kind {
+            return TExpr { ty: ty.clone(), ..self.text("", value.span) };
         }
+        if let TKind::Builtin(builtin, arguments) = &value.kind
+            && builtin.name == "TextToIdentifier"
+            && let [text] = &arguments[..]
+        {
+            return TExpr { ty: ty.clone(), ..text.clone() };
+        }
+        value
     }
 
     /// Records are one another when one has no name of its own and they have the same attributes in one order.
@@ -483,14 +485,11 @@ impl Checker<'_, '_> {
 /// The static entity that `Entities.Kind` or `Entities.Library.Kind` names.
 fn entity_of(expr: &Expr) -> Option<Name> {
     let ExprKind::Member(of, last) = &expr.kind else { return None };
-    match &of.kind {
-        ExprKind::Name(root) if root == "Entities" => Some(last.clone()),
-        ExprKind::Member(..) => {
-            let whose = entity_of(of)?;
-            Some(Name { text: format!("{}.{}", whose.text, last.text), span: expr.span })
-        }
-        _ => None,
+    if matches!(&of.kind, ExprKind::Name(root) if root == "Entities") {
+        return Some(last.clone());
     }
+    let whose = entity_of(of)?;
+    Some(Name { text: format!("{}.{}", whose.text, last.text), span: expr.span })
 }
 
 fn is_number(ty: &Type) -> bool {

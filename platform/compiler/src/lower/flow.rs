@@ -544,24 +544,8 @@ fn asks_for(expr: &TExpr) -> bool {
 fn makes(node: &TNodeKind) -> bool {
     node.expressions().into_iter().any(|expr| {
         let mut makes = false;
+        let is_made = |part: &TExpr| keep::is_address(&part.ty) && !matches!(part.kind, TKind::Constant(_));
         expr.each(&mut |part| makes |= is_made(part));
         makes
     })
-}
-
-fn is_made(expr: &TExpr) -> bool {
-    match expr.ty {
-        Type::Decimal | Type::Binary | Type::Text | Type::TextIdentifier(_) | Type::Email | Type::Phone => {
-            !matches!(expr.kind, TKind::Constant(_))
-        }
-        Type::Record(_) | Type::List(_) => true,
-        Type::Unknown
-        | Type::Boolean
-        | Type::Integer
-        | Type::Long
-        | Type::Date
-        | Type::Time
-        | Type::DateTime
-        | Type::Identifier(_) => false,
-    }
 }

@@ -180,7 +180,7 @@ impl Loop<'_> {
 }
 
 /// Whether a value of the type is an address in the arena or in the app's data.
-fn is_address(ty: &Type) -> bool {
+pub(super) fn is_address(ty: &Type) -> bool {
     match ty {
         Type::Decimal
         | Type::Text

@@ -268,12 +268,17 @@ impl Qualifier {
             | ExprKind::Text(_)
             | ExprKind::Moment(_)
             | ExprKind::Name(_) => {}
-            ExprKind::Member(of, name) => match &of.kind {
-                ExprKind::Name(root) if root == "Settings" => name.text = self.setting(&name.text),
-                // `Entities.Kind.Reduced`, or of a library in this one `Entities.Inner.Kind.Reduced`.
-                ExprKind::Name(root) if root == "Entities" => self.prefix(name),
-                _ => self.expr(of),
-            },
+            ExprKind::Member(of, name) => {
+                let of_root = |root: &str| matches!(&of.kind, ExprKind::Name(name) if name == root);
+                if of_root("Settings") {
+                    name.text = self.setting(&name.text);
+                } else if of_root("Entities") {
+                    // `Entities.Kind.Reduced`, or of a library in this one `Entities.Inner.Kind.Reduced`.
+                    self.prefix(name);
+                } else {
+                    self.expr(of);
+                }
+            }
             ExprKind::Item(list, index) => {
                 self.expr(list);
                 self.expr(index);
