@@ -17,7 +17,7 @@ const EXPRESSIONS: usize = 25;
 /// Actions that they call.
 const ACTIONS: usize = 6;
 /// Characters in `Big`: more than a loop lets lie about.
-const BIG: i32 = 90_000;
+const BIG: i32 = 40_000;
 
 /// The place of `Deep` among the actions.
 const DEEP: usize = 0;
@@ -96,7 +96,8 @@ fn action(
         vars.push(Var { name: format!("In{at}"), ty, mandatory, default });
     }
     let function = !is_method && random.percent(60);
-    let outputs = if function { 1 } else { 1 + random.below(4) };
+    let is_big = random.percent(if is_method { 40 } else { 0 });
+    let mut outputs = if function { 1 } else { 1 + random.below(4) };
     for at in 0..outputs {
         // Clients see what happened in all types; helpers give what expressions want.
         let ty = if is_method || random.percent(40) { random.pick(&types) } else { random.pick(&BASIC[..5]) };
@@ -107,7 +108,10 @@ fn action(
         vars.push(Var { default, ..var(format!("L{at}"), ty) });
     }
     let mut locals = types.len();
-    let is_big = random.percent(if is_method { 40 } else { 0 });
+    if is_big {
+        vars.insert(inputs + outputs, var("State", &Ty::list(Ty::Text)));
+        outputs += 1;
+    }
     let big = is_big.then(|| {
         locals += 2;
         vars.extend([var("Big", &Ty::Text), var("Scratch", &Ty::Text)]);
@@ -135,6 +139,9 @@ fn action(
     while maker.fuel > 0 {
         let made = maker.node(3);
         flow.push(made);
+    }
+    if let Some((_, scratch)) = big {
+        flow.extend(maker.state(inputs + outputs - 1, scratch));
     }
     let handlers = if maker.random.percent(15) { maker.handlers(2) } else { Vec::new() };
     let vars = maker.vars;
@@ -200,6 +207,34 @@ impl Maker<'_> {
         node(NodeKind::Assign(vec![(read(big, &Ty::Text), value)]))
     }
 
+    /// Puts what the variables hold into an output, so that it is seen.
+    fn state(&mut self, state: usize, scratch: usize) -> Vec<Node> {
+        let shown = |maker: &Self, var: usize| {
+            let ty = maker.vars[var].ty.clone();
+            ty.is_text() || ty == Ty::Dec
+        };
+        let singles: Vec<usize> =
+            (0..=scratch).filter(|var| *var + 1 != scratch && shown(self, *var)).collect();
+        let mut nodes = Vec::new();
+        for var in singles {
+            let ty = self.vars[var].ty.clone();
+            let element = converted(read(var, &ty), &Ty::Text);
+            nodes.push(node(NodeKind::Append { list: read(state, &Ty::list(Ty::Text)), element }));
+        }
+        for var in 0..=scratch {
+            if let Ty::Rec(_) = self.vars[var].ty {
+                let name = self.name();
+                let out = self.add(format!("{name}.JSON"), &Ty::Text);
+                let ty = self.vars[var].ty.clone();
+                let kind = NodeKind::Serialize { value: read(var, &ty), defaults: false, out };
+                nodes.push(Node { name: Some(name), kind });
+                let element = read(out, &Ty::Text);
+                nodes.push(node(NodeKind::Append { list: read(state, &Ty::list(Ty::Text)), element }));
+            }
+        }
+        nodes
+    }
+
     /// A new variable for an output or an element.
     fn add(&mut self, name: String, ty: &Ty) -> usize {
         self.vars.push(var(name, ty));
@@ -220,6 +255,14 @@ impl Maker<'_> {
             if !place && self.random.percent(10) {
                 return self.natural(&ty, 1);
             }
+            // What the client sent is longer than what a program makes.
+            if self.random.percent(50)
+                && let Some(Ty::Rec(of)) = self.vars.first().map(|var| var.ty.clone())
+                && let Some(field) = self.structures[of].fields.iter().position(|field| field.ty == ty)
+            {
+                let of = Box::new(read(0, &Ty::Rec(of)));
+                return Expr { ty, kind: Kind::Field(of, field) };
+            }
             if let Some(found) = self.path(&ty, false) {
                 return found;
             }
@@ -231,11 +274,20 @@ impl Maker<'_> {
         (**of).clone()
     }
 
+    /// Whether a loop can keep what a place holds when it frees: it is in a variable of the action, and in no list.
+    fn is_kept(&self, place: &Expr) -> bool {
+        match &place.kind {
+            Kind::Field(of, _) => self.is_kept(of),
+            Kind::Var(var) => !self.vars[*var].name.starts_with(['E', 'N']),
+            _ => false,
+        }
+    }
+
     /// A flow inside a node; what it makes visible stays so. It may end in a jump.
     fn nested(&mut self, depth: usize) -> Vec<Node> {
         let mut flow = Vec::new();
-        for _ in 0..self.random.below(4) {
-            if self.fuel > 0 {
+        for _ in 0..self.random.below(4) + usize::from(self.lean) {
+            if self.fuel > 0 || self.lean && depth > 0 {
                 let made = self.node(depth);
                 flow.push(made);
             }
@@ -309,7 +361,10 @@ impl Maker<'_> {
             let single = self.lean || self.random.percent(60);
             let all = types(&self.structures);
             let ty = if single { self.random.pick(&BASIC) } else { self.random.pick(&all) }.clone();
-            let Some(place) = (0..20).find_map(|_| self.path(&ty, false)) else { continue };
+            let odd = self.random.percent(10);
+            let fits = |maker: &Self, place: &Expr| !maker.lean || odd || maker.is_kept(place);
+            let found = (0..30).find_map(|_| self.path(&ty, false).filter(|place| fits(self, place)));
+            let Some(place) = found else { continue };
             let root = root(&place);
             if !roots.contains(&root) {
                 roots.push(root);
@@ -325,8 +380,9 @@ impl Maker<'_> {
         let name = self.name();
         let mut named = self.random.percent(10);
         let mut choice = self.random.below(if depth == 0 { 62 } else { 100 });
-        if self.lean && (25..=40).contains(&choice) {
-            choice = 0;
+        if self.lean {
+            let kept = [0, 0, 0, 0, 41, 50, 55, 58, 58, 62, 62, 73, 77, 95];
+            choice = *self.random.pick(if depth == 0 { &kept[..9] } else { &kept });
         }
         let kind = match choice {
             0..=24 => self.assign(),
@@ -495,8 +551,8 @@ impl Maker<'_> {
         let element = self.add(format!("E{}", self.vars.len()), &Self::element_of(&list));
         self.visible.extend([element, element, element]);
         self.loops += 1;
-        let around = self.lean;
-        self.lean |= self.big.is_some() && self.random.percent(60);
+        let (around, seen) = (self.lean, self.visible.len());
+        self.lean |= self.big.is_some() && self.random.percent(80);
         let mut body = Vec::new();
         if let Some((big, scratch)) = self.big {
             let text = Box::new(self.expression(&Ty::Text, 1));
@@ -506,6 +562,11 @@ impl Maker<'_> {
         }
         body.extend(self.nested(depth));
         self.loops -= 1;
+        if self.lean && self.random.percent(90) {
+            // What a node of the body gave, and is read behind it, must stay.
+            self.visible.truncate(seen);
+            self.serialized.retain(|(var, _)| self.visible.contains(var));
+        }
         self.lean = around;
         self.visible.retain(|var| *var != element);
         NodeKind::ForEach { list, element, start, max, body }

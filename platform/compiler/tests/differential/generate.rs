@@ -544,12 +544,13 @@ pub(crate) fn structures(random: &mut Random) -> Vec<Structure> {
         }
         structures.push(Structure { name: format!("S{at}"), fields });
     }
-    let mut all: Vec<Ty> = types(&structures);
-    all.retain(|ty| *ty != Ty::Rec(0));
-    let mut fields: Vec<Field> = vec![Field { name: "F0".into(), ty: Ty::Rec(0), default: None }];
-    for field in 1..4 + random.below(5) {
-        fields.push(Field { name: format!("F{field}"), ty: random.pick(&all).clone(), default: None });
-    }
+    // A list of each kind, so that loops have something to run over.
+    let all = types(&structures);
+    let lists = all.iter().filter(|ty| matches!(ty, Ty::List(_))).cloned();
+    let others = (0..3).map(|_| random.pick(&all).clone());
+    let parts: Vec<Ty> = [Ty::Rec(0)].into_iter().chain(lists).chain(others).collect();
+    let fields = parts.into_iter().enumerate();
+    let fields = fields.map(|(at, ty)| Field { name: format!("F{at}"), ty, default: None }).collect();
     structures.push(Structure { name: "Input".into(), fields });
     structures
 }

@@ -15,8 +15,8 @@ use super::values::*;
 
 /// Nodes and expressions of one run.
 const STEPS_MAX: usize = 20_000;
-/// Bytes of texts, records and lists made by one run. An instance of the test has twelve times as many.
-const BYTES_MAX: usize = 10 << 20;
+/// Bytes of texts, records and lists made by one run. An instance of the test has six times as many.
+const BYTES_MAX: usize = 20 << 20;
 /// "Actions may call themselves, up to 250 levels deep."
 const LEVELS_MAX: usize = 250;
 
