@@ -339,11 +339,11 @@ impl<'a> Reader<'a> {
         let mut path = String::new();
         for step in &self.path {
             match step {
-                // SAFETY: it is the name in a descriptor.
                 Step::Field(name) => {
                     if !path.is_empty() {
                         path.push('.');
                     }
+                    // SAFETY: it is the name in a descriptor.
                     path.push_str(unsafe { text(*name) });
                 }
                 Step::Element(index) => path.push_str(&format!("[{index}]")),
@@ -388,7 +388,7 @@ fn plain_end(source: &[u8], start: usize) -> usize {
     while let Some(word) = source.get(at..at + 8) {
         let word =
             u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
-        let (quote, escape) = (word ^ ONES * u64::from(b'"'), word ^ ONES * u64::from(b'\\'));
+        let (quote, escape) = (word ^ (ONES * u64::from(b'"')), word ^ (ONES * u64::from(b'\\')));
         // The lowest bit that is set is right; those above it may be by a borrow.
         let found = (quote.wrapping_sub(ONES) & !quote)
             | (escape.wrapping_sub(ONES) & !escape)
