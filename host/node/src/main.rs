@@ -10,6 +10,11 @@ use odeon_host::run;
 use odeon_host::settings::Settings;
 use tracing_subscriber::EnvFilter;
 
+/// A request allocates a thousand times, on whichever thread it is; glibc's allocator took a tenth of the CPU time of a
+/// list of 50 rows.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs the apps of a stage.
 #[derive(Parser)]
 #[command(version, about)]
