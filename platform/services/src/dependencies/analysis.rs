@@ -40,6 +40,18 @@ pub(crate) async fn analyse(
     Ok(compare(app.as_str(), interface, &serving))
 }
 
+/// The apps that serve in a stage and use something of another one.
+pub(crate) async fn users(
+    database: &PgPool,
+    organization: &OrganizationId,
+    stage: &StageName,
+    app: &AppName,
+) -> Result<Vec<String>> {
+    let serving = serving(database, organization, stage).await?;
+    let using = serving.into_iter().filter(|(_, interface)| interface.uses.contains_key(app.as_str()));
+    Ok(using.map(|(name, _)| name).collect())
+}
+
 fn compare(app: &str, interface: &Interface, serving: &BTreeMap<String, Interface>) -> Vec<Inconsistency> {
     let mut found = Vec::new();
     let mut say = |section, other: &str, wrong: Vec<odeon_compiler::Conflict>| {

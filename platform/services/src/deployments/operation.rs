@@ -307,6 +307,11 @@ async fn undeploy(
     progress.step("remove", started);
     take_back(platform, &stage, &wanted, progress).await;
     progress.inform(format!("`{}` no longer serves in {}; its data are kept", before.name, operation.stage));
+    let (organization, stage_name) = (&operation.organization, &operation.stage);
+    for user in analysis::users(&platform.database, organization, stage_name, &before.name).await? {
+        let text = format!("`{user}` in {stage_name} uses `{}`, which serves no longer", before.name);
+        progress.messages.push(Message::warning(INCONSISTENT, text));
+    }
     audit(
         platform,
         operation,
