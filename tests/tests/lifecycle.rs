@@ -193,8 +193,12 @@ async fn an_app_reaches_its_own_database_only(site: &Installation) {
 
 async fn a_host_hears_its_own_stage_only(site: &Installation) {
     let nats = site.process("nats-server");
-    let credentials = site.data().join("run/stages/test/test-1.2.creds");
-    let options = async_nats::ConnectOptions::with_credentials_file(&credentials).await.unwrap();
+    let credentials = |stage: &str| -> String {
+        let settings = site.data().join(format!("run/stages/{stage}/host-{stage}-1.json"));
+        let settings: Value = serde_json::from_slice(&fs::read(settings).unwrap()).unwrap();
+        settings["credentials"].as_str().unwrap().to_owned()
+    };
+    let options = async_nats::ConnectOptions::with_credentials_file(credentials("test")).await.unwrap();
     let client = options
         .custom_inbox_prefix("_INBOX.test-1")
         .connect(nats["address"].as_str().unwrap())
@@ -215,8 +219,7 @@ async fn a_host_hears_its_own_stage_only(site: &Installation) {
         }
     );
     // The same keys in another account are another bucket: what test holds is signed for test.
-    let production = site.data().join("run/stages/production/production-1.2.creds");
-    let options = async_nats::ConnectOptions::with_credentials_file(&production).await.unwrap();
+    let options = async_nats::ConnectOptions::with_credentials_file(credentials("production")).await.unwrap();
     let there = options
         .custom_inbox_prefix("_INBOX.production-1")
         .connect(nats["address"].as_str().unwrap())
