@@ -42,8 +42,9 @@ pub(crate) async fn share(
             revoke(tx, &reader, &names(&producer.app)).await?;
             let read = after.foreign.iter().filter(|table| table.app == producer.name);
             for table in read {
-                show(tx, &reader, &names(&producer.app), &producer.public, table).await?;
-                steps.push(format!("reads {}.{}", table.app, table.name));
+                if show(tx, &reader, &names(&producer.app), &producer.public, table).await? {
+                    steps.push(format!("reads {}.{}", table.app, table.name));
+                }
             }
         }
     }
@@ -136,15 +137,16 @@ async fn revoke(tx: &mut PgConnection, reader: &Names, shown: &Names) -> Result<
     run(tx, format!("revoke usage on schema {} from {}", shown.schema, reader.owner)).await
 }
 
-/// Makes a view, where the other app shows the entity; else a statement that names it says that it is not there.
+/// Makes a view, where the other app shows the entity, and says whether it does; else a statement that names it says that
+/// it is not there.
 async fn show(
     tx: &mut PgConnection,
     reader: &Names,
     shown: &Names,
     public: &[PublicTable],
     table: &ForeignTable,
-) -> Result<()> {
-    let Some(there) = public.iter().find(|there| there.name == table.name) else { return Ok(()) };
+) -> Result<bool> {
+    let Some(there) = public.iter().find(|there| there.name == table.name) else { return Ok(false) };
     let mut granted = Vec::new();
     let mut selected = Vec::new();
     for (attribute, column_type) in &table.columns {
@@ -170,7 +172,8 @@ async fn show(
         }
         None => String::new(),
     };
-    run(tx, format!("create view {view} as select {} from {base} t{only}", selected.join(", "))).await
+    run(tx, format!("create view {view} as select {} from {base} t{only}", selected.join(", "))).await?;
+    Ok(true)
 }
 
 async fn as_admin(tx: &mut PgConnection) -> Result<()> {
