@@ -113,6 +113,7 @@ fn config() -> wasmtime::Result<Config> {
     config.target(TARGET)?;
     config.epoch_interruption(true);
     config.wasm_component_model(true);
+    config.concurrency_support(false);
     config.memory_init_cow(true);
     config.max_wasm_stack(STACK_BYTES_MAX);
     config.async_stack_size(FIBER_BYTES);
