@@ -1,9 +1,10 @@
 //! A linked component, and the life of one request in it.
 //!
 //! A request gets a store of its own, a fresh instance, and three limits: memory, CPU time, wall time.
-//! The guest runs where its caller does, and in a task of its own when it goes on after the head of its response;
-//! whatever the caller wants held for that long (a slot) travels with it. When a deadline passes, or a caller
-//! goes away before the head, the guest's future is dropped, and with it the store: the only way to end a guest for certain.
+//! The scheduler decides where and when the guest runs; it goes on in a task of its own when it has more to do after the
+//! head of its response; whatever the caller wants held for that long (a slot) travels with it. When a deadline passes,
+//! or a caller goes away before the head, the guest's future is dropped, and with it the store: the only way to end a guest
+//! for certain. The wall deadline is kept outside of the guest, which may be waiting for its turn when it passes.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -22,10 +23,15 @@ use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 
-use crate::engine::TICK_MS;
+use crate::engine::Engine;
 use crate::error::{Failure, GuestError};
+use crate::memory::Held;
 use crate::origin;
-use crate::state::{Capabilities, Finish, State};
+use crate::scheduler::{Cpu, Lost, Meter, slice};
+use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
+
+/// Bytes of a page of linear memory.
+const WASM_PAGE_BYTES: u64 = 64 << 10;
 
 /// A body, of a request or a response.
 pub type Body = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -37,18 +43,31 @@ pub struct RequestLimits {
     pub memory_bytes_max: u64,
     /// Wall time until the guest has returned, in milliseconds.
     pub wall_ms_max: u64,
-    /// CPU time, in milliseconds; measured in ticks of the guests' clock.
+    /// CPU time, in milliseconds.
     pub cpu_ms_max: u64,
+}
+
+/// A request that was let in: who pays for it, and what is held for it until its guest has ended.
+#[derive(Debug)]
+pub struct Admitted<H> {
+    /// The app's CPU account.
+    pub cpu: Arc<Cpu>,
+    /// Memory of the app's budget, for what an instance begins with: [`crate::Account::admit`] gives it.
+    pub memory: Held,
+    /// Whatever else the caller wants held.
+    pub held: H,
 }
 
 /// A component whose imports are resolved. Cheap to clone.
 pub struct App<C: 'static> {
+    engine: Engine,
     pre: Arc<ProxyPre<State<C>>>,
+    initial_bytes: u64,
 }
 
 impl<C> Clone for App<C> {
     fn clone(&self) -> Self {
-        Self { pre: self.pre.clone() }
+        Self { engine: self.engine.clone(), pre: self.pre.clone(), initial_bytes: self.initial_bytes }
     }
 }
 
@@ -64,41 +83,59 @@ struct CpuDeadline;
 impl<C: Capabilities> App<C> {
     /// Resolves the imports of a component. Fails, naming the import, when `linker` lacks one, or when the
     /// component does not export `wasi:http/incoming-handler`.
-    pub fn link(linker: &Linker<State<C>>, component: &Component) -> wasmtime::Result<Self> {
-        Ok(Self { pre: Arc::new(ProxyPre::new(linker.instantiate_pre(component)?)?) })
+    pub fn link(engine: &Engine, linker: &Linker<State<C>>, component: &Component) -> wasmtime::Result<Self> {
+        let pre = Arc::new(ProxyPre::new(linker.instantiate_pre(component)?)?);
+        let needs = component.resources_required();
+        let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
+        let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
+        Ok(Self { engine: engine.clone(), pre, initial_bytes })
+    }
+
+    /// Memory that an instance has when it begins, in bytes.
+    pub fn initial_bytes(&self) -> u64 {
+        self.initial_bytes
     }
 
     /// An instance that serves nobody, in a store as a request has it: what the benchmarks time.
-    pub async fn instantiate(
+    pub async fn instantiate<H>(
         &self,
         limits: RequestLimits,
         wasi: WasiCtx,
         capabilities: C,
+        admitted: Admitted<H>,
     ) -> wasmtime::Result<Idle<C>> {
-        let mut store = self.store(limits, wasi, capabilities);
+        let meter = Arc::new(Meter::new(admitted.cpu));
+        let mut store = self.store(limits, wasi, capabilities, admitted.memory, meter);
         self.pre.instantiate_async(&mut store).await?;
         Ok(Idle { _store: store })
     }
 
-    fn store(&self, limits: RequestLimits, wasi: WasiCtx, capabilities: C) -> Store<State<C>> {
-        let memory_max = usize::try_from(limits.memory_bytes_max).unwrap_or(usize::MAX);
-        let mut store = Store::new(self.pre.engine(), State::new(wasi, memory_max, capabilities));
-        store.limiter(|state| state);
-        let ticks_max = limits.cpu_ms_max / TICK_MS;
+    fn store(
+        &self,
+        limits: RequestLimits,
+        wasi: WasiCtx,
+        capabilities: C,
+        memory: Held,
+        meter: Arc<Meter>,
+    ) -> Store<State<C>> {
+        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes);
+        let mut store = Store::new(self.pre.engine(), State::new(wasi, memory, meter, capabilities));
+        store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |mut context| {
-            let state = context.data_mut();
-            state.cpu_ticks += 1;
-            if state.cpu_ticks > ticks_max {
+        let cpu_ns_max = limits.cpu_ms_max.saturating_mul(1_000_000);
+        store.epoch_deadline_callback(move |context| {
+            if context.data().meter.used_at_tick() > cpu_ns_max {
                 return Err(CpuDeadline.into());
             }
-            // Not `Yield`: tokio would run the task that just yielded before the others.
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+            Ok(match slice::is_over() {
+                true => UpdateDeadline::YieldCustom(1, Box::pin(slice::Yield::new())),
+                false => UpdateDeadline::Continue(1),
+            })
         });
         store
     }
 
-    /// Serves one request. `held` is dropped when the guest has ended, which may be after the response's
+    /// Serves one request. What was `admitted` is dropped when the guest has ended, which may be after the response's
     /// head; a guest that still runs when `unload` resolves is ended.
     pub async fn handle<H: Send + 'static>(
         &self,
@@ -106,10 +143,12 @@ impl<C: Capabilities> App<C> {
         limits: RequestLimits,
         wasi: WasiCtx,
         capabilities: C,
-        held: H,
+        admitted: Admitted<H>,
         unload: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
-        let mut store = self.store(limits, wasi, capabilities);
+        let Admitted { cpu, memory, held } = admitted;
+        let meter = Arc::new(Meter::new(cpu));
+        let mut store = self.store(limits, wasi, capabilities, memory, meter.clone());
         let (head, response) = oneshot::channel();
         let mut http = store.data_mut().http();
         let unusable = |error: wasmtime::Error| Failure::from(GuestError::NoResponse(error.to_string()));
@@ -123,18 +162,24 @@ impl<C: Capabilities> App<C> {
                 let proxy = pre.instantiate_async(&mut store).await?;
                 proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
             };
-            let call = tokio::time::timeout(Duration::from_millis(limits.wall_ms_max), call);
-            let ended = tokio::select! { ended = call => Some(ended), () = unload => None };
-            let result = match ended {
-                Some(Ok(Ok(()))) => Ok(()),
-                Some(Ok(Err(error))) => Err(failure(&error, store.data().memory_denied, &limits)),
-                Some(Err(_)) => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
-                None => Err(GuestError::Unloaded.into()),
-            };
-            tracing::trace!(cpu = ?store.data().cpu_used(), "guest ended");
+            let result = call.await.map_err(|error| failure(&error, store.data().memory.denied, &limits));
             let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };
             store.data_mut().capabilities.finish(how).await;
             result
+        };
+        let guest = self.engine.scheduler().run(meter.clone(), Box::pin(guest));
+        let wall = Duration::from_millis(limits.wall_ms_max);
+        let guest = async move {
+            let ended = tokio::select! {
+                ended = tokio::time::timeout(wall, guest) => ended,
+                () = unload => return Err(GuestError::Unloaded.into()),
+            };
+            tracing::trace!(cpu_ns = meter.used(), "guest ended");
+            match ended {
+                Ok(Ok(result)) => result,
+                Ok(Err(Lost)) => Err(GuestError::Trap("its task ended".into()).into()),
+                Err(_) => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
+            }
         };
         answer_of(Box::pin(guest), response).await
     }
@@ -143,8 +188,7 @@ impl<C: Capabilities> App<C> {
 /// What a guest sets, once, and the host waits for.
 type Head = oneshot::Receiver<Result<Response<Body>, ErrorCode>>;
 
-/// Runs a guest until it has answered. It runs where its caller does, because waking another thread and being
-/// woken by it costs as much as a small request; what is left of it behind the head goes on in a task of its own.
+/// Runs a guest until it has answered. What is left of it behind the head goes on in a task of its own.
 /// Most guests leave nothing: their answer is whole when they have ended, and their caller gets it whole.
 async fn answer_of<G>(mut guest: Pin<Box<G>>, mut response: Head) -> Result<Response<Body>, Failure>
 where
@@ -179,22 +223,23 @@ fn refused(code: ErrorCode) -> Failure {
     GuestError::NoResponse(format!("{code:?}")).into()
 }
 
-fn failure(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits) -> Failure {
-    Failure { error: classify(error, memory_denied, limits), origin: origin::of(error) }
+fn failure(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLimits) -> Failure {
+    Failure { error: classify(error, denied, limits), origin: origin::of(error) }
 }
 
-fn classify(error: &wasmtime::Error, memory_denied: bool, limits: &RequestLimits) -> GuestError {
+fn classify(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLimits) -> GuestError {
     if error.downcast_ref::<CpuDeadline>().is_some() {
         return GuestError::CpuDeadline(limits.cpu_ms_max);
     }
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         return GuestError::Full;
     }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => GuestError::Stack,
-        _ if memory_denied => GuestError::Memory(limits.memory_bytes_max),
-        Some(trap) => GuestError::Trap(trap.to_string()),
+    match (error.downcast_ref::<Trap>(), denied) {
+        (Some(Trap::StackOverflow), _) => GuestError::Stack,
+        (_, Some(Denied::Instance(most))) => GuestError::Memory(most),
+        (_, Some(Denied::App(most))) => GuestError::AppMemory(most),
+        (Some(trap), None) => GuestError::Trap(trap.to_string()),
         // Not the whole chain: the backtrace in it names functions, and names may be long.
-        None => GuestError::Trap(error.root_cause().to_string()),
+        (None, None) => GuestError::Trap(error.root_cause().to_string()),
     }
 }

@@ -8,6 +8,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
+use crate::scheduler::{Begin, Scheduler};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Time between two ticks of the guests' clock, in milliseconds. One: a neighbour waits no longer for its turn.
@@ -40,11 +41,13 @@ pub struct EngineSettings {
     pub instances_max: u32,
     /// Most memory one instance may ever have, in bytes; an app's own limit may be lower.
     pub memory_bytes_max: usize,
+    /// Where guests begin.
+    pub begin: Begin,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { instances_max: 1_000, memory_bytes_max: 512 << 20 }
+        Self { instances_max: 1_000, memory_bytes_max: 512 << 20, begin: Begin::default() }
     }
 }
 
@@ -61,6 +64,7 @@ pub struct Fits {
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) inner: wasmtime::Engine,
+    scheduler: Scheduler,
 }
 
 impl Engine {
@@ -87,12 +91,14 @@ impl Engine {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let inner = wasmtime::Engine::new(&config)?;
         start_clock(&inner)?;
-        Ok(Self { inner })
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Ok(Self { inner, scheduler: Scheduler::start(threads, settings.begin)? })
     }
 
     /// An engine that only compiles: it reserves nothing.
     pub fn for_compiling() -> wasmtime::Result<Self> {
-        Ok(Self { inner: wasmtime::Engine::new(&config()?)? })
+        let scheduler = Scheduler::without_threads(Begin::default());
+        Ok(Self { inner: wasmtime::Engine::new(&config()?)?, scheduler })
     }
 
     /// What native code must have been made for.
@@ -100,6 +106,11 @@ impl Engine {
         let mut hash = DefaultHasher::new();
         self.inner.precompile_compatibility_hash().hash(&mut hash);
         Fits { target: TARGET.to_owned(), engine: format!("wasmtime-48-{:016x}", hash.finish()) }
+    }
+
+    /// Who decides which guest runs.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
     }
 
     /// The wasmtime engine, to make linkers with.

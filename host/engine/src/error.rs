@@ -30,6 +30,9 @@ pub enum GuestError {
     /// The guest asked for more memory than it may have, and then failed.
     #[error("the app needed more than {0} bytes of memory and failed")]
     Memory(u64),
+    /// All instances of the app together needed more memory than the app may have on a host.
+    #[error("the app's instances together needed more than {0} bytes of memory, so that this one failed")]
+    AppMemory(u64),
     /// The guest called itself too deeply.
     #[error("the app ran out of stack; look for a recursion without an end")]
     Stack,
@@ -57,7 +60,7 @@ impl GuestError {
     /// The HTTP status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Trap(_) | Self::Memory(_) | Self::Stack | Self::Commit(_) => {
+            Self::Trap(_) | Self::Memory(_) | Self::AppMemory(_) | Self::Stack | Self::Commit(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::CpuDeadline(_) | Self::WallDeadline(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -73,6 +76,7 @@ impl GuestError {
             Self::Memory(_) => "OS-BERT-50002",
             Self::Stack => "OS-BERT-50003",
             Self::Commit(_) => "OS-BERT-50004",
+            Self::AppMemory(_) => "OS-BERT-50005",
             Self::NoResponse(_) => "OS-BERT-50201",
             Self::Full => "OS-BERT-50301",
             Self::Unloaded => "OS-BERT-50303",

@@ -1,16 +1,25 @@
 //! What the store of one request holds: WASI with nothing granted, the limits, and the host's capabilities.
 
-use std::time::Duration;
+use std::sync::Arc;
 
+use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
-/// Host memory the resources of one request may take, by count.
-const RESOURCES_MAX: usize = 10_000;
+use crate::memory::Held;
+use crate::scheduler::Meter;
+
+/// Resources of the host that one request may have, by count: with the limits of what each may hold, they bound
+/// the host's memory for it.
+const RESOURCES_MAX: usize = 1_024;
 /// Size of all headers of one message, in bytes, as the host holds them.
-const HEADER_BYTES_MAX: usize = 128 << 10;
+const HEADER_BYTES_MAX: usize = 64 << 10;
+/// What an element of a table takes, in bytes.
+const TABLE_ELEMENT_BYTES: u64 = 8;
+/// How often a guest may ask in vain for more memory before it is ended: an allocator asks once or a few times, and
+/// whoever goes on asking does nothing else.
+const REFUSALS_MAX: u32 = 1_000;
 
 /// How the call of a guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,26 +42,76 @@ pub trait Capabilities: Send + 'static {
 pub struct State<C> {
     /// The host's capabilities.
     pub capabilities: C,
-    pub(crate) memory_denied: bool,
-    pub(crate) cpu_ticks: u64,
+    pub(crate) memory: InstanceMemory,
+    pub(crate) meter: Arc<Meter>,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
-    limits: StoreLimits,
+}
+
+/// The memory of one request's instances.
+pub(crate) struct InstanceMemory {
+    /// Of all its memories together, in bytes.
+    bytes_max: u64,
+    bytes: u64,
+    /// Of the app's budget. A part of it was taken for what an instance begins with.
+    held: Held,
+    /// Of `held`, what its instances may still grow by without asking the budget.
+    reserved: u64,
+    refusals: u32,
+    /// Why memory was denied last.
+    pub(crate) denied: Option<Denied>,
+}
+
+/// Why a guest got no more memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Denied {
+    /// The instance has as much as it may.
+    Instance(u64),
+    /// All instances of the app together have.
+    App(u64),
+}
+
+impl InstanceMemory {
+    pub(crate) fn new(bytes_max: u64, held: Held, reserved: u64) -> Self {
+        Self { bytes_max, bytes: 0, held, reserved, refusals: 0, denied: None }
+    }
+
+    /// Takes `more` bytes, if the instance and its app may have them.
+    fn grow(&mut self, more: u64) -> wasmtime::Result<bool> {
+        let sum = self.bytes.saturating_add(more);
+        let denied = if sum > self.bytes_max {
+            Some(Denied::Instance(self.bytes_max))
+        } else {
+            let beyond = more.saturating_sub(self.reserved);
+            match beyond == 0 || self.held.grow(beyond) {
+                true => {
+                    self.reserved -= more - beyond;
+                    None
+                }
+                false => Some(Denied::App(self.held.memory().max())),
+            }
+        };
+        if denied.is_none() {
+            self.bytes = sum;
+            return Ok(true);
+        }
+        self.denied = denied;
+        self.refusals += 1;
+        if self.refusals > REFUSALS_MAX {
+            return Err(wasmtime::Error::msg("it went on asking for memory that it may not have"));
+        }
+        Ok(false)
+    }
 }
 
 impl<C> State<C> {
-    pub(crate) fn new(wasi: WasiCtx, memory_bytes_max: usize, capabilities: C) -> Self {
+    pub(crate) fn new(wasi: WasiCtx, memory: InstanceMemory, meter: Arc<Meter>, capabilities: C) -> Self {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADER_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        let limits = StoreLimitsBuilder::new().memory_size(memory_bytes_max).build();
-        Self { capabilities, memory_denied: false, cpu_ticks: 0, table, wasi, http, limits }
-    }
-
-    pub(crate) fn cpu_used(&self) -> Duration {
-        Duration::from_millis(self.cpu_ticks * crate::engine::TICK_MS)
+        Self { capabilities, memory, meter, table, wasi, http }
     }
 }
 
@@ -68,23 +127,12 @@ impl<C: Capabilities> WasiHttpView for State<C> {
     }
 }
 
-impl<C: Send> ResourceLimiter for State<C> {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let granted = self.limits.memory_growing(current, desired, maximum)?;
-        self.memory_denied |= !granted;
-        Ok(granted)
+impl ResourceLimiter for InstanceMemory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.grow(desired.saturating_sub(current) as u64)
     }
-    fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        maximum: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        self.limits.table_growing(current, desired, maximum)
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES))
     }
 }

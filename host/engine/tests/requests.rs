@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
+use odeon_engine::app::Admitted;
 use odeon_engine::wasmtime::component::{Component, Linker};
-use odeon_engine::{App, Body, Capabilities, Engine, EngineSettings, Failure, Finish, RequestLimits, State};
+use odeon_engine::{
+    Account, App, Body, Capabilities, CpuShare, Engine, EngineSettings, Failure, Finish, RequestLimits, State,
+};
 use tokio::sync::Notify;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpHooks;
@@ -48,6 +51,7 @@ impl Capabilities for Counting {
 
 struct Guest {
     app: App<Counting>,
+    account: Account,
     ends: Counting,
 }
 
@@ -62,7 +66,8 @@ impl Guest {
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
         let component = Component::new(engine.wasmtime(), bytes).unwrap();
-        Self { app: App::link(&linker, &component).unwrap(), ends: Counting::default() }
+        let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
+        Self { app: App::link(&engine, &linker, &component).unwrap(), account, ends: Counting::default() }
     }
 
     async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, Failure> {
@@ -77,7 +82,10 @@ impl Guest {
     ) -> Result<Response<Body>, Failure> {
         let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
         let request = Request::get(format!("http://localhost{path}")).body(body).unwrap();
-        self.app.handle(request, limits, WasiCtx::builder().build(), self.ends.clone(), (), unload).await
+        let memory = self.account.admit(self.app.initial_bytes()).await;
+        let admitted = Admitted { cpu: self.account.cpu.clone(), memory, held: () };
+        let wasi = WasiCtx::builder().build();
+        self.app.handle(request, limits, wasi, self.ends.clone(), admitted, unload).await
     }
 
     async fn fails(&self, path: &str, limits: RequestLimits) -> (StatusCode, &'static str, String) {

@@ -36,6 +36,7 @@ fn answer(host: &Host, request: &Request<Incoming>) -> Response<Body> {
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "desired state was not read yet\n".to_owned()),
         "/metrics" => {
             host.metrics.apps.set(i64::try_from(host.apps.len()).unwrap_or(i64::MAX));
+            host.metrics.read(&host.accounts, host.engine.scheduler().competing());
             (StatusCode::OK, host.metrics.encode())
         }
         _ => (StatusCode::NOT_FOUND, "healthz, readyz, metrics\n".to_owned()),

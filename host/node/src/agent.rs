@@ -194,6 +194,7 @@ impl Agent {
         }
         if self.is_newest(app, generation) {
             self.host.apps.remove(app, generation);
+            self.host.accounts.close(app);
             self.host.pools.forget(app.as_str()).await;
             self.host.state.remove_login(app);
             self.objects.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
@@ -210,8 +211,8 @@ impl Agent {
         if serving.database {
             self.login(app).await?;
         }
-        let linked =
-            App::link(&self.host.linker, &component).map_err(to_anyhow).context("link the component")?;
+        let linked = App::link(&self.host.engine, &self.host.linker, &component);
+        let linked = linked.map_err(to_anyhow).context("link the component")?;
         let instances = serving.limits.instances_max as usize;
         Ok(Served {
             id: app.clone(),
@@ -220,6 +221,7 @@ impl Agent {
             generation,
             app: linked,
             limits: serving.limits.clone(),
+            account: self.host.accounts.open(app, &serving.limits),
             egress: Egress::allow(serving.egress_allow.iter().cloned()),
             settings: Arc::new(self.settings(app, &serving.settings)?),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use odeon_capabilities::egress::Egress;
 use odeon_capabilities::{Granted, Settings};
-use odeon_engine::App;
+use odeon_engine::{Account, App};
 use odeon_protocol::events::EventHandler;
 use odeon_protocol::{AppId, Generation, Limits, Revision};
 use tokio::sync::{Notify, Semaphore};
@@ -29,6 +29,7 @@ pub(crate) struct Served {
     pub(crate) generation: Generation,
     pub(crate) app: App<Granted>,
     pub(crate) limits: Limits,
+    pub(crate) account: Account,
     pub(crate) egress: Egress,
     pub(crate) settings: Arc<Settings>,
     pub(crate) timers: Arc<AppTimers>,

@@ -37,7 +37,7 @@ pub fn compile(input: &Path, output: &Path) -> Result<Result<String, Refused>> {
         Err(error) => return Ok(Err(Refused(format!("the component cannot be compiled: {error:#}")))),
     };
     let linker = odeon_capabilities::linker(&engine).map_err(to_anyhow)?;
-    if let Err(error) = App::link(&linker, &component) {
+    if let Err(error) = App::link(&engine, &linker, &component) {
         return Ok(Err(Refused(format!("the component does not fit this host: {error:#}"))));
     }
     let native = component.serialize().map_err(to_anyhow)?;

@@ -1,13 +1,14 @@
 //! Requests from routers, and from other hosts, to the apps.
 //!
-//! In order, each step cheaper than the next: find the app, take a place in its queue, wait for an instance,
-//! run. Refusals become responses in one place. A request of another app carries a sealed call, and comes to the
+//! In order, each step cheaper than the next: find the app, take a place in its queue, wait for an instance and for room in
+//! the app's memory budget, run. What the host does on a connection is charged to the app that was asked there last.
+//! Refusals become responses in one place. A request of another app carries a sealed call, and comes to the
 //! app as what hosts start: see [`crate::triggers`]. The instance's place travels with the guest, not
 //! with the response's head: a guest that streams slowly still holds memory.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -20,6 +21,8 @@ use odeon_capabilities::Granted;
 use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
+use odeon_engine::app::Admitted;
+use odeon_engine::scheduler::Cpu;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{Body, Failure, GuestError, RequestLimits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
@@ -53,6 +56,7 @@ pub(crate) enum Refusal {
     UnknownApp(String),
     TooLarge(u64),
     Busy,
+    Memory(u64),
     Call(CallError),
     Guest(Failure),
 }
@@ -86,11 +90,15 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
         let _ = stream.set_nodelay(true);
         let (host, builder) = (host.clone(), builder.clone());
         tokio::spawn(async move {
+            let asked = Arc::new(Asked::default());
+            let payer = asked.clone();
+            let scheduler = host.engine.scheduler().clone();
             let service = service_fn(move |request| {
-                let host = host.clone();
-                async move { Ok::<_, Infallible>(answer(&host, request).await) }
+                let (host, asked) = (host.clone(), asked.clone());
+                async move { Ok::<_, Infallible>(answer(&host, request, &asked).await) }
             });
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+            let connection = builder.serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = scheduler.charged(connection, move || payer.get()).await {
                 debug!("connection: {error}");
             }
             drop(place);
@@ -98,14 +106,34 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
     }
 }
 
-async fn answer(host: &Host, request: Request<Incoming>) -> Response<Body> {
+/// The app that was asked last on a connection: it pays for what the host does there.
+#[derive(Default)]
+struct Asked(Mutex<Option<Arc<Cpu>>>);
+
+impl Asked {
+    fn set(&self, cpu: &Arc<Cpu>) {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.as_ref().is_some_and(|before| Arc::ptr_eq(before, cpu)) {
+            *asked = Some(cpu.clone());
+        }
+    }
+
+    fn get(&self) -> Option<Arc<Cpu>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn answer(host: &Host, request: Request<Incoming>, asked: &Asked) -> Response<Body> {
     let started = Instant::now();
     host.metrics.in_flight.inc();
     let id = request_id(&request);
     let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
     let found = host.apps.find(&name).ok_or_else(|| Refusal::UnknownApp(name.clone()));
     let (label, outcome) = match &found {
-        Ok(served) => (served.name.clone(), pass(host, served, request, &id).await),
+        Ok(served) => {
+            asked.set(&served.account.cpu);
+            (served.name.clone(), pass(host, served, request, &id).await)
+        }
         Err(_) => (String::new(), Err(Refusal::UnknownApp(name))),
     };
     let mut response = outcome.unwrap_or_else(|refusal| refuse(host, found.as_deref().ok(), &refusal, &id));
@@ -140,9 +168,7 @@ async fn pass(
         return triggers::respond(host, served, trigger).await;
     }
     let waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
-    let instance = served.instances.clone().acquire_owned();
-    let instance = tokio::time::timeout(Duration::from_secs(QUEUE_S_MAX), instance).await;
-    let instance = instance.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
+    let admitted = instance(served, Duration::from_secs(QUEUE_S_MAX)).await?;
     drop(waiting);
     let request_limits = RequestLimits {
         memory_bytes_max: limits.instance_memory_bytes_max,
@@ -150,7 +176,31 @@ async fn pass(
         cpu_ms_max: limits.request_cpu_ms_max,
     };
     let work = Work { request: prepare(request, id, body_max), limits: request_limits, id, depth: 0 };
-    run(host, served, instance, work).await
+    run(host, served, admitted, work).await
+}
+
+/// Waits until one more instance of the app may live: there are not too many, and the app's budget has room for it.
+pub(crate) async fn instance(
+    served: &Served,
+    wait_max: Duration,
+) -> Result<Admitted<OwnedSemaphorePermit>, Refusal> {
+    let deadline = tokio::time::Instant::now() + wait_max;
+    let held = match served.instances.clone().try_acquire_owned() {
+        Ok(held) => held,
+        Err(_) => {
+            let held = tokio::time::timeout_at(deadline, served.instances.clone().acquire_owned()).await;
+            held.ok().and_then(Result::ok).ok_or(Refusal::Busy)?
+        }
+    };
+    let (account, bytes) = (&served.account, served.app.initial_bytes());
+    let memory = match account.try_admit(bytes) {
+        Some(memory) => memory,
+        None => {
+            let memory = tokio::time::timeout_at(deadline, account.admit(bytes)).await;
+            memory.map_err(|_| Refusal::Memory(account.memory.max()))?
+        }
+    };
+    Ok(Admitted { cpu: account.cpu.clone(), memory, held })
 }
 
 /// A request that has an instance to run in.
@@ -166,12 +216,12 @@ pub(crate) struct Work<'w> {
 pub(crate) async fn run(
     host: &Host,
     served: &Served,
-    instance: OwnedSemaphorePermit,
+    admitted: Admitted<OwnedSemaphorePermit>,
     work: Work<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    let Admitted { granted, sql, log } = admit(host, served, work.id, work.depth);
+    let Grants { granted, sql, log } = grant(host, served, work.id, work.depth);
     let (wasi, unload) = (Granted::wasi(&log), served.unload.clone().cancelled_owned());
-    let response = served.app.handle(work.request, work.limits, wasi, granted, instance, unload).await;
+    let response = served.app.handle(work.request, work.limits, wasi, granted, admitted, unload).await;
     let mut response = response.map_err(Refusal::Guest)?;
     response.headers_mut().remove(NOT_SERVED); // ours to say
     // What the guest wrote before it answered must be there for whoever reads the answer.
@@ -179,15 +229,15 @@ pub(crate) async fn run(
     Ok(response)
 }
 
-/// What a request has when it is let in.
-struct Admitted {
+/// What a request is given.
+struct Grants {
     granted: Granted,
     sql: Arc<Session>,
     log: RequestLog,
 }
 
 /// Gives a request what its app may use.
-fn admit(host: &Host, served: &Served, id: &str, depth: u32) -> Admitted {
+fn grant(host: &Host, served: &Served, id: &str, depth: u32) -> Grants {
     let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
     let log = RequestLog::new(Arc::new(sink), id);
     let sql = match served.database {
@@ -204,7 +254,7 @@ fn admit(host: &Host, served: &Served, id: &str, depth: u32) -> Admitted {
         timers: served.timers.clone(),
         events: EventLimits { waiting_max: WAITING_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX },
     };
-    Admitted { granted, sql, log }
+    Grants { granted, sql, log }
 }
 
 /// The request as the guest sees it.
@@ -239,6 +289,11 @@ pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id
         Refusal::Busy => {
             let detail = "the app has as many requests as it may; try again in a moment".to_owned();
             (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50302", detail)
+        }
+        Refusal::Memory(most) => {
+            let detail =
+                format!("the app's instances use all of its {most} bytes of memory; try again in a moment");
+            (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50310", detail)
         }
         Refusal::Call(why) => (StatusCode::FORBIDDEN, "OS-BERT-40301", why.to_string()),
         Refusal::Guest(Failure { error, .. }) => (error.status(), error.code(), error.to_string()),

@@ -1,6 +1,6 @@
 //! A host: one process that runs many apps of a stage.
 //!
-//! Map: [`ingress`] takes requests, [`apps`] finds who answers, [`agent`] brings the host to its desired
+//! Map: [`ingress`] takes requests, [`apps`] finds who answers, [`accounts`] what it may use, [`agent`] brings the host to its desired
 //! state, [`state`] is its disk, [`logins`] its way to databases, [`timers`] and [`events`] start what runs by itself,
 //! through [`triggers`], [`peers`] knows the hosts of other apps, [`logs`] and [`metrics`] are what it says, [`admin`]
 //! how it is asked, [`compile`] the child that makes native code.
@@ -8,6 +8,7 @@
 //! What must stay true: a host serves what it last knew when NATS, Platform and migrator are all away; it
 //! runs nothing whose digest and seal it did not check.
 
+mod accounts;
 mod admin;
 mod agent;
 mod apps;
@@ -40,6 +41,7 @@ use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tracing::info;
 
+use crate::accounts::Accounts;
 use crate::agent::Agent;
 use crate::apps::Apps;
 use crate::compile::to_anyhow;
@@ -68,6 +70,7 @@ pub(crate) struct Host {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<State<Granted>>,
     pub(crate) apps: Apps,
+    pub(crate) accounts: Accounts,
     pub(crate) peers: Peers,
     pub(crate) pools: Arc<Pools<MigratorLogins>>,
     pub(crate) state: Arc<StateDir>,
@@ -115,6 +118,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         engine,
         linker,
         apps: Apps::default(),
+        accounts: Accounts::default(),
         peers: Peers::new(),
         pools,
         state,

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use crate::accounts::Accounts;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +21,12 @@ pub(crate) struct Request {
     pub(crate) class: &'static str,
 }
 
+/// Labels of what an app uses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct App {
+    pub(crate) app: String,
+}
+
 /// All metrics.
 pub(crate) struct Metrics {
     pub(crate) requests: Family<Request, Counter>,
@@ -27,6 +34,10 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: Gauge,
     pub(crate) apps: Gauge,
     pub(crate) log_lines_dropped: Counter<u64, AtomicU64>,
+    cpu_seconds: Family<App, Gauge<f64, AtomicU64>>,
+    throttled_seconds: Family<App, Gauge<f64, AtomicU64>>,
+    memory_bytes: Family<App, Gauge>,
+    competing: Gauge,
     registry: Registry,
 }
 
@@ -46,7 +57,52 @@ impl Metrics {
             "Lines over an app's rate or the queue",
             log_lines_dropped.clone(),
         );
-        Self { requests, seconds, in_flight, apps, log_lines_dropped, registry }
+        let (cpu_seconds, throttled_seconds) = (Family::default(), Family::default());
+        let (memory_bytes, competing) = (Family::default(), Gauge::default());
+        registry.register(
+            "app_cpu_seconds",
+            "CPU time of an app, the host's for it included",
+            cpu_seconds.clone(),
+        );
+        registry.register(
+            "app_throttled_seconds",
+            "Time in which an app wanted to run and was past its burst",
+            throttled_seconds.clone(),
+        );
+        registry.register("app_memory_bytes", "Memory of an app's instances", memory_bytes.clone());
+        registry.register(
+            "guests_competing",
+            "Guests that wait for a CPU or run past a slice",
+            competing.clone(),
+        );
+        Self {
+            requests,
+            seconds,
+            in_flight,
+            apps,
+            log_lines_dropped,
+            cpu_seconds,
+            throttled_seconds,
+            memory_bytes,
+            competing,
+            registry,
+        }
+    }
+
+    /// Reads what the apps use now.
+    pub(crate) fn read(&self, accounts: &Accounts, competing: usize) {
+        self.competing.set(i64::try_from(competing).unwrap_or(i64::MAX));
+        self.memory_bytes.clear(); // an app that has left has no account any more
+        self.cpu_seconds.clear();
+        self.throttled_seconds.clear();
+        for (app, account) in accounts.all() {
+            let label = App { app: app.to_string() };
+            let seconds = |ns: u64| ns as f64 / 1e9;
+            self.cpu_seconds.get_or_create(&label).set(seconds(account.cpu.used_ns()));
+            self.throttled_seconds.get_or_create(&label).set(seconds(account.cpu.throttled_ns()));
+            let bytes = i64::try_from(account.memory.held()).unwrap_or(i64::MAX);
+            self.memory_bytes.get_or_create(&label).set(bytes);
+        }
     }
 
     pub(crate) fn encode(&self) -> String {

@@ -93,9 +93,7 @@ pub(crate) async fn respond(
     served: &Served,
     trigger: Trigger,
 ) -> Result<Response<Body>, Refusal> {
-    let instance = served.instances.clone().acquire_owned();
-    let instance = tokio::time::timeout(Duration::from_secs(INSTANCE_S_MAX), instance).await;
-    let instance = instance.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
+    let admitted = ingress::instance(served, Duration::from_secs(INSTANCE_S_MAX)).await?;
     let request = Request::post(format!("/{}/{}", served.name, trigger.path))
         .header(http::header::HOST, "localhost")
         .header(REQUEST_ID, &trigger.id)
@@ -110,7 +108,7 @@ pub(crate) async fn respond(
         cpu_ms_max: millis(trigger.cpu),
     };
     let work = Work { request, limits, id: &trigger.id, depth: trigger.depth };
-    ingress::run(host, served, instance, work).await
+    ingress::run(host, served, admitted, work).await
 }
 
 async fn ended(response: Response<Body>) -> Result<(), String> {

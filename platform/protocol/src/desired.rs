@@ -90,6 +90,13 @@ pub struct Limits {
     pub request_body_bytes_max: u64,
     /// Instances of the app at once on one host.
     pub instances_max: u32,
+    /// Memory of all instances of the app together on one host, and of the host for them, in bytes.
+    pub memory_bytes_max: u64,
+    /// Share of a host's CPUs, in thousandths of a core: a weight where apps compete, and a rate that is kept over time.
+    pub cpu_share_millicores: u32,
+    /// CPU time beyond its share that the app may use at a stretch, in milliseconds; it comes back at the rate of the
+    /// share. None: as much as no other app wants.
+    pub cpu_burst_ms: Option<u64>,
 }
 
 impl Default for Limits {
@@ -100,6 +107,9 @@ impl Default for Limits {
             request_cpu_ms_max: 10_000,
             request_body_bytes_max: 30_000_000, // 28.6 MiB
             instances_max: 256,
+            memory_bytes_max: 512 << 20,
+            cpu_share_millicores: 250,
+            cpu_burst_ms: Some(600_000),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use odeon_compiler::{Sources, compile, render};
 
-use super::runs::{LIMITS, granted, loaded};
+use super::runs::{LIMITS, admitted, granted, loaded};
 use super::{Bound, Found, Target};
 use crate::publish::median;
 
@@ -36,8 +36,9 @@ pub(crate) async fn measure() -> Result<Found> {
     let (mut made_us, mut dropped_us) = (Vec::new(), Vec::new());
     for at in 0..INSTANCES + INSTANCES / 10 {
         let (granted, wasi) = granted();
+        let admitted = admitted(&app)?;
         let started = Instant::now();
-        let instance = app.instantiate(LIMITS, wasi, granted).await?;
+        let instance = app.instantiate(LIMITS, wasi, granted, admitted).await?;
         let made = started.elapsed();
         let ending = Instant::now();
         drop(instance);

@@ -18,9 +18,10 @@ use odeon_capabilities::log::{Line, RequestLog, Sink};
 use odeon_capabilities::sql::session::Session;
 use odeon_capabilities::timers::{Error, Wake};
 use odeon_capabilities::{Granted, Settings};
+use odeon_engine::app::Admitted;
 use odeon_engine::artefact::{Verified, compile, load};
 use odeon_engine::wasmtime_wasi::WasiCtx;
-use odeon_engine::{App, Engine, EngineSettings, RequestLimits};
+use odeon_engine::{Account, App, CpuShare, Engine, EngineSettings, RequestLimits};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -63,12 +64,19 @@ pub(crate) fn granted() -> (Granted, WasiCtx) {
     (granted, wasi)
 }
 
+/// A request of an app that nothing holds up.
+pub(crate) fn admitted(app: &App<Granted>) -> Result<Admitted<()>> {
+    let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
+    let memory = account.try_admit(app.initial_bytes()).context("an empty budget has room")?;
+    Ok(Admitted { cpu: account.cpu, memory, held: () })
+}
+
 /// A component as a host has it.
 pub(crate) fn loaded(wasm: &[u8]) -> Result<(Engine, App<Granted>)> {
     let engine = Engine::new(EngineSettings::default())?;
     let native = compile(&engine, wasm)?;
     let component = load(&engine, Verified::vouch(&native))?;
-    let app = App::link(&odeon_capabilities::linker(&engine)?, &component)?;
+    let app = App::link(&engine, &odeon_capabilities::linker(&engine)?, &component)?;
     Ok((engine, app))
 }
 
@@ -98,7 +106,7 @@ async fn asked(app: &App<Granted>, job: &str, input: Bytes) -> Result<String> {
         .header("content-type", "application/json")
         .body(body)?;
     let (granted, wasi) = granted();
-    let response = app.handle(request, LIMITS, wasi, granted, (), std::future::pending()).await?;
+    let response = app.handle(request, LIMITS, wasi, granted, admitted(app)?, std::future::pending()).await?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
     ensure!(status.is_success(), "{job}: {status} {}", String::from_utf8_lossy(&body));

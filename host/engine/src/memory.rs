@@ -1,0 +1,140 @@
+//! What one app may hold of a host's memory, over all its instances, and what it holds.
+//!
+//! Counted are linear memories and tables, and what the host holds on a guest's behalf: a part for each instance
+//! (its stack, its buffers) and what host functions say (rows of a result). What is held is given back when its
+//! [`Held`] is dropped, whatever way that came.
+//!
+//! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+/// The memory of one app on one host.
+#[derive(Debug)]
+pub struct Memory {
+    bytes: AtomicU64,
+    bytes_max: AtomicU64,
+    freed: Notify,
+}
+
+impl Memory {
+    /// A budget of which nothing is used.
+    pub fn new(bytes_max: u64) -> Arc<Self> {
+        Arc::new(Self {
+            bytes: AtomicU64::new(0),
+            bytes_max: AtomicU64::new(bytes_max),
+            freed: Notify::new(),
+        })
+    }
+
+    /// Another budget from now on. What is held stays held.
+    pub fn set_max(&self, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+        self.freed.notify_waiters();
+    }
+
+    /// Bytes held now.
+    pub fn held(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The budget, in bytes.
+    pub fn max(&self) -> u64 {
+        self.bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// Takes so many bytes, if there is room.
+    pub fn try_take(self: &Arc<Self>, bytes: u64) -> Option<Held> {
+        let mut held = Held { memory: self.clone(), bytes: 0 };
+        held.grow(bytes).then_some(held)
+    }
+
+    /// Takes so many bytes as soon as there is room. Whoever waits bounds how long.
+    pub async fn take(self: &Arc<Self>, bytes: u64) -> Held {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable(); // so that nothing is missed between the look and the wait
+            if let Some(held) = self.try_take(bytes) {
+                self.freed.notify_one(); // there may be room for the next one, too
+                return held;
+            }
+            freed.await;
+        }
+    }
+}
+
+/// Memory that is held; given back on drop.
+#[derive(Debug)]
+pub struct Held {
+    memory: Arc<Memory>,
+    bytes: u64,
+}
+
+impl Held {
+    /// Takes more. False, and nothing taken, when the budget has no room.
+    pub fn grow(&mut self, more: u64) -> bool {
+        let max = self.memory.max();
+        let grown = |held: u64| held.checked_add(more).filter(|sum| *sum <= max);
+        let taken = self.memory.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, grown).is_ok();
+        if taken {
+            self.bytes += more;
+        }
+        taken
+    }
+
+    /// Bytes held here.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whose budget this is.
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.memory.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+            self.memory.freed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_never_exceeded_and_comes_back() {
+        let memory = Memory::new(100);
+        let mut first = memory.try_take(60).unwrap();
+        assert!(memory.try_take(41).is_none());
+        assert!(!first.grow(41) && first.grow(40));
+        assert_eq!((memory.held(), first.bytes()), (100, 100));
+        assert!(!first.grow(u64::MAX), "sums do not wrap");
+        drop(first);
+        assert_eq!(memory.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_gets_room_when_there_is_some() {
+        let memory = Memory::new(100);
+        let held = memory.try_take(100).unwrap();
+        let waiters: Vec<_> = (0..10)
+            .map(|_| {
+                let memory = memory.clone();
+                tokio::spawn(async move { memory.take(10).await.bytes() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        drop(held);
+        for waiter in waiters {
+            assert_eq!(waiter.await.unwrap(), 10);
+        }
+        assert_eq!(memory.held(), 0);
+    }
+}

@@ -1,0 +1,213 @@
+//! Which app runs next: worst-case fair weighted fair queueing (WF2Q+; Bennett and Zhang, "Hierarchical Packet Fair
+//! Queueing Algorithms", 1997), with slices of CPU time where the paper has packets.
+//!
+//! Virtual time goes as fast as every competing app gets on if all get their share. An app has a start tag, the
+//! virtual time up to which it has had its share, and is *eligible* when that lies behind: it is owed something. Of the
+//! eligible apps the one whose next run would end first, at its rate, goes first. So an app never gets ahead of its
+//! share by more than a run, and one with short runs is not held up by many with long ones: it waits for the slices
+//! that run now, not for one of every competitor.
+//!
+//! Plain data: no clock, no thread, no lock. What must stay true: an app's guests run in the order in which they came;
+//! somebody runs whenever anybody may; a sleeping app saves up nothing.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::cpu::{Cpu, Nanos, at_rate};
+
+/// Virtual time, in nanoseconds of an app that has a whole core.
+type Virtual = u64;
+/// Names an account for as long as it is here.
+type FlowId = usize;
+
+/// What a run was charged before it began, in virtual time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Advance(Virtual);
+
+/// What [`Fair::next`] says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<T> {
+    /// Run this; afterwards call [`Fair::ran`] with what was charged in advance.
+    Run(T, Advance),
+    /// Nothing may run before that time, or before something is pushed.
+    Wait(Option<Nanos>),
+}
+
+/// The queue of all apps that want to run.
+pub(super) struct Fair<T> {
+    flows: HashMap<FlowId, Flow<T>>,
+    /// Owed something, by finish tag.
+    eligible: BTreeSet<(Virtual, FlowId)>,
+    /// Ahead of their share, by start tag.
+    early: BTreeSet<(Virtual, FlowId)>,
+    /// Past their burst, by the time when they may go on.
+    throttled: BTreeSet<(Nanos, FlowId)>,
+    virtual_now: Virtual,
+    /// Weights of all flows.
+    weight: u64,
+}
+
+/// An app that waits or runs.
+struct Flow<T> {
+    cpu: Arc<Cpu>,
+    waiting: VecDeque<T>,
+    running: u32,
+    place: Place,
+    /// The weight that was counted for it.
+    weight: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    /// Nothing of it waits.
+    Nowhere,
+    Eligible(Virtual),
+    Early(Virtual),
+    Throttled {
+        until: Nanos,
+        since: Nanos,
+    },
+}
+
+impl<T> Default for Fair<T> {
+    fn default() -> Self {
+        Self {
+            flows: HashMap::new(),
+            eligible: BTreeSet::new(),
+            early: BTreeSet::new(),
+            throttled: BTreeSet::new(),
+            virtual_now: 0,
+            weight: 0,
+        }
+    }
+}
+
+impl<T> Fair<T> {
+    /// Queues a guest behind those of its app.
+    pub(super) fn push(&mut self, cpu: &Arc<Cpu>, item: T, now: Nanos) {
+        let id = id_of(cpu);
+        let flow = self.flows.entry(id).or_insert_with(|| {
+            let weight = cpu.weight();
+            self.weight += u64::from(weight);
+            cpu.start.fetch_max(self.virtual_now, Relaxed); // sleeping saves up nothing
+            let waiting = VecDeque::new();
+            Flow { cpu: cpu.clone(), waiting, running: 0, place: Place::Nowhere, weight }
+        });
+        flow.waiting.push_back(item);
+        cpu.runnable.fetch_add(1, Relaxed);
+        if matches!(flow.place, Place::Nowhere) {
+            self.settle(id, now);
+        }
+    }
+
+    /// Takes what should run now.
+    pub(super) fn next(&mut self, now: Nanos) -> Next<T> {
+        while let Some(&(until, id)) = self.throttled.first()
+            && until <= now
+        {
+            self.settle(id, now);
+        }
+        if self.eligible.is_empty()
+            && let Some(&(start, _)) = self.early.first()
+        {
+            self.virtual_now = self.virtual_now.max(start); // somebody runs whenever anybody may
+        }
+        while let Some(&(start, id)) = self.early.first()
+            && start <= self.virtual_now
+        {
+            self.settle(id, now);
+        }
+        let Some(&(_, id)) = self.eligible.first() else {
+            return Next::Wait(self.throttled.first().map(|&(until, _)| until));
+        };
+        let Some(flow) = self.flows.get_mut(&id) else { return Next::Wait(None) };
+        let Some(item) = flow.waiting.pop_front() else { return Next::Wait(None) };
+        flow.running += 1;
+        // Charged in advance, because another guest of the app may be asked for before this one has ended.
+        let advance = at_rate(flow.cpu.expected_ns.load(Relaxed), flow.weight);
+        flow.cpu.start.fetch_add(advance, Relaxed);
+        self.settle(id, now);
+        Next::Run(item, Advance(advance))
+    }
+
+    /// A guest that [`Fair::next`] gave has run for so long. When it wants to go on, it is pushed first.
+    pub(super) fn ran(&mut self, cpu: &Arc<Cpu>, advance: Advance, used: Nanos, now: Nanos) {
+        let id = id_of(cpu);
+        cpu.runnable.fetch_sub(1, Relaxed);
+        cpu.spend(used, now);
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        flow.running -= 1;
+        let start = cpu.start.load(Relaxed).saturating_sub(advance.0);
+        let start = start.saturating_add(at_rate(used, flow.weight));
+        cpu.start.store(start, Relaxed);
+        self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
+        cpu.expect(used);
+        if flow.waiting.is_empty() && flow.running == 0 {
+            self.weight -= u64::from(flow.weight);
+            self.unplace(id, now);
+            self.flows.remove(&id);
+        } else {
+            self.settle(id, now);
+        }
+    }
+
+    /// Counts CPU time that an app used without having been queued. Of use only while others compete.
+    pub(super) fn charge(&mut self, cpu: &Arc<Cpu>, used: Nanos, now: Nanos) {
+        let (id, weight) = (id_of(cpu), cpu.weight());
+        let competing = if self.flows.contains_key(&id) { 0 } else { u64::from(weight) };
+        cpu.start.fetch_max(self.virtual_now, Relaxed);
+        cpu.start.fetch_add(at_rate(used, weight), Relaxed);
+        self.virtual_now += used.saturating_mul(1_000) / (self.weight + competing).max(1);
+        if competing == 0 {
+            self.settle(id, now);
+        }
+    }
+
+    /// Whether an app of which nothing waits would be next.
+    pub(super) fn is_owed(&self, cpu: &Cpu) -> bool {
+        cpu.start.load(Relaxed) <= self.virtual_now
+    }
+
+    /// Puts an app into the set where it belongs.
+    fn settle(&mut self, id: FlowId, now: Nanos) {
+        self.unplace(id, now);
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let weight = flow.cpu.weight(); // the share may have been changed meanwhile
+        self.weight = self.weight - u64::from(flow.weight) + u64::from(weight);
+        flow.weight = weight;
+        if flow.waiting.is_empty() {
+            return;
+        }
+        let start = flow.cpu.start.load(Relaxed);
+        flow.place = if let Some(until) = flow.cpu.ready_at(now) {
+            self.throttled.insert((until, id));
+            Place::Throttled { until, since: now }
+        } else if start <= self.virtual_now {
+            let finish = start + at_rate(flow.cpu.expected_ns.load(Relaxed), flow.weight);
+            self.eligible.insert((finish, id));
+            Place::Eligible(finish)
+        } else {
+            self.early.insert((start, id));
+            Place::Early(start)
+        };
+    }
+
+    fn unplace(&mut self, id: FlowId, now: Nanos) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        match std::mem::replace(&mut flow.place, Place::Nowhere) {
+            Place::Nowhere => {}
+            Place::Eligible(finish) => drop(self.eligible.remove(&(finish, id))),
+            Place::Early(start) => drop(self.early.remove(&(start, id))),
+            Place::Throttled { until, since } => {
+                flow.cpu.note_throttled(now.saturating_sub(since));
+                self.throttled.remove(&(until, id));
+            }
+        }
+    }
+}
+
+/// Accounts are told apart by where they lie: a flow holds its account, so the place stays taken.
+fn id_of(cpu: &Arc<Cpu>) -> FlowId {
+    Arc::as_ptr(cpu) as usize
+}

@@ -1,0 +1,270 @@
+//! Who runs, and where: fair CPU time for the apps of a host.
+//!
+//! A guest begins on the task of its connection, and most end there: waking another thread and being woken by it costs
+//! as much as a small request. It leaves for the guests' own threads ([`task`]) when its first slice is over, or when
+//! its app is not owed anything while others compete. Those threads run under the network's priority, so that no
+//! guest holds up a packet, and take whom the fair queue ([`fair`]) names. What an app uses, here or there, its
+//! account ([`cpu`]) is charged with; past its burst it waits, and is never ended for it.
+//!
+//! What must stay true: while nobody competes, a request pays a few atomic operations and no lock; a guest lets go of
+//! its thread at the end of its slice ([`slice`]); a guest that nobody waits for any more is dropped with its store.
+
+mod cpu;
+mod fair;
+mod meter;
+#[cfg(test)]
+mod simulation;
+pub(crate) mod slice;
+mod task;
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+pub use cpu::{Cpu, CpuShare, Nanos, SHARE_MILLICORES_MIN};
+use fair::{Advance, Fair, Next};
+pub(crate) use meter::Meter;
+use slice::Slice;
+pub use slice::give_way;
+use task::{Task, Work};
+
+/// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way at
+/// once for a thread that has a packet to look at.
+const GUEST_NICE: i32 = 19;
+/// How long a guests' thread waits before it looks again whether the engine is gone, in milliseconds.
+const IDLE_MS_MAX: u64 = 200;
+
+/// The scheduler of an engine.
+#[derive(Clone)]
+pub struct Scheduler {
+    shared: Arc<Shared>,
+    /// Ends the threads with the last clone.
+    _alive: Arc<()>,
+}
+
+/// What threads, tasks and connections share.
+struct Shared {
+    fair: Mutex<Fair<Arc<Task>>>,
+    pushed: Condvar,
+    /// Tasks that are queued or run. While it is 0 nobody competes.
+    competing: AtomicUsize,
+    /// Where a guest begins.
+    begin: Begin,
+    origin: Instant,
+}
+
+/// Where guests begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Begin {
+    /// On the task of their connection, while that is fair.
+    #[default]
+    Here,
+    /// On the guests' threads, always: for comparison, in benchmarks.
+    There,
+}
+
+impl Scheduler {
+    /// Starts `threads` threads for guests.
+    pub(crate) fn start(threads: usize, begin: Begin) -> std::io::Result<Self> {
+        let scheduler = Self::without_threads(begin);
+        for number in 0..threads {
+            let (shared, alive) = (scheduler.shared.clone(), Arc::downgrade(&scheduler._alive));
+            std::thread::Builder::new().name(format!("guests-{number}")).spawn(move || {
+                // Refused nowhere: to take less is always allowed.
+                let _ = rustix::process::setpriority_process(None, GUEST_NICE);
+                while alive.strong_count() > 0 {
+                    shared.run_next();
+                }
+            })?;
+        }
+        Ok(scheduler)
+    }
+
+    /// For an engine that runs no guests.
+    pub(crate) fn without_threads(begin: Begin) -> Self {
+        let shared = Shared {
+            fair: Mutex::default(),
+            pushed: Condvar::new(),
+            competing: AtomicUsize::new(0),
+            begin,
+            origin: Instant::now(),
+        };
+        Self { shared: Arc::new(shared), _alive: Arc::default() }
+    }
+
+    /// Runs a guest of an app to its end. Dropping the future ends the guest.
+    pub(crate) fn run<G: Future>(&self, meter: Arc<Meter>, guest: G) -> Scheduled<G> {
+        Scheduled { shared: self.shared.clone(), meter, at: At::Here(guest) }
+    }
+
+    /// Charges an app with what the polls of `work` take: work of the host on its behalf.
+    pub fn charged<W: Future>(
+        &self,
+        work: W,
+        payer: impl Fn() -> Option<Arc<Cpu>>,
+    ) -> impl Future<Output = W::Output> {
+        let shared = self.shared.clone();
+        let mut work = Box::pin(work);
+        std::future::poll_fn(move |cx| {
+            let slice = Slice::begin(false);
+            let polled = work.as_mut().poll(cx);
+            let used = slice.end().ns;
+            if let Some(cpu) = payer() {
+                shared.charge(&cpu, used);
+            }
+            polled
+        })
+    }
+
+    /// Guests that wait for a CPU or have one of the guests' threads.
+    pub fn competing(&self) -> usize {
+        self.shared.competing.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Nanos {
+        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn fair(&self) -> std::sync::MutexGuard<'_, Fair<Arc<Task>>> {
+        self.fair.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a guest may run where its connection is, now.
+    fn may_run_here(&self, cpu: &Cpu) -> bool {
+        if self.begin == Begin::There || cpu.ready_at(self.now()).is_some() {
+            return false;
+        }
+        // Of one app, whoever came first runs first.
+        self.competing.load(Ordering::Relaxed) == 0
+            || (cpu.runnable.load(Ordering::Relaxed) == 0 && self.fair().is_owed(cpu))
+    }
+
+    /// Charges what ran elsewhere than on the guests' threads.
+    fn charge(&self, cpu: &Arc<Cpu>, used: Nanos) {
+        let now = self.now();
+        cpu.spend(used, now);
+        if self.competing.load(Ordering::Relaxed) > 0 {
+            self.fair().charge(cpu, used, now);
+        }
+    }
+
+    fn push(&self, task: Arc<Task>) {
+        self.competing.fetch_add(1, Ordering::Relaxed);
+        let meter = task.meter.clone();
+        self.fair().push(&meter.cpu, task, self.now());
+        self.pushed.notify_one();
+    }
+
+    fn run_next(&self) {
+        let mut fair = self.fair();
+        let now = self.now();
+        match fair.next(now) {
+            Next::Run(task, advance) => {
+                drop(fair);
+                task.run(self, advance);
+            }
+            Next::Wait(until) => {
+                let idle = Duration::from_millis(IDLE_MS_MAX);
+                let wait =
+                    until.map_or(idle, |until| Duration::from_nanos(until.saturating_sub(now)).min(idle));
+                drop(self.pushed.wait_timeout(fair, wait).unwrap_or_else(PoisonError::into_inner));
+            }
+        }
+    }
+
+    fn ran(&self, task: &Arc<Task>, advance: Advance, used: Nanos, again: bool) {
+        let (now, cpu) = (self.now(), &task.meter.cpu);
+        task.meter.add(used);
+        let mut fair = self.fair();
+        if again {
+            fair.push(cpu, task.clone(), now);
+        } else {
+            self.competing.fetch_sub(1, Ordering::Relaxed);
+        }
+        fair.ran(cpu, advance, used, now);
+    }
+}
+
+/// A guest on its way. See [`Scheduler::run`].
+pub(crate) struct Scheduled<G: Future> {
+    shared: Arc<Shared>,
+    meter: Arc<Meter>,
+    at: At<G>,
+}
+
+enum At<G: Future> {
+    /// With whoever polls this.
+    Here(G),
+    /// On the guests' threads.
+    There {
+        task: Arc<Task>,
+        ended: oneshot::Receiver<G::Output>,
+    },
+    Gone,
+}
+
+/// The guest ended without saying how: it panicked.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
+impl<G: Future + Send + Unpin + 'static> Future for Scheduled<G>
+where
+    G::Output: Send + 'static,
+{
+    type Output = Result<G::Output, Lost>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if let At::Here(guest) = &mut this.at {
+            if this.shared.may_run_here(&this.meter.cpu) {
+                let slice = Slice::begin(false);
+                let polled = Pin::new(guest).poll(cx);
+                let used = slice.end();
+                this.meter.add(used.ns);
+                this.shared.charge(&this.meter.cpu, used.ns);
+                match polled {
+                    Poll::Ready(output) => return Poll::Ready(Ok(output)),
+                    Poll::Pending if !used.yielded => return Poll::Pending,
+                    Poll::Pending => {}
+                }
+            }
+            this.leave();
+        }
+        match &mut this.at {
+            At::There { ended, .. } => Pin::new(ended).poll(cx).map_err(|_| Lost),
+            At::Here(_) | At::Gone => Poll::Ready(Err(Lost)),
+        }
+    }
+}
+
+impl<G: Future + Send + Unpin + 'static> Scheduled<G>
+where
+    G::Output: Send + 'static,
+{
+    /// Moves the guest to the guests' threads.
+    fn leave(&mut self) {
+        let At::Here(guest) = std::mem::replace(&mut self.at, At::Gone) else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (tell, ended) = oneshot::channel();
+        let work: Work = Box::pin(async move {
+            let _ = tell.send(guest.await); // nobody listens when the caller went away
+        });
+        let task = Task::new(self.meter.clone(), work, runtime, &self.shared);
+        self.at = At::There { task: task.clone(), ended };
+        std::task::Wake::wake(task);
+    }
+}
+
+impl<G: Future> Drop for Scheduled<G> {
+    fn drop(&mut self) {
+        if let At::There { task, .. } = &self.at {
+            task.cancel();
+        }
+    }
+}

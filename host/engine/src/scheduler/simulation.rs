@@ -1,0 +1,215 @@
+//! The queue on a clock of our own: what it promises, shown without a thread or a guest.
+//!
+//! Some CPUs take guests from [`Fair`] as the guests' threads do, and let each run for a slice at most. Guests compute
+//! for ever, or answer requests of a given length, one after another. Time moves from event to event.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::cpu::{Cpu, CpuShare, Nanos};
+use super::fair::{Advance, Fair, Next};
+
+const US: Nanos = 1_000;
+const MS: Nanos = 1_000_000;
+/// What a guest runs at most before it lets go.
+const SLICE: Nanos = MS;
+
+/// Unlimited burst, so that only the others are in an app's way.
+const EVEN: CpuShare = CpuShare { millicores: 250, burst_ms: None };
+
+struct Guest {
+    cpu: Arc<Cpu>,
+    /// CPU time of a request; `None` computes for ever.
+    request: Option<Nanos>,
+    /// Between two requests.
+    rest: Nanos,
+    left: Nanos,
+    asked_at: Nanos,
+    /// Time from asking to the answer, of all requests.
+    took: Vec<Nanos>,
+}
+
+struct Simulation {
+    fair: Fair<usize>,
+    guests: Vec<Guest>,
+    /// What runs on each CPU: who, since when, until when.
+    cpus: Vec<Option<(usize, Advance, Nanos, Nanos)>>,
+    /// Guests that ask again later.
+    resting: BTreeMap<(Nanos, usize), ()>,
+    now: Nanos,
+}
+
+impl Simulation {
+    fn new(cpus: usize) -> Self {
+        let cpus = (0..cpus).map(|_| None).collect();
+        Self { fair: Fair::default(), guests: Vec::new(), cpus, resting: BTreeMap::new(), now: 0 }
+    }
+
+    /// Adds guests of one app.
+    fn app(&mut self, share: CpuShare, guests: usize, request: Option<Nanos>, rest: Nanos) -> Arc<Cpu> {
+        let cpu = Arc::new(Cpu::new(share));
+        for _ in 0..guests {
+            let guest = self.guests.len();
+            let (left, took) = (request.unwrap_or(Nanos::MAX), Vec::new());
+            self.guests.push(Guest { cpu: cpu.clone(), request, rest, left, asked_at: self.now, took });
+            self.fair.push(&cpu, guest, self.now);
+        }
+        cpu
+    }
+
+    fn run_until(&mut self, end: Nanos) {
+        while self.now < end {
+            let mut wake = end;
+            for at in 0..self.cpus.len() {
+                if self.cpus[at].is_none() {
+                    match self.fair.next(self.now) {
+                        Next::Run(guest, advance) => {
+                            let until = self.now + self.guests[guest].left.min(SLICE);
+                            self.cpus[at] = Some((guest, advance, self.now, until));
+                        }
+                        Next::Wait(until) => wake = wake.min(until.unwrap_or(end)),
+                    }
+                }
+            }
+            let busy = self.cpus.iter().flatten().map(|&(.., until)| until).min();
+            let rested = self.resting.first_key_value().map(|(&(at, _), ())| at);
+            self.now = [busy, rested].into_iter().flatten().fold(wake, Nanos::min).max(self.now);
+            self.end_slices();
+            while let Some((&(at, guest), ())) = self.resting.first_key_value()
+                && at <= self.now
+            {
+                self.resting.pop_first();
+                self.guests[guest].asked_at = self.now;
+                let cpu = self.guests[guest].cpu.clone();
+                self.fair.push(&cpu, guest, self.now);
+            }
+        }
+    }
+
+    fn end_slices(&mut self) {
+        for at in 0..self.cpus.len() {
+            let Some((guest, advance, since, until)) = self.cpus[at] else { continue };
+            if until > self.now {
+                continue;
+            }
+            self.cpus[at] = None;
+            let (used, now) = (until - since, self.now);
+            let this = &mut self.guests[guest];
+            let cpu = this.cpu.clone();
+            if this.request.is_some() {
+                this.left -= used;
+            }
+            if this.left > 0 {
+                self.fair.push(&cpu, guest, now);
+            } else {
+                this.took.push(now - this.asked_at);
+                this.left = this.request.unwrap_or(0);
+                self.resting.insert((now + this.rest, guest), ());
+            }
+            self.fair.ran(&cpu, advance, used, now);
+        }
+    }
+
+    fn longest(&self, cpu: &Arc<Cpu>) -> Nanos {
+        let of = self.guests.iter().filter(|guest| Arc::ptr_eq(&guest.cpu, cpu));
+        of.flat_map(|guest| guest.took.iter().copied()).max().unwrap()
+    }
+}
+
+#[test]
+fn one_request_waits_two_slices_at_most_beside_a_thousand_busy_instances() {
+    for cpus in [1, 2, 8] {
+        let mut sim = Simulation::new(cpus);
+        sim.app(EVEN, 1_000, None, 0);
+        sim.run_until(500 * MS);
+        let quiet = sim.app(EVEN, 1, Some(50 * US), 7 * MS + 13 * US);
+        sim.run_until(2_000 * MS);
+        assert!(sim.longest(&quiet) <= 50 * US + 2 * SLICE, "{cpus} CPUs: {} ns", sim.longest(&quiet));
+    }
+}
+
+#[test]
+fn a_busy_victim_gets_its_share_at_once_however_many_apps_attack() {
+    for attackers in [1, 3, 20] {
+        let mut sim = Simulation::new(1);
+        for attacker in 0..attackers {
+            sim.app(EVEN, if attacker == 0 { 500 } else { 2 }, None, 0);
+        }
+        sim.run_until(100 * MS); // it is known by now that their runs are long
+        let victim = sim.app(EVEN, 4, Some(50 * US), 100 * US);
+        let (begun, mut used) = (sim.now, 0);
+        // In every stretch that is long enough for a round of all apps, it gets on.
+        let round = (attackers + 2) as u64 * SLICE;
+        for turn in 1..=200 {
+            sim.run_until(begun + turn * round);
+            assert!(victim.used_ns() > used, "{attackers} attackers: nothing in round {turn}");
+            used = victim.used_ns();
+        }
+        let fair = (sim.now - begun) / (attackers as u64 + 1);
+        assert!(used + 2 * SLICE >= fair, "{attackers} attackers: {used} of {fair} ns");
+        // It asks for more than its share, so that its four requests wait for one another at the rate of the share, and
+        // for the slice that runs when one of them comes.
+        let at_its_rate = 4 * 50 * US * (attackers as u64 + 1);
+        assert!(sim.longest(&victim) <= at_its_rate + 2 * SLICE, "{attackers}: {}", sim.longest(&victim));
+    }
+}
+
+#[test]
+fn weights_divide_the_cpus_as_they_say() {
+    let mut sim = Simulation::new(2);
+    let heavy = sim.app(CpuShare { millicores: 900, burst_ms: None }, 8, None, 0);
+    let light = sim.app(CpuShare { millicores: 300, burst_ms: None }, 400, None, 0);
+    sim.run_until(4_000 * MS);
+    let ratio = heavy.used_ns() as f64 / light.used_ns() as f64;
+    assert!((2.9..3.1).contains(&ratio), "{ratio}");
+    assert!(heavy.used_ns() + light.used_ns() + 4 * SLICE >= 2 * sim.now, "no CPU rests");
+}
+
+#[test]
+fn past_its_burst_an_app_has_its_share_and_no_more_and_others_have_the_rest() {
+    let mut sim = Simulation::new(1);
+    let bounded = sim.app(CpuShare { millicores: 200, burst_ms: Some(100) }, 3, None, 0);
+    sim.run_until(10_000 * MS);
+    // 100 ms of burst, and a fifth of ten seconds; a slice more, because it is charged when it is over.
+    assert!(bounded.used_ns().abs_diff(2_100 * MS) <= 2 * SLICE, "{}", bounded.used_ns());
+    assert!(bounded.throttled_ns().abs_diff(7_900 * MS) <= 100 * MS, "{}", bounded.throttled_ns());
+    let free = sim.app(EVEN, 1, None, 0);
+    sim.run_until(20_000 * MS);
+    assert!(free.used_ns().abs_diff(8_000 * MS) <= 20 * MS, "{}", free.used_ns());
+}
+
+#[test]
+fn an_app_that_slept_has_saved_up_nothing() {
+    let mut sim = Simulation::new(1);
+    let awake = sim.app(EVEN, 2, None, 0);
+    let sleeper = sim.app(EVEN, 1, Some(MS), 5_000 * MS);
+    sim.run_until(4_000 * MS);
+    let before = awake.used_ns();
+    let late = sim.app(EVEN, 2, None, 0);
+    sim.run_until(5_000 * MS);
+    let got = awake.used_ns() - before;
+    assert!(got.abs_diff(500 * MS) <= 3 * SLICE, "{got}, beside one that came now ({})", late.used_ns());
+    assert_eq!(sleeper.used_ns(), MS);
+}
+
+#[test]
+fn guests_of_one_app_take_turns() {
+    let mut sim = Simulation::new(1);
+    let app = sim.app(EVEN, 10, Some(5 * MS), 0);
+    sim.run_until(1_000 * MS);
+    assert!(sim.longest(&app) <= 10 * 5 * MS, "{}", sim.longest(&app));
+}
+
+#[test]
+fn a_share_that_changes_counts_at_the_next_slice() {
+    let mut sim = Simulation::new(1);
+    let (one, other) = (sim.app(EVEN, 2, None, 0), sim.app(EVEN, 2, None, 0));
+    sim.run_until(1_000 * MS);
+    one.set_share(CpuShare { millicores: 750, burst_ms: None });
+    let before = (one.used_ns(), other.used_ns());
+    sim.run_until(2_000 * MS);
+    let ratio = (one.used_ns() - before.0) as f64 / (other.used_ns() - before.1) as f64;
+    assert!((2.9..3.1).contains(&ratio), "{ratio}");
+}
