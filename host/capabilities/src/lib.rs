@@ -21,11 +21,14 @@ use wasmtime_wasi_http::WasiHttpHooks;
 
 use crate::egress::Egress;
 use crate::events::EventLimits;
-use crate::log::{RequestLog, Stream};
+use crate::log::{Output, RequestLog};
 use crate::sql::session::Session;
 use crate::timers::Wake;
 
 pub use wasmtime_wasi_config::WasiConfigVariables as Settings;
+
+/// Most random bytes of one call, in bytes: the host makes them in its own memory.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
 /// What one request of one app may use.
 pub struct Granted {
@@ -41,16 +44,8 @@ pub struct Granted {
     pub timers: Arc<dyn Wake>,
     /// How much the app may tell others.
     pub events: EventLimits,
-}
-
-impl Granted {
-    /// WASI with nothing granted but the log behind standard output and standard error.
-    pub fn wasi(log: &RequestLog) -> WasiCtx {
-        WasiCtx::builder()
-            .stdout(Stream::new(log.clone(), "stdout"))
-            .stderr(Stream::new(log.clone(), "stderr"))
-            .build()
-    }
+    /// Where standard output and standard error go.
+    pub output: Output,
 }
 
 impl Capabilities for Granted {
@@ -70,6 +65,18 @@ impl Capabilities for Granted {
             );
         }
         self.sql.release().await;
+    }
+    /// WASI with nothing granted but the log behind standard output and standard error.
+    fn wasi(&self) -> WasiCtx {
+        WasiCtx::builder()
+            .stdout(self.output.stream("stdout"))
+            .stderr(self.output.stream("stderr"))
+            .max_random_size(RANDOM_BYTES_MAX)
+            .build()
+    }
+    fn take_over(&mut self, before: Self) {
+        before.output.turn(self.log.clone());
+        self.output = before.output;
     }
     fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
         &mut self.egress

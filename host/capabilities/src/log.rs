@@ -4,7 +4,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use odeon_engine::State;
@@ -115,16 +115,31 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State<Granted>>) -> wasmtime::Re
     logging::add_to_linker::<_, HasGranted>(linker, |state| &mut state.capabilities)
 }
 
-/// Standard output or standard error: bytes become lines.
-pub(crate) struct Stream {
-    log: RequestLog,
-    source: &'static str,
+/// Where standard output and standard error go: the log of the request that an instance serves now.
+#[derive(Clone)]
+pub struct Output(Arc<Mutex<RequestLog>>);
+
+impl Output {
+    /// Into this log.
+    pub fn to(log: RequestLog) -> Self {
+        Self(Arc::new(Mutex::new(log)))
+    }
+    /// Into another from now on.
+    pub(crate) fn turn(&self, log: RequestLog) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = log;
+    }
+    pub(crate) fn stream(&self, source: &'static str) -> Stream {
+        Stream { output: self.clone(), source }
+    }
+    fn log(&self) -> RequestLog {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
-impl Stream {
-    pub(crate) fn new(log: RequestLog, source: &'static str) -> Self {
-        Self { log, source }
-    }
+/// Standard output or standard error: bytes become lines.
+pub(crate) struct Stream {
+    output: Output,
+    source: &'static str,
 }
 
 impl IsTerminal for Stream {
@@ -135,12 +150,12 @@ impl IsTerminal for Stream {
 
 impl StdoutStream for Stream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(LineWriter { log: self.log.clone(), source: self.source, rest: Vec::new() })
+        Box::new(LineWriter { output: self.output.clone(), source: self.source, rest: Vec::new() })
     }
 }
 
 struct LineWriter {
-    log: RequestLog,
+    output: Output,
     source: &'static str,
     rest: Vec<u8>,
 }
@@ -149,7 +164,7 @@ impl LineWriter {
     fn line(&mut self) {
         if !self.rest.is_empty() {
             let text = String::from_utf8_lossy(&self.rest).into_owned();
-            self.log.take(Level::Info, self.source, text, None, None);
+            self.output.log().take(Level::Info, self.source, text, None, None);
             self.rest.clear();
         }
     }

@@ -18,7 +18,6 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::oneshot;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Store, Trap, UpdateDeadline};
-use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
@@ -29,6 +28,7 @@ use crate::memory::Held;
 use crate::origin;
 use crate::scheduler::{Cpu, Lost, Meter, slice};
 use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
+use crate::warm::{Instance, Warm};
 
 /// Bytes of a page of linear memory.
 const WASM_PAGE_BYTES: u64 = 64 << 10;
@@ -45,6 +45,8 @@ pub struct RequestLimits {
     pub wall_ms_max: u64,
     /// CPU time, in milliseconds.
     pub cpu_ms_max: u64,
+    /// Requests that one instance may serve, one after the other: 1 gives each its own.
+    pub reuse_max: u32,
 }
 
 /// A request that was let in: who pays for it, and what is held for it until its guest has ended.
@@ -62,12 +64,18 @@ pub struct Admitted<H> {
 pub struct App<C: 'static> {
     engine: Engine,
     pre: Arc<ProxyPre<State<C>>>,
+    warm: Arc<Warm<C>>,
     initial_bytes: u64,
 }
 
 impl<C> Clone for App<C> {
     fn clone(&self) -> Self {
-        Self { engine: self.engine.clone(), pre: self.pre.clone(), initial_bytes: self.initial_bytes }
+        Self {
+            engine: self.engine.clone(),
+            pre: self.pre.clone(),
+            warm: self.warm.clone(),
+            initial_bytes: self.initial_bytes,
+        }
     }
 }
 
@@ -88,7 +96,7 @@ impl<C: Capabilities> App<C> {
         let needs = component.resources_required();
         let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
         let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
-        Ok(Self { engine: engine.clone(), pre, initial_bytes })
+        Ok(Self { engine: engine.clone(), pre, warm: Arc::default(), initial_bytes })
     }
 
     /// Memory that an instance has when it begins, in bytes.
@@ -96,16 +104,25 @@ impl<C: Capabilities> App<C> {
         self.initial_bytes
     }
 
+    /// Drops instances that wait to be used again and that nobody needed for a while; to be called now and then.
+    pub fn tidy(&self) {
+        self.warm.drop_idle(true);
+    }
+
+    /// Drops all instances that wait to be used again: somebody needs their memory.
+    pub fn make_room(&self) {
+        self.warm.drop_idle(false);
+    }
+
     /// An instance that serves nobody, in a store as a request has it: what the benchmarks time.
     pub async fn instantiate<H>(
         &self,
         limits: RequestLimits,
-        wasi: WasiCtx,
         capabilities: C,
         admitted: Admitted<H>,
     ) -> wasmtime::Result<Idle<C>> {
         let meter = Arc::new(Meter::new(admitted.cpu));
-        let mut store = self.store(limits, wasi, capabilities, admitted.memory, meter);
+        let mut store = self.store(limits, capabilities, admitted.memory, meter);
         self.pre.instantiate_async(&mut store).await?;
         Ok(Idle { _store: store })
     }
@@ -113,21 +130,22 @@ impl<C: Capabilities> App<C> {
     fn store(
         &self,
         limits: RequestLimits,
-        wasi: WasiCtx,
         capabilities: C,
         memory: Held,
         meter: Arc<Meter>,
     ) -> Store<State<C>> {
         let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes);
-        let mut store = Store::new(self.pre.engine(), State::new(wasi, memory, meter, capabilities));
+        let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
+        let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
-        let cpu_ns_max = limits.cpu_ms_max.saturating_mul(1_000_000);
-        store.epoch_deadline_callback(move |context| {
-            if context.data().meter.used_at_tick() > cpu_ns_max {
+        store.epoch_deadline_callback(|context| {
+            let state = context.data();
+            let tick = state.meter.tick();
+            if tick.used > state.cpu_ns_max {
                 return Err(CpuDeadline.into());
             }
-            Ok(match slice::is_over() {
+            Ok(match tick.is_over {
                 true => UpdateDeadline::YieldCustom(1, Box::pin(slice::Yield::new())),
                 false => UpdateDeadline::Continue(1),
             })
@@ -141,30 +159,49 @@ impl<C: Capabilities> App<C> {
         &self,
         request: Request<Body>,
         limits: RequestLimits,
-        wasi: WasiCtx,
         capabilities: C,
         admitted: Admitted<H>,
         unload: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
         let Admitted { cpu, memory, held } = admitted;
         let meter = Arc::new(Meter::new(cpu));
-        let mut store = self.store(limits, wasi, capabilities, memory, meter.clone());
+        let warm = if limits.reuse_max > 1 { self.warm.take() } else { None };
+        let mut instance = match warm {
+            Some(mut warm) => {
+                warm.store.data_mut().renew(meter.clone(), cpu_ns(&limits), capabilities);
+                warm.store.set_epoch_deadline(1);
+                warm
+            }
+            None => {
+                let store = self.store(limits, capabilities, memory, meter.clone());
+                Instance { store, proxy: None, served: 0 }
+            }
+        };
+        let store = &mut instance.store;
         let (head, response) = oneshot::channel();
         let mut http = store.data_mut().http();
         let unusable = |error: wasmtime::Error| Failure::from(GuestError::NoResponse(error.to_string()));
         let request = http.new_incoming_request(Scheme::Http, request).map_err(unusable)?;
         let out = http.new_response_outparam(head).map_err(unusable)?;
 
-        let pre = self.pre.clone();
+        let (pre, warm) = (self.pre.clone(), self.warm.clone());
         let guest = async move {
             let _held = held;
+            let Instance { store, proxy, served } = &mut instance;
             let call = async {
-                let proxy = pre.instantiate_async(&mut store).await?;
-                proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+                let proxy = match proxy {
+                    Some(proxy) => proxy,
+                    None => proxy.insert(pre.instantiate_async(&mut *store).await?),
+                };
+                proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out).await
             };
             let result = call.await.map_err(|error| failure(&error, store.data().memory.denied, &limits));
             let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };
             store.data_mut().capabilities.finish(how).await;
+            *served += 1;
+            if result.is_ok() && *served < limits.reuse_max {
+                warm.put(instance);
+            }
             result
         };
         let guest = self.engine.scheduler().run(meter.clone(), Box::pin(guest));
@@ -183,6 +220,10 @@ impl<C: Capabilities> App<C> {
         };
         answer_of(Box::pin(guest), response).await
     }
+}
+
+fn cpu_ns(limits: &RequestLimits) -> u64 {
+    limits.cpu_ms_max.saturating_mul(1_000_000)
 }
 
 /// What a guest sets, once, and the host waits for.

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod origin;
 pub mod scheduler;
 pub mod state;
+mod warm;
 
 pub use account::Account;
 pub use app::{App, Body, RequestLimits};

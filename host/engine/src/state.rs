@@ -34,6 +34,10 @@ pub enum Finish {
 pub trait Capabilities: Send + 'static {
     /// Called once, when the guest's call has ended, before its store is dropped.
     fn finish(&mut self, how: Finish) -> impl Future<Output = ()> + Send;
+    /// WASI for an instance that begins with these.
+    fn wasi(&self) -> WasiCtx;
+    /// These follow `before` in an instance that is used again, and that keeps the WASI of its first request.
+    fn take_over(&mut self, before: Self);
     /// Rules for outgoing HTTP.
     fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks;
 }
@@ -44,6 +48,8 @@ pub struct State<C> {
     pub capabilities: C,
     pub(crate) memory: InstanceMemory,
     pub(crate) meter: Arc<Meter>,
+    /// CPU time of a request, in nanoseconds.
+    pub(crate) cpu_ns_max: u64,
     table: ResourceTable,
     wasi: WasiCtx,
     http: WasiHttpCtx,
@@ -106,12 +112,26 @@ impl InstanceMemory {
 }
 
 impl<C> State<C> {
-    pub(crate) fn new(wasi: WasiCtx, memory: InstanceMemory, meter: Arc<Meter>, capabilities: C) -> Self {
+    pub(crate) fn new(memory: InstanceMemory, meter: Arc<Meter>, cpu_ns_max: u64, capabilities: C) -> Self
+    where
+        C: Capabilities,
+    {
+        let wasi = capabilities.wasi();
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADER_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { capabilities, memory, meter, table, wasi, http }
+        Self { capabilities, memory, meter, cpu_ns_max, table, wasi, http }
+    }
+
+    /// Makes an instance's state that of another request. Its memory stays what it is.
+    pub(crate) fn renew(&mut self, meter: Arc<Meter>, cpu_ns_max: u64, capabilities: C)
+    where
+        C: Capabilities,
+    {
+        let before = std::mem::replace(&mut self.capabilities, capabilities);
+        self.capabilities.take_over(before);
+        (self.meter, self.cpu_ns_max, self.memory.denied) = (meter, cpu_ns_max, None);
     }
 }
 

@@ -20,7 +20,7 @@ use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::WasiHttpHooks;
 
 const LIMITS: RequestLimits =
-    RequestLimits { memory_bytes_max: 32 << 20, wall_ms_max: 60_000, cpu_ms_max: 60_000 };
+    RequestLimits { memory_bytes_max: 32 << 20, wall_ms_max: 60_000, cpu_ms_max: 60_000, reuse_max: 1 };
 
 /// Counts how guests ended, and gives nothing.
 #[derive(Clone, Default)]
@@ -43,6 +43,12 @@ impl Capabilities for Counting {
         }
         .fetch_add(1, Ordering::SeqCst);
     }
+
+    fn wasi(&self) -> WasiCtx {
+        WasiCtx::builder().build()
+    }
+
+    fn take_over(&mut self, _: Self) {}
 
     fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
         &mut self.hooks
@@ -84,8 +90,7 @@ impl Guest {
         let request = Request::get(format!("http://localhost{path}")).body(body).unwrap();
         let memory = self.account.admit(self.app.initial_bytes()).await;
         let admitted = Admitted { cpu: self.account.cpu.clone(), memory, held: () };
-        let wasi = WasiCtx::builder().build();
-        self.app.handle(request, limits, wasi, self.ends.clone(), admitted, unload).await
+        self.app.handle(request, limits, self.ends.clone(), admitted, unload).await
     }
 
     async fn fails(&self, path: &str, limits: RequestLimits) -> (StatusCode, &'static str, String) {

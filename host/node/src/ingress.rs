@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use odeon_capabilities::Granted;
 use odeon_capabilities::events::EventLimits;
-use odeon_capabilities::log::RequestLog;
+use odeon_capabilities::log::{Output, RequestLog};
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::app::Admitted;
 use odeon_engine::scheduler::Cpu;
@@ -125,7 +125,7 @@ impl Asked {
 
 async fn answer(host: &Host, request: Request<Incoming>, asked: &Asked) -> Response<Body> {
     let started = Instant::now();
-    host.metrics.in_flight.inc();
+    let _in_flight = host.metrics.begin(); // also when the caller goes away
     let id = request_id(&request);
     let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
     let found = host.apps.find(&name).ok_or_else(|| Refusal::UnknownApp(name.clone()));
@@ -140,7 +140,6 @@ async fn answer(host: &Host, request: Request<Incoming>, asked: &Asked) -> Respo
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    host.metrics.in_flight.dec();
     host.metrics.seconds.observe(started.elapsed().as_secs_f64());
     host.metrics.requests.get_or_create(&RequestLabels { app: label, class: class(response.status()) }).inc();
     response
@@ -174,6 +173,7 @@ async fn pass(
         memory_bytes_max: limits.instance_memory_bytes_max,
         wall_ms_max: limits.request_wall_ms_max,
         cpu_ms_max: limits.request_cpu_ms_max,
+        reuse_max: limits.instance_reuse_max,
     };
     let work = Work { request: prepare(request, id, body_max), limits: request_limits, id, depth: 0 };
     run(host, served, admitted, work).await
@@ -196,6 +196,7 @@ pub(crate) async fn instance(
     let memory = match account.try_admit(bytes) {
         Some(memory) => memory,
         None => {
+            served.app.make_room();
             let memory = tokio::time::timeout_at(deadline, account.admit(bytes)).await;
             memory.map_err(|_| Refusal::Memory(account.memory.max()))?
         }
@@ -219,9 +220,9 @@ pub(crate) async fn run(
     admitted: Admitted<OwnedSemaphorePermit>,
     work: Work<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    let Grants { granted, sql, log } = grant(host, served, work.id, work.depth);
-    let (wasi, unload) = (Granted::wasi(&log), served.unload.clone().cancelled_owned());
-    let response = served.app.handle(work.request, work.limits, wasi, granted, admitted, unload).await;
+    let Grants { granted, sql } = grant(host, served, work.id, work.depth);
+    let unload = served.unload.clone().cancelled_owned();
+    let response = served.app.handle(work.request, work.limits, granted, admitted, unload).await;
     let mut response = response.map_err(Refusal::Guest)?;
     response.headers_mut().remove(NOT_SERVED); // ours to say
     // What the guest wrote before it answered must be there for whoever reads the answer.
@@ -233,7 +234,6 @@ pub(crate) async fn run(
 struct Grants {
     granted: Granted,
     sql: Arc<Session>,
-    log: RequestLog,
 }
 
 /// Gives a request what its app may use.
@@ -241,7 +241,9 @@ fn grant(host: &Host, served: &Served, id: &str, depth: u32) -> Grants {
     let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
     let log = RequestLog::new(Arc::new(sink), id);
     let sql = match served.database {
-        true => Session::new(host.pools.clone(), served.id.as_str()).telling(served.outbox.clone()),
+        true => Session::new(host.pools.clone(), served.id.as_str())
+            .telling(served.outbox.clone())
+            .within(served.account.memory.clone()),
         false => Session::none(),
     };
     let sql = Arc::new(sql);
@@ -252,9 +254,10 @@ fn grant(host: &Host, served: &Served, id: &str, depth: u32) -> Grants {
         egress: served.egress.clone().with_apps(AUTHORITY, Arc::new(caller)),
         settings: served.settings.clone(),
         timers: served.timers.clone(),
+        output: Output::to(log),
         events: EventLimits { waiting_max: WAITING_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX },
     };
-    Grants { granted, sql, log }
+    Grants { granted, sql }
 }
 
 /// The request as the guest sees it.

@@ -179,5 +179,6 @@ async fn tidy(host: Arc<Host>) {
     loop {
         tokio::time::sleep(Duration::from_secs(TIDY_S)).await;
         host.pools.tidy().await;
+        host.apps.all().iter().for_each(|served| served.app.tidy());
     }
 }

@@ -89,6 +89,12 @@ impl Metrics {
         }
     }
 
+    /// Counts something that is under way until it is dropped: who waits for it may go away.
+    pub(crate) fn begin(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
     /// Reads what the apps use now.
     pub(crate) fn read(&self, accounts: &Accounts, competing: usize) {
         self.competing.set(i64::try_from(competing).unwrap_or(i64::MAX));
@@ -111,6 +117,15 @@ impl Metrics {
             Ok(()) => out,
             Err(_) => String::new(),
         }
+    }
+}
+
+/// See [`Metrics::begin`].
+pub(crate) struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -74,7 +74,7 @@ pub(crate) struct From<'f> {
 /// Runs a trigger to its end. The error says why it failed, with the request id that leads to its log lines.
 pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Result<(), String> {
     let id = trigger.id.clone();
-    let in_flight = InFlight::begin(host);
+    let in_flight = host.metrics.begin();
     let outcome = match respond(host, served, trigger).await {
         Ok(response) => ended(response).await,
         Err(refusal) => {
@@ -106,6 +106,7 @@ pub(crate) async fn respond(
         memory_bytes_max: served.limits.instance_memory_bytes_max,
         wall_ms_max: millis(trigger.wall),
         cpu_ms_max: millis(trigger.cpu),
+        reuse_max: served.limits.instance_reuse_max,
     };
     let work = Work { request, limits, id: &trigger.id, depth: trigger.depth };
     ingress::run(host, served, admitted, work).await
@@ -121,20 +122,4 @@ async fn text(response: Response<Body>) -> String {
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     String::from_utf8_lossy(&body).into_owned()
-}
-
-/// Counts a trigger until it ends, also when whoever waits for it goes away.
-struct InFlight<'h>(&'h Host);
-
-impl<'h> InFlight<'h> {
-    fn begin(host: &'h Host) -> Self {
-        host.metrics.in_flight.inc();
-        Self(host)
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.metrics.in_flight.dec();
-    }
 }

@@ -225,11 +225,12 @@ impl Api {
         revision: Option<u32>,
         stage: &str,
         egress_allow: Option<&[String]>,
+        limits: Option<&Value>,
         accept_impact: bool,
     ) -> Result<Operation> {
         let body = json!({
             "operation": operation, "assetKey": asset.key, "revision": revision, "environment": stage,
-            "egressAllow": egress_allow, "acceptImpact": accept_impact,
+            "egressAllow": egress_allow, "limits": limits, "acceptImpact": accept_impact,
         });
         self.operate("/api/deployments/v1/deployment-operations", &body).await
     }

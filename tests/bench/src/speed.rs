@@ -21,7 +21,7 @@ use anyhow::Result;
 use crate::page::machine;
 
 pub(crate) use compile::compile_here;
-pub(crate) use runs::run_here;
+pub(crate) use runs::{LIMITS, admitted, granted, run_here};
 
 /// Where the contenders are that `make bench` builds.
 pub(crate) struct Contenders {
@@ -50,11 +50,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn new(name: impl Into<String>, value: f64, unit: &'static str, bound: Bound) -> Self {
+    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str, bound: Bound) -> Self {
         Self { name: name.into(), value, unit, bound }
     }
 
-    fn is_met(&self) -> bool {
+    pub(crate) fn is_met(&self) -> bool {
         match self.bound {
             Bound::AtMost(limit) => self.value <= limit,
             Bound::Below(limit) => self.value < limit,
@@ -62,7 +62,7 @@ impl Target {
         }
     }
 
-    fn row(&self) -> String {
+    pub(crate) fn row(&self) -> String {
         let (sign, limit) = match self.bound {
             Bound::AtMost(limit) => ("at most", limit),
             Bound::Below(limit) => ("below", limit),

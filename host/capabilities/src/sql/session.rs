@@ -11,6 +11,9 @@ use futures_util::TryStreamExt as _;
 use tokio::sync::{Mutex, Notify};
 use tokio_postgres::error::SqlState;
 
+use odeon_engine::scheduler::give_way;
+use odeon_engine::{Held, Memory};
+
 use super::pool::{Connection, Connections, Logins, Pools, Taken};
 use super::values::{Parameter, Raw, decode};
 use super::{Error, Rows, Value};
@@ -19,6 +22,8 @@ use super::{Error, Rows, Value};
 const STATEMENT_S_MAX: u64 = 30;
 /// Most rows of one result.
 const ROWS_MAX: usize = 100_000;
+/// After so many rows of a result a guest may have to let others run.
+const ROWS_PER_LOOK: usize = 64;
 /// Most parameters of one statement; the protocol counts them in 16 bits.
 const PARAMETERS_MAX: usize = 32_767;
 
@@ -29,6 +34,8 @@ pub struct Session {
     state: Mutex<Use>,
     /// Told when events were committed.
     outbox: Arc<Notify>,
+    /// The app's memory: results count while they are made.
+    memory: Option<Arc<Memory>>,
 }
 
 #[derive(Default)]
@@ -55,9 +62,20 @@ impl Session {
         Self { outbox, ..self }
     }
 
+    /// Counts results against an app's memory budget.
+    pub fn within(self, memory: Arc<Memory>) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
     /// A session of an app that has none.
     pub fn none() -> Self {
-        Self { pools: None, app: String::new(), state: Mutex::default(), outbox: Arc::default() }
+        Self {
+            pools: None,
+            app: String::new(),
+            state: Mutex::default(),
+            outbox: Arc::default(),
+            memory: None,
+        }
     }
 
     /// Runs a statement that returns rows.
@@ -162,7 +180,8 @@ impl Session {
         state.unfinished = true;
         let connection = opened(state)?;
         let statement = async {
-            let outcome = run_statement(connection, sql, params).await;
+            let room = self.memory.as_ref().and_then(|memory| memory.try_take(0));
+            let outcome = run_statement(connection, sql, params, room).await;
             if outcome.is_err() {
                 // The library returns before the server has told its transaction state: ask for it.
                 let _ = connection.client.batch_execute("").await;
@@ -233,6 +252,7 @@ async fn run_statement(
     connection: &mut Connection,
     sql: &str,
     params: Vec<Value>,
+    mut room: Option<Held>,
 ) -> Result<(Rows, u64), Error> {
     let params = params.into_iter().enumerate().map(|(at, value)| Parameter::encode(at, value));
     let params = params.collect::<Result<Vec<_>, _>>()?;
@@ -255,6 +275,16 @@ async fn run_statement(
         if refused.is_some() {
             continue;
         }
+        if count % ROWS_PER_LOOK == 0 {
+            give_way().await; // rows that are here already never make the loop wait
+        }
+        let bytes = row_bytes(row.raw_size_bytes(), columns.len());
+        if !room.as_mut().is_none_or(|room| room.grow(bytes)) {
+            let text = "the app's memory has no room for the rest of this result; ask for fewer rows";
+            refused = Some(Error::Limit(text.to_owned()));
+            rows.values = Vec::new();
+            continue;
+        }
         if count > ROWS_MAX {
             refused = Some(Error::Limit(format!("a result may have {ROWS_MAX} rows")));
             continue;
@@ -269,6 +299,11 @@ async fn run_statement(
     }
     let affected = stream.rows_affected().unwrap_or(0);
     refused.map_or(Ok((rows, affected)), Err)
+}
+
+/// What a row takes in the host's memory: its bytes, and a value for each column.
+fn row_bytes(raw: usize, columns: usize) -> u64 {
+    (raw + columns * size_of::<Value>()) as u64
 }
 
 /// What the server said, as the guest may see it.

@@ -44,8 +44,6 @@ pub struct Cpu {
     pub(super) start: AtomicU64,
     /// What a run of it takes, in nanoseconds; short runs have early deadlines.
     pub(super) expected_ns: AtomicU64,
-    /// Its guests that wait for a CPU or have one.
-    pub(super) runnable: AtomicU32,
 }
 
 impl Cpu {
@@ -59,7 +57,6 @@ impl Cpu {
             throttled_ns: AtomicU64::new(0),
             start: AtomicU64::new(0),
             expected_ns: AtomicU64::new(EXPECTED_NS),
-            runnable: AtomicU32::new(0),
         };
         cpu.set_share(share);
         cpu

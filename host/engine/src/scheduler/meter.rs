@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::cpu::{Cpu, Nanos};
-use super::slice;
+use super::slice::{self, Tick};
 
 /// What one request has used, and which app pays for it.
 #[derive(Debug)]
@@ -23,9 +23,10 @@ impl Meter {
         self.ended_ns.fetch_add(used, Relaxed);
     }
 
-    /// CPU time until now, for a guest whose clock has just ticked on this thread.
-    pub(crate) fn used_at_tick(&self) -> Nanos {
-        self.ended_ns.load(Relaxed) + slice::used_at_tick()
+    /// A tick of the guest's clock: CPU time of the request until now, and whether the slice is over.
+    pub(crate) fn tick(&self) -> Tick {
+        let tick = slice::tick();
+        Tick { used: self.used() + tick.used, ..tick }
     }
 
     /// CPU time of the slices that have ended.

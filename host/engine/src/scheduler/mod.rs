@@ -34,7 +34,7 @@ use task::{Task, Work};
 
 /// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way at
 /// once for a thread that has a packet to look at.
-const GUEST_NICE: i32 = 19;
+const GUEST_NICE: i32 = 10;
 /// How long a guests' thread waits before it looks again whether the engine is gone, in milliseconds.
 const IDLE_MS_MAX: u64 = 200;
 
@@ -136,13 +136,12 @@ impl Shared {
     }
 
     /// Whether a guest may run where its connection is, now.
-    fn may_run_here(&self, cpu: &Cpu) -> bool {
-        if self.begin == Begin::There || cpu.ready_at(self.now()).is_some() {
+    fn may_run_here(&self, cpu: &Arc<Cpu>) -> bool {
+        let now = self.now();
+        if self.begin == Begin::There || cpu.ready_at(now).is_some() {
             return false;
         }
-        // Of one app, whoever came first runs first.
-        self.competing.load(Ordering::Relaxed) == 0
-            || (cpu.runnable.load(Ordering::Relaxed) == 0 && self.fair().is_owed(cpu))
+        self.competing.load(Ordering::Relaxed) == 0 || self.fair().may_overtake(cpu, now)
     }
 
     /// Charges what ran elsewhere than on the guests' threads.

@@ -5,7 +5,8 @@
 //! not the outer one's.
 //!
 //! CPU time of a thread costs a system call (0.9 us on the machine of the benchmarks), the wall clock does not. So
-//! a slice counts wall time until the guest's first tick, which can only be more than what it used, and CPU time from there on.
+//! a slice counts wall time until the guest's first tick, which can only be more than what it used, and CPU time from there
+//! on. Whether it is over is decided by CPU time alone: a guest that the kernel took its core from has not had its slice.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -16,15 +17,13 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::cpu::Nanos;
 
-/// A guest that has run for less than this goes on when its clock ticks, in microseconds. With ticks of
-/// 1 ms a slice is 0.5 to 1.5 ms long.
-const SLICE_US_MIN: u128 = 500;
+/// A guest that has used less CPU time than this since its slice is measured goes on when its clock ticks, in nanoseconds.
+/// With ticks of 1 ms a slice is 0.5 to 1.5 ms long, and up to 1 ms longer where it is measured from its first tick.
+const SLICE_NS_MIN: Nanos = 500_000;
 
 /// A slice that is open.
 #[derive(Clone, Copy)]
 struct Open {
-    /// When the thread began to poll guests, the outermost one.
-    since: Instant,
     /// When this guest began.
     began: Instant,
     /// From here on CPU time counts: when that was, and the thread's CPU time then.
@@ -58,7 +57,6 @@ impl Slice {
         let outer = OPEN.get();
         let now = Instant::now();
         OPEN.set(Some(Open {
-            since: outer.map_or(now, |outer| outer.since),
             began: now,
             exact: exact.then(|| (now, thread_cpu_ns())),
             inside: 0,
@@ -83,31 +81,43 @@ impl Open {
     fn used(&self) -> Nanos {
         match self.exact {
             None => nanos(self.began.elapsed()),
-            Some((at, cpu)) => nanos(at.duration_since(self.began)) + thread_cpu_ns().saturating_sub(cpu),
+            Some(_) => self.used_until(thread_cpu_ns()),
         }
     }
-}
 
-/// What the guest on this thread has used in its slice: to be called at a tick of its clock.
-pub(crate) fn used_at_tick() -> Nanos {
-    let Some(mut open) = OPEN.get() else { return 0 };
-    if open.exact.is_none() {
-        open.exact = Some((Instant::now(), thread_cpu_ns()));
-        OPEN.set(Some(open));
+    fn used_until(&self, cpu: Nanos) -> Nanos {
+        let (at, from) = self.exact.unwrap_or((self.began, cpu));
+        nanos(at.duration_since(self.began)) + cpu.saturating_sub(from)
     }
-    open.used().saturating_sub(open.inside)
 }
 
-/// Whether the guest on this thread should let others run.
-pub(crate) fn is_over() -> bool {
-    OPEN.get().is_some_and(|open| open.since.elapsed().as_micros() >= SLICE_US_MIN)
+/// What a guest learns at a tick of its clock.
+pub(crate) struct Tick {
+    /// CPU time in this slice.
+    pub(crate) used: Nanos,
+    /// It should let others run.
+    pub(crate) is_over: bool,
+}
+
+/// Looks at the slice of this thread.
+pub(crate) fn tick() -> Tick {
+    let Some(mut open) = OPEN.get() else { return Tick { used: 0, is_over: false } };
+    let cpu = thread_cpu_ns();
+    let (_, exact_from) = *open.exact.get_or_insert_with(|| (Instant::now(), cpu));
+    OPEN.set(Some(open));
+    Tick {
+        used: open.used_until(cpu).saturating_sub(open.inside),
+        is_over: cpu.saturating_sub(exact_from) >= SLICE_NS_MIN,
+    }
 }
 
 /// Gives way if the slice is over. Host functions that may run long on a guest's behalf await this
 /// between their parts.
 pub async fn give_way() {
-    if is_over() {
-        Yield { gone: false }.await;
+    // The wall clock first, because it costs nothing.
+    let is_long = OPEN.get().is_some_and(|open| nanos(open.began.elapsed()) >= SLICE_NS_MIN);
+    if is_long && tick().is_over {
+        Yield::new().await;
     }
 }
 

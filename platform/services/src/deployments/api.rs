@@ -15,6 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::limits::OwnLimits;
 use super::operation::{self, Operation, Task};
 use super::store::{self, Kind, NewOperation};
 use crate::Platform;
@@ -67,6 +68,8 @@ struct NewDeployment {
     environment: String,
     /// Where the app may call from this stage on, as `host` or `host:port`; without it, as before. For `Deploy` only.
     egress_allow: Option<Vec<String>>,
+    /// What the app may use in this stage from now on; without it, as before. For `Deploy` only.
+    limits: Option<OwnLimits>,
     /// Deploy although other apps, or this one, will miss something. For `Deploy` only.
     #[serde(default)]
     accept_impact: bool,
@@ -165,7 +168,8 @@ async fn deploy(
             }
             let egress_allow = new.egress_allow.map(check_egress).transpose()?;
             let (app, accept_impact) = (asset.key.clone(), new.accept_impact);
-            (Task::Deploy { app, revision, egress_allow, accept_impact }, Some(revision))
+            let limits = new.limits.map(OwnLimits::check).transpose()?;
+            (Task::Deploy { app, revision, egress_allow, limits, accept_impact }, Some(revision))
         }
         Kind::ApplyConfigs => {
             let detail =
@@ -182,7 +186,7 @@ async fn deploy(
                 ApiError::conflict("OS-DPL-40902", detail)
             })?;
             let app = asset.key.clone();
-            let task = Task::Deploy { app, revision, egress_allow: None, accept_impact: true };
+            let task = Task::Deploy { app, revision, egress_allow: None, limits: None, accept_impact: true };
             (task, Some(revision))
         }
         Kind::Undeploy => {

@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use odeon_protocol::{
-    AppId, AppName, DesiredApp, DesiredState, Generation, Limits, MigrateCommand, MigrateReply, Serving,
+    AppId, AppName, DesiredApp, DesiredState, Generation, MigrateCommand, MigrateReply, Serving,
 };
 
 use odeon_protocol::events::EventHandler;
@@ -150,7 +150,7 @@ async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredStat
         claim: revision.claim,
         revision: wanted.revision,
         placements: wanted.placements.clone(),
-        limits: Limits::default(),
+        limits: wanted.limits.whole(),
         egress_allow: wanted.egress_allow.clone(),
         database: true,
         settings,

@@ -6,6 +6,7 @@
 
 pub(crate) mod api;
 pub(crate) mod desired;
+pub(crate) mod limits;
 pub(crate) mod operation;
 pub(crate) mod progress;
 pub(crate) mod reconcile;

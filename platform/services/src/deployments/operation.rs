@@ -17,6 +17,7 @@ use serde_json::json;
 use tracing::{error, info};
 use uuid::Uuid;
 
+use super::limits::OwnLimits;
 use super::progress::{Message, Progress};
 use super::store::{self, Deployment, Kind};
 use super::{desired, reconcile};
@@ -40,10 +41,25 @@ const REMOVAL_S_MAX: u64 = 15;
 
 /// What an operation does, once it is accepted.
 pub(crate) enum Task {
-    Publish { upload: Upload, name: Option<AppName>, message: String },
-    Deploy { app: AppId, revision: Revision, egress_allow: Option<Vec<String>>, accept_impact: bool },
-    Undeploy { app: AppId },
-    Apply { app: AppId, changes: Changes },
+    Publish {
+        upload: Upload,
+        name: Option<AppName>,
+        message: String,
+    },
+    Deploy {
+        app: AppId,
+        revision: Revision,
+        egress_allow: Option<Vec<String>>,
+        limits: Option<OwnLimits>,
+        accept_impact: bool,
+    },
+    Undeploy {
+        app: AppId,
+    },
+    Apply {
+        app: AppId,
+        changes: Changes,
+    },
 }
 
 /// Everything an operation needs to know.
@@ -191,9 +207,10 @@ async fn deploy(
     }
     let serving_before = before.as_ref().filter(|before| before.serving);
     let egress_before = before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default();
-    let asked = match &operation.task {
-        Task::Deploy { egress_allow, .. } => egress_allow.clone(),
-        Task::Publish { .. } | Task::Undeploy { .. } | Task::Apply { .. } => None,
+    let limits_before = before.as_ref().map(|before| before.limits.clone()).unwrap_or_default();
+    let (egress_asked, limits_asked) = match &operation.task {
+        Task::Deploy { egress_allow, limits, .. } => (egress_allow.clone(), limits.clone()),
+        Task::Publish { .. } | Task::Undeploy { .. } | Task::Apply { .. } => (None, None),
     };
     let wanted = Deployment {
         organization: operation.organization.clone(),
@@ -205,7 +222,8 @@ async fn deploy(
         serving: true,
         generation,
         placements,
-        egress_allow: asked.unwrap_or_else(|| egress_before.clone()),
+        egress_allow: egress_asked.unwrap_or_else(|| egress_before.clone()),
+        limits: limits_asked.unwrap_or_else(|| limits_before.clone()),
         updated_at: chrono::Utc::now(),
     };
     desired::apply(platform, &stage, &wanted).await?;
@@ -232,6 +250,7 @@ async fn deploy(
                 revision: serving_before.map_or(revision, |before| before.revision),
                 previous_revision: serving_before.and_then(|before| before.previous_revision),
                 egress_allow: egress_before,
+                limits: limits_before,
                 ..wanted
             };
             desired::apply(platform, &stage, &back).await?;

@@ -111,7 +111,8 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
         serving,
         generation: found.generation,
         placements,
-        egress_allow: before.map(|before| before.egress_allow).unwrap_or_default(),
+        egress_allow: before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default(),
+        limits: before.map(|before| before.limits).unwrap_or_default(),
         updated_at: chrono::Utc::now(),
     };
     store::save(&platform.database, &wanted).await?;

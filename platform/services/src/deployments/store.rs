@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, PgPool, Row as _};
 use uuid::Uuid;
 
+use super::limits::OwnLimits;
 use super::progress::Progress;
 
 /// A row of `deployments.deployments`, with the app's name.
@@ -23,6 +24,7 @@ pub(crate) struct Deployment {
     pub(crate) generation: Generation,
     pub(crate) placements: Vec<HostId>,
     pub(crate) egress_allow: Vec<String>,
+    pub(crate) limits: OwnLimits,
     pub(crate) updated_at: DateTime<Utc>,
 }
 
@@ -65,7 +67,7 @@ pub(crate) async fn all_stages(database: &PgPool) -> Result<Vec<(OrganizationId,
 }
 
 const DEPLOYMENT: &str = "select d.organization_id, d.asset_key, a.name, d.stage, d.revision, d.previous_revision, d.serving, \
-    d.epoch, d.number, d.placements, d.egress_allow, d.updated_at, count(*) over () \
+    d.epoch, d.number, d.placements, d.egress_allow, d.limits, d.updated_at, count(*) over () \
     from deployments.deployments d join assets.assets a on a.key = d.asset_key";
 
 /// What is wanted of one app in one stage.
@@ -109,7 +111,7 @@ pub(crate) async fn list(
         .bind(limit)
         .fetch_all(database)
         .await?;
-    let total = rows.first().map_or(0, |row| row.get(12));
+    let total = rows.first().map_or(0, |row| row.get(13));
     Ok((rows.iter().map(deployment).collect::<Result<_>>()?, total))
 }
 
@@ -117,10 +119,11 @@ pub(crate) async fn list(
 pub(crate) async fn save(database: impl PgExecutor<'_>, wanted: &Deployment) -> Result<bool> {
     let done = sqlx::query(
         "insert into deployments.deployments as d (organization_id, asset_key, stage, revision, previous_revision, serving, \
-         epoch, number, placements, egress_allow) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+         epoch, number, placements, egress_allow, limits) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
          on conflict (asset_key, stage) do update set revision = excluded.revision, \
          previous_revision = excluded.previous_revision, serving = excluded.serving, epoch = excluded.epoch, \
          number = excluded.number, placements = excluded.placements, egress_allow = excluded.egress_allow, \
+         limits = excluded.limits, \
          updated_at = now() where (d.epoch, d.number) < (excluded.epoch, excluded.number)",
     )
     .bind(wanted.organization.as_str())
@@ -133,6 +136,7 @@ pub(crate) async fn save(database: impl PgExecutor<'_>, wanted: &Deployment) -> 
     .bind(i64::try_from(wanted.generation.number)?)
     .bind(wanted.placements.iter().map(ToString::to_string).collect::<Vec<_>>())
     .bind(&wanted.egress_allow)
+    .bind(sqlx::types::Json(&wanted.limits))
     .execute(database)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -154,7 +158,8 @@ fn deployment(row: &PgRow) -> Result<Deployment> {
         },
         placements: row.get::<Vec<String>, _>(9).iter().map(|id| id.parse()).collect::<Result<_, _>>()?,
         egress_allow: row.get(10),
-        updated_at: row.get(11),
+        limits: row.get::<sqlx::types::Json<OwnLimits>, _>(11).0,
+        updated_at: row.get(12),
     })
 }
 
@@ -344,7 +349,7 @@ fn operation(row: &PgRow) -> StoredOperation {
         steps: row.get(9),
         created_by: row.get(10),
         created_at: row.get(11),
-        finished_at: row.get(12),
+        finished_at: row.get(13),
         asset_kind: row.get(13),
     }
 }

@@ -14,20 +14,19 @@ use futures_util::future::BoxFuture;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use odeon_capabilities::events::EventLimits;
-use odeon_capabilities::log::{Line, RequestLog, Sink};
+use odeon_capabilities::log::{Line, Output, RequestLog, Sink};
 use odeon_capabilities::sql::session::Session;
 use odeon_capabilities::timers::{Error, Wake};
 use odeon_capabilities::{Granted, Settings};
 use odeon_engine::app::Admitted;
 use odeon_engine::artefact::{Verified, compile, load};
-use odeon_engine::wasmtime_wasi::WasiCtx;
 use odeon_engine::{Account, App, CpuShare, Engine, EngineSettings, RequestLimits};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The limits of a request, those of a deployment that says nothing; no job comes near them.
 pub(crate) const LIMITS: RequestLimits =
-    RequestLimits { memory_bytes_max: 128 << 20, wall_ms_max: 60_000, cpu_ms_max: 10_000 };
+    RequestLimits { memory_bytes_max: 128 << 20, wall_ms_max: 60_000, cpu_ms_max: 10_000, reuse_max: 1 };
 
 /// What one process measured of one job.
 #[derive(Debug, Serialize, Deserialize)]
@@ -50,18 +49,17 @@ impl Wake for Quiet {
 }
 
 /// What a request has: nothing that leaves the process.
-pub(crate) fn granted() -> (Granted, WasiCtx) {
+pub(crate) fn granted() -> Granted {
     let log = RequestLog::new(Arc::new(Quiet), "bench");
-    let wasi = Granted::wasi(&log);
-    let granted = Granted {
+    Granted {
         sql: Arc::new(Session::none()),
-        log,
+        log: log.clone(),
         egress: Default::default(),
         settings: Arc::new(Settings::new()),
         timers: Arc::new(Quiet),
         events: EventLimits { waiting_max: 0, payload_bytes_max: 0 },
-    };
-    (granted, wasi)
+        output: Output::to(log),
+    }
 }
 
 /// A request of an app that nothing holds up.
@@ -105,8 +103,7 @@ async fn asked(app: &App<Granted>, job: &str, input: Bytes) -> Result<String> {
     let request = Request::post(format!("http://localhost/Jobs/rest/Jobs/{job}"))
         .header("content-type", "application/json")
         .body(body)?;
-    let (granted, wasi) = granted();
-    let response = app.handle(request, LIMITS, wasi, granted, admitted(app)?, std::future::pending()).await?;
+    let response = app.handle(request, LIMITS, granted(), admitted(app)?, std::future::pending()).await?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
     ensure!(status.is_success(), "{job}: {status} {}", String::from_utf8_lossy(&body));

@@ -1,0 +1,158 @@
+//! One request in one process, without a socket: a host's way beside the shortest way that wasmtime offers.
+//!
+//! Both run the same component on the same engine, with the same pool, a fresh store and a fresh instance each time,
+//! and both read the whole answer. The bare way has WASI and HTTP linked and nothing else: no limits, no deadlines, no
+//! log, no accounts. They take turns, request by request, because a machine drifts.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt as _, Empty};
+use odeon_engine::artefact::{Verified, compile, load};
+use odeon_engine::wasmtime::Store;
+use odeon_engine::wasmtime::component::{Component, Linker, ResourceTable};
+use odeon_engine::wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2};
+use odeon_engine::wasmtime_wasi_http::p2::bindings::ProxyPre;
+use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use odeon_engine::wasmtime_wasi_http::{
+    WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2 as http_p2,
+};
+use odeon_engine::{App, Body, Engine, EngineSettings};
+use tokio::sync::oneshot;
+
+use super::{Bound, Found, Target};
+use crate::publish::median;
+use crate::speed::{LIMITS, admitted, granted};
+
+/// Requests that are timed on each side, after a tenth as many that are not.
+const REQUESTS: usize = 20_000;
+
+struct Bare {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    table: ResourceTable,
+    hooks: NoHooks,
+}
+
+struct NoHooks;
+
+impl WasiHttpHooks for NoHooks {}
+
+impl WasiView for Bare {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Bare {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.hooks }
+    }
+}
+
+/// Times of one side, in microseconds.
+#[derive(Default)]
+struct Times {
+    made: Vec<f64>,
+    whole: Vec<f64>,
+}
+
+pub(crate) async fn measure(component: &Path) -> Result<Found> {
+    let wasm = std::fs::read(component)?;
+    let engine = Engine::new(EngineSettings::default())?;
+    let native = compile(&engine, &wasm)?;
+    let component = load(&engine, Verified::vouch(&native))?;
+    let app = App::link(&engine, &odeon_capabilities::linker(&engine)?, &component)?;
+    let bare = bare_linked(&engine, &component)?;
+    let (mut ours, mut theirs) = (Times::default(), Times::default());
+    for at in 0..REQUESTS + REQUESTS / 10 {
+        let pair = (our_request(&app).await?, bare_request(&engine, &bare).await?);
+        if at >= REQUESTS / 10 {
+            ours.made.push(pair.0.0);
+            ours.whole.push(pair.0.1);
+            theirs.made.push(pair.1.0);
+            theirs.whole.push(pair.1.1);
+        }
+    }
+    let (made, whole) = (median(&ours.made), median(&ours.whole));
+    let (bare_made, bare_whole) = (median(&theirs.made), median(&theirs.whole));
+    Ok(Found {
+        text: format!(
+            "## In one process, without a socket\n\n{REQUESTS} requests on each side in turns, p50: Odeon makes an instance in {made:.1} us and answers a request \
+             in {whole:.1} us; the bare loop takes {bare_made:.1} and {bare_whole:.1} us. Both on one engine with one pool. The bare loop has WASI and HTTP \
+             linked and no limits, deadlines, log or accounts.\n"
+        ),
+        targets: vec![
+            Target::new(
+                "in-process instantiate, beside a bare loop, p50",
+                made / bare_made,
+                "x",
+                Bound::AtMost(1.0),
+            ),
+            Target::new(
+                "in-process request, beside a bare loop, p50",
+                whole / bare_whole,
+                "x",
+                Bound::AtMost(1.0),
+            ),
+        ],
+    })
+}
+
+fn request() -> Result<Request<Body>> {
+    let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    Ok(Request::get("http://localhost/Hello/").body(body)?)
+}
+
+/// Microseconds for an instance, and for a whole request with another.
+async fn our_request(app: &App<odeon_capabilities::Granted>) -> Result<(f64, f64)> {
+    let begun = Instant::now();
+    let instance = app.instantiate(LIMITS, granted(), admitted(app)?).await?;
+    let made = begun.elapsed().as_secs_f64() * 1e6;
+    drop(instance);
+    let begun = Instant::now();
+    let response = app.handle(request()?, LIMITS, granted(), admitted(app)?, std::future::pending()).await?;
+    let said = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+    let whole = begun.elapsed().as_secs_f64() * 1e6;
+    ensure!(said == "Hello from Odeon\n", "another answer");
+    Ok((made, whole))
+}
+
+fn bare_linked(engine: &Engine, component: &Component) -> Result<ProxyPre<Bare>> {
+    let mut linker: Linker<Bare> = Linker::new(engine.wasmtime());
+    p2::add_to_linker_async(&mut linker)?;
+    http_p2::add_only_http_to_linker_async(&mut linker)?;
+    Ok(ProxyPre::new(linker.instantiate_pre(component)?)?)
+}
+
+fn bare_store(engine: &Engine) -> Store<Bare> {
+    let wasi = WasiCtx::builder().build();
+    let state = Bare { wasi, http: WasiHttpCtx::new(), table: ResourceTable::new(), hooks: NoHooks };
+    let mut store = Store::new(engine.wasmtime(), state);
+    store.set_epoch_deadline(u64::MAX / 2); // the engine has a clock; this loop has no deadline
+    store
+}
+
+async fn bare_request(engine: &Engine, pre: &ProxyPre<Bare>) -> Result<(f64, f64)> {
+    let begun = Instant::now();
+    let mut store = bare_store(engine);
+    let instance = pre.instantiate_async(&mut store).await?;
+    let made = begun.elapsed().as_secs_f64() * 1e6;
+    drop((instance, store));
+    let begun = Instant::now();
+    let mut store = bare_store(engine);
+    let (head, mut response) = oneshot::channel();
+    let incoming = store.data_mut().http().new_incoming_request(Scheme::Http, request()?)?;
+    let out = store.data_mut().http().new_response_outparam(head)?;
+    let proxy = pre.instantiate_async(&mut store).await?;
+    proxy.wasi_http_incoming_handler().call_handle(&mut store, incoming, out).await?;
+    drop(store);
+    let response = response.try_recv().context("an answer")?.map_err(|code| anyhow::anyhow!("{code:?}"))?;
+    let said = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+    let whole = begun.elapsed().as_secs_f64() * 1e6;
+    ensure!(said == "Hello from Odeon\n", "another answer");
+    Ok((made, whole))
+}

@@ -1,0 +1,56 @@
+//! `odeon-bench host`: what a host does with a request, each figure beside a peer in the same run.
+//!
+//! Parts: [`requests`] over HTTP beside `wasmtime serve` and workerd, [`in_process`] beside a bare loop of wasmtime, and
+//! [`neighbours`], a well-behaved app beside hostile ones. The same component for all: `guests/work-rust`. Odeon runs as in
+//! production, with logs, metrics, limits and signatures on. A limit that is missed fails the run, and the page says so.
+
+mod in_process;
+mod neighbours;
+mod peer;
+mod requests;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::page::machine;
+use crate::speed::{Bound, Found, Target};
+
+/// Where the contenders are that `make bench-host` brings.
+pub(crate) struct Contenders {
+    /// `work-rust`, a component.
+    pub(crate) guest: PathBuf,
+    /// The program of `wasmtime serve`.
+    pub(crate) wasmtime: PathBuf,
+    /// The program of workerd.
+    pub(crate) workerd: PathBuf,
+}
+
+/// Measures everything that is asked for; the page, and whether every limit was met.
+pub(crate) async fn measure(contenders: &Contenders, only: &[String]) -> Result<(String, bool)> {
+    let wanted = |part: &str| only.is_empty() || only.iter().any(|named| named == part);
+    let mut found = Vec::new();
+    if wanted("in-process") {
+        found.push(in_process::measure(&contenders.guest).await?);
+    }
+    if wanted("requests") {
+        found.push(requests::measure(contenders).await?);
+    }
+    if wanted("neighbours") {
+        found.push(neighbours::measure(contenders).await?);
+    }
+    let mut page = String::from(
+        "# The host\n\nWritten by `make bench-host`, which fails when a limit is missed; run it again rather than quoting it.\n\n",
+    );
+    writeln!(page, "Machine: {}.\n\n## Limits\n\n| | measured | limit | |\n|---|---|---|---|", machine())?;
+    for target in found.iter().flat_map(|found| &found.targets) {
+        page.push_str(&target.row());
+    }
+    for part in &found {
+        page.push('\n');
+        page.push_str(&part.text);
+    }
+    let is_met = found.iter().flat_map(|found| &found.targets).all(Target::is_met);
+    Ok((page, is_met))
+}

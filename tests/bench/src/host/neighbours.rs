@@ -1,0 +1,228 @@
+//! A well-behaved app beside hostile ones, on one core.
+//!
+//! The product runs on the first core, whoever asks on the second. The victim answers a greeting over four connections.
+//! Its neighbours are three apps of equal weight and without a bound on their burst: one loops for ever in two requests,
+//! one asks for memory until it fails, again and again, and one has 500 requests of some milliseconds at once. The victim is
+//! measured alone, beside them, and alone again.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use odeon_tests::Installation;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::{Bound, Contenders, Found, Target};
+use crate::load::cpu_s;
+
+/// Connections of the victim.
+const CONNECTIONS: usize = 4;
+/// Time for which the victim is measured, alone (twice) and beside its neighbours, in seconds.
+const ALONE_S: u64 = 6;
+const BESIDE_S: u64 = 20;
+/// Time that the neighbours have to begin, in seconds.
+const BEGIN_S: u64 = 2;
+/// The hostile apps, the path that each is asked for, and over how many connections.
+const HOSTILE: [(&str, &str, usize); 3] = [("Loops", "loop", 2), ("Bomb", "bomb", 1), ("Busy", "busy", 500)];
+/// A slice of CPU time, in milliseconds.
+const SLICE_MS: f64 = 1.0;
+/// A moment, in which the victim must be answered at least once, in milliseconds.
+const MOMENT_MS: u64 = 100;
+/// Longest head of an answer that is understood, in bytes.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// What the victim saw.
+struct Seen {
+    /// Of each answer: when it came after the beginning, and how long it took.
+    answers: Vec<(Duration, Duration)>,
+    lasted: Duration,
+}
+
+impl Seen {
+    fn per_s(&self) -> f64 {
+        self.answers.len() as f64 / self.lasted.as_secs_f64()
+    }
+
+    fn percentile_ms(&self, percent: usize) -> f64 {
+        let mut took: Vec<Duration> = self.answers.iter().map(|(_, took)| *took).collect();
+        took.sort();
+        took.get(took.len() * percent / 100).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
+    }
+
+    /// Answers of the worst moment.
+    fn fewest(&self) -> usize {
+        let moments = usize::try_from(self.lasted.as_millis() as u64 / MOMENT_MS).unwrap_or(0);
+        let mut counts = vec![0; moments];
+        for (at, _) in &self.answers {
+            let moment = usize::try_from(at.as_millis() as u64 / MOMENT_MS).unwrap_or(usize::MAX);
+            if let Some(count) = counts.get_mut(moment) {
+                *count += 1;
+            }
+        }
+        counts.into_iter().min().unwrap_or(0)
+    }
+}
+
+pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
+    ensure!(std::thread::available_parallelism()?.get() >= 2, "the load needs a core of its own");
+    let before = sched_getaffinity(None)?;
+    pin(0)?; // what is started now inherits it
+    let site = Installation::start_with(&["--no-sample"]).await;
+    let guest = contenders.guest.to_str().context("a path in UTF-8")?;
+    for name in ["Victim"].into_iter().chain(HOSTILE.map(|(name, ..)| name)) {
+        site.succeed(&["publish", guest, "--name", name]);
+        let deploy = ["deploy", name, "--revision", "1", "--to", "development"];
+        let limits =
+            ["--limit", "cpuBurstMs=unlimited", "--limit", "instances=500", "--limit", "memoryMib=2048"];
+        site.succeed(&[deploy.as_slice(), &limits].concat());
+    }
+    let address = site.host_address("development-1");
+    let host = u32::try_from(site.process("host-development-1")["pid"].as_u64().context("a process")?)?;
+
+    sched_setaffinity(None, &before)?;
+    let (victim, for_s) = (address.clone(), Duration::from_secs);
+    let alone_first = ask(&victim, for_s(ALONE_S)).await?;
+    let neighbours = Neighbours::begin(&address)?;
+    tokio::time::sleep(for_s(BEGIN_S)).await;
+    let (cpu_before, begun) = (cpu_s(&[host])?, Instant::now());
+    let beside = ask(&victim, for_s(BESIDE_S)).await?;
+    let cpu = (cpu_s(&[host])? - cpu_before) / begun.elapsed().as_secs_f64();
+    neighbours.end();
+    let alone_last = ask(&victim, for_s(ALONE_S)).await?;
+
+    let p99_alone = alone_first.percentile_ms(99).max(alone_last.percentile_ms(99));
+    let (p50, p99) = (beside.percentile_ms(50), beside.percentile_ms(99));
+    let alone = alone_first.per_s().max(alone_last.per_s());
+    let share = 1.0 / (HOSTILE.len() + 1) as f64;
+    let rate = beside.per_s();
+    Ok(Found {
+        text: format!(
+            "## Hostile neighbours\n\nThe product on one core, whoever asks on another. The victim, over {CONNECTIONS} connections for {ALONE_S} s before and after: \
+             {alone:.0} requests/s, p99 {p99_alone:.2} ms. Beside three apps (two endless loops; memory asked for until it fails, again and again; 500 \
+             requests of some milliseconds at once), of equal weight and unlimited burst, for {BESIDE_S} s: {rate:.0} requests/s, p50 {p50:.2} ms, p99 {p99:.2} ms, \
+             and {} answers in the worst {MOMENT_MS} ms.\n",
+            beside.fewest()
+        ),
+        targets: vec![
+            Target::new(
+                "beside hostile apps: p99 more than alone",
+                p99 - p99_alone,
+                "ms",
+                Bound::AtMost(2.0 * SLICE_MS),
+            ),
+            Target::new(
+                "beside hostile apps: part of its throughput alone",
+                rate / alone,
+                "x",
+                Bound::AtLeast(share),
+            ),
+            Target::new(
+                "beside hostile apps: answers in the worst moment",
+                beside.fewest() as f64,
+                "",
+                Bound::AtLeast(1.0),
+            ),
+            Target::new("beside hostile apps: CPU of the host", cpu, "cores", Bound::AtLeast(0.9)),
+        ],
+    })
+}
+
+/// Keeps this thread, and what it starts, on one core.
+fn pin(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Asks the victim over all its connections for so long.
+async fn ask(address: &str, lasted: Duration) -> Result<Seen> {
+    let begun = Instant::now();
+    let askers: Vec<_> = (0..CONNECTIONS)
+        .map(|_| {
+            let address = address.to_owned();
+            std::thread::spawn(move || asker(&address, begun, lasted))
+        })
+        .collect();
+    let joined = tokio::task::spawn_blocking(move || {
+        let join = |asker: std::thread::JoinHandle<Result<_>>| {
+            asker.join().map_err(|_| anyhow::anyhow!("an asker panicked"))?
+        };
+        askers.into_iter().map(join).collect::<Result<Vec<Vec<_>>>>()
+    });
+    let answers = joined.await?.context("ask the victim")?;
+    Ok(Seen { answers: answers.concat(), lasted })
+}
+
+/// One connection, one request after the other.
+fn asker(address: &str, begun: Instant, lasted: Duration) -> Result<Vec<(Duration, Duration)>> {
+    pin(1)?;
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_nodelay(true)?;
+    connection.set_read_timeout(Some(lasted + Duration::from_secs(10)))?;
+    let (mut answers, mut buffer) = (Vec::new(), vec![0; HEAD_BYTES_MAX]);
+    while begun.elapsed() < lasted {
+        let asked = Instant::now();
+        connection.write_all(b"GET /Victim/ HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+        let mut read = 0;
+        while !is_whole(&buffer[..read])? {
+            ensure!(read < buffer.len(), "the answer is too long");
+            let more = connection.read(&mut buffer[read..])?;
+            ensure!(more > 0, "the connection was closed");
+            read += more;
+        }
+        answers.push((begun.elapsed(), asked.elapsed()));
+    }
+    Ok(answers)
+}
+
+/// Whether an answer has come to its end; an answer that is no good one is an error.
+fn is_whole(answer: &[u8]) -> Result<bool> {
+    let text = std::str::from_utf8(answer)?;
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return Ok(false) };
+    ensure!(head.starts_with("HTTP/1.1 200"), "the victim answers {head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    Ok(match length {
+        Some(length) => body.len() >= length.trim().parse()?,
+        None => body.ends_with("0\r\n\r\n"),
+    })
+}
+
+/// The hostile apps under load, until it ends.
+struct Neighbours {
+    stop: Arc<AtomicBool>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Neighbours {
+    fn begin(address: &str) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .on_thread_start(|| {
+                let _ = pin(1); // where it fails, the figures are worse, not better
+            })
+            .build()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        for (app, path, connections) in HOSTILE {
+            let url = format!("http://{address}/{app}/{path}");
+            for _ in 0..connections {
+                let (client, url, stop) = (client.clone(), url.clone(), stop.clone());
+                runtime.spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        let _ = client.get(&url).send().await; // they fail as they should
+                    }
+                });
+            }
+        }
+        Ok(Self { stop, runtime })
+    }
+
+    fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.runtime.shutdown_background();
+    }
+}
