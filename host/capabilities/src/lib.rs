@@ -93,8 +93,7 @@ impl HasData for HasGranted {
 /// Everything an app may import.
 pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State<Granted>>> {
     let mut linker = Linker::new(engine.wasmtime());
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    odeon_engine::add_wasi_to_linker(&mut linker)?;
     sql::add_to_linker(&mut linker)?;
     log::add_to_linker(&mut linker)?;
     timers::add_to_linker(&mut linker)?;

@@ -90,14 +90,15 @@ impl Engine {
         let mut config = config()?;
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let inner = wasmtime::Engine::new(&config)?;
-        start_clock(&inner)?;
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Ok(Self { inner, scheduler: Scheduler::start(threads, settings.begin)? })
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let scheduler = Scheduler::start(cpus, settings.begin)?;
+        start_clock(&inner, scheduler.clone())?;
+        Ok(Self { inner, scheduler })
     }
 
     /// An engine that only compiles: it reserves nothing.
     pub fn for_compiling() -> wasmtime::Result<Self> {
-        let scheduler = Scheduler::without_threads(Begin::default());
+        let scheduler = Scheduler::without_threads();
         Ok(Self { inner: wasmtime::Engine::new(&config()?)?, scheduler })
     }
 
@@ -131,11 +132,12 @@ fn config() -> wasmtime::Result<Config> {
     Ok(config)
 }
 
-fn start_clock(engine: &wasmtime::Engine) -> wasmtime::Result<()> {
+fn start_clock(engine: &wasmtime::Engine, scheduler: Scheduler) -> wasmtime::Result<()> {
     let weak = engine.weak();
     std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || {
         while let Some(engine) = weak.upgrade() {
             engine.increment_epoch();
+            scheduler.tick();
             drop(engine);
             std::thread::sleep(Duration::from_millis(TICK_MS));
         }

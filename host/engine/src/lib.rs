@@ -26,5 +26,5 @@ pub use error::{Failure, GuestError};
 pub use memory::{Held, Memory};
 pub use origin::Origin;
 pub use scheduler::CpuShare;
-pub use state::{Capabilities, Finish, State};
+pub use state::{Capabilities, Finish, State, add_wasi_to_linker};
 pub use {wasmtime, wasmtime_wasi, wasmtime_wasi_http};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
@@ -51,8 +52,29 @@ pub struct State<C> {
     /// CPU time of a request, in nanoseconds.
     pub(crate) cpu_ns_max: u64,
     table: ResourceTable,
-    wasi: WasiCtx,
+    /// Made when it is asked for first: many guests use of WASI only streams and HTTP, which do not need it.
+    wasi: Option<WasiCtx>,
     http: WasiHttpCtx,
+}
+
+/// Everything of WASI that a guest may import: clocks, randomness, streams, HTTP; file system, sockets and environment,
+/// which are empty.
+pub fn add_wasi_to_linker<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    // Again, with nothing but the table behind them.
+    linker.allow_shadowing(true);
+    io::error::add_to_linker::<_, HasTable>(linker, |state| &mut state.table)?;
+    io::poll::add_to_linker::<_, HasTable>(linker, |state| &mut state.table)?;
+    io::streams::add_to_linker::<_, HasTable>(linker, |state| &mut state.table)?;
+    linker.allow_shadowing(false);
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+}
+
+/// Marks the table as what streams borrow.
+struct HasTable;
+
+impl HasData for HasTable {
+    type Data<'a> = &'a mut ResourceTable;
 }
 
 /// The memory of one request's instances.
@@ -116,12 +138,11 @@ impl<C> State<C> {
     where
         C: Capabilities,
     {
-        let wasi = capabilities.wasi();
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(HEADER_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { capabilities, memory, meter, cpu_ns_max, table, wasi, http }
+        Self { capabilities, memory, meter, cpu_ns_max, table, wasi: None, http }
     }
 
     /// Makes an instance's state that of another request. Its memory stays what it is.
@@ -135,9 +156,10 @@ impl<C> State<C> {
     }
 }
 
-impl<C: Send> WasiView for State<C> {
+impl<C: Capabilities> WasiView for State<C> {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let ctx = self.wasi.get_or_insert_with(|| self.capabilities.wasi());
+        WasiCtxView { ctx, table: &mut self.table }
     }
 }
 

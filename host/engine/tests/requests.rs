@@ -69,8 +69,7 @@ impl Guest {
             std::fs::read(&file).unwrap_or_else(|_| panic!("`make guests` builds {}", file.display()));
         let engine = Engine::new(EngineSettings { instances_max: 20, ..EngineSettings::default() }).unwrap();
         let mut linker: Linker<State<Counting>> = Linker::new(engine.wasmtime());
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).unwrap();
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).unwrap();
+        odeon_engine::add_wasi_to_linker(&mut linker).unwrap();
         let component = Component::new(engine.wasmtime(), bytes).unwrap();
         let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
         Self { app: App::link(&engine, &linker, &component).unwrap(), account, ends: Counting::default() }
@@ -154,4 +153,62 @@ async fn a_caller_that_goes_away_ends_the_guest() {
     for _ in 0..40 {
         guest.answers().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_serves_one_request_unless_the_app_asks_for_more() {
+    let guest = Guest::load();
+    let limits = RequestLimits { reuse_max: 3, ..LIMITS };
+    let mut counts = Vec::new();
+    for _ in 0..6 {
+        let answer = guest.ask("/", limits).await.unwrap();
+        counts.push(answer.headers()["x-instance-requests"].to_str().unwrap().to_owned());
+    }
+    assert_eq!(counts, ["1", "2", "3", "1", "2", "3"]);
+    // After a failure nobody meets what was left, and what waits for nobody gives its memory back.
+    guest.ask("/", limits).await.unwrap();
+    guest.fails("/panic", limits).await;
+    guest.answers().await;
+    guest.ask("/", limits).await.unwrap();
+    assert!(guest.account.memory.held() > 0);
+    guest.app.make_room();
+    assert_eq!(guest.account.memory.held(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_of_an_app_share_its_budget_and_leave_nothing_behind() {
+    let guest = Guest::load();
+    guest.account.set(CpuShare { millicores: 250, burst_ms: None }, 24 << 20);
+    let (status, code, detail) = guest.fails("/memory", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50005"));
+    assert_eq!(
+        detail,
+        "the app's instances together needed more than 25165824 bytes of memory, so that this one failed"
+    );
+    assert_eq!(guest.account.memory.held(), 0);
+    // A control: with a budget it fits in, the same request comes to the limit of its instance.
+    guest.account.set(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
+    assert_eq!(guest.fails("/memory", LIMITS).await.1, "OS-BERT-50002");
+    guest.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guests_that_wait_for_their_share_are_ended_at_their_deadlines_too() {
+    let guest = Guest::load();
+    // A burst of nothing, and a share that pays for a millisecond in a hundred.
+    guest.account.set(CpuShare { millicores: 10, burst_ms: Some(0) }, 512 << 20);
+    let limits = RequestLimits { wall_ms_max: 300, ..LIMITS };
+    let (status, code, _) = guest.fails("/loop", limits).await;
+    assert_eq!((status, code), (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50401"));
+    assert!(guest.account.cpu.throttled_ns() > 0, "it waited");
+    guest.account.set(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
+    guest.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_guest_computes_is_charged_to_its_app() {
+    let guest = Guest::load();
+    let (_, code, _) = guest.fails("/loop", RequestLimits { cpu_ms_max: 100, ..LIMITS }).await;
+    assert_eq!(code, "OS-BERT-50402");
+    assert!(guest.account.cpu.used_ns() >= 100_000_000, "{}", guest.account.cpu.used_ns());
 }

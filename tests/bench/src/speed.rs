@@ -21,7 +21,7 @@ use anyhow::Result;
 use crate::page::machine;
 
 pub(crate) use compile::compile_here;
-pub(crate) use runs::{LIMITS, admitted, granted, run_here};
+pub(crate) use runs::{LIMITS, account, admitted, granted, run_here};
 
 /// Where the contenders are that `make bench` builds.
 pub(crate) struct Contenders {

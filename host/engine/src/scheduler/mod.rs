@@ -18,7 +18,7 @@ pub(crate) mod slice;
 mod task;
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -35,6 +35,9 @@ use task::{Task, Work};
 /// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way at
 /// once for a thread that has a packet to look at.
 const GUEST_NICE: i32 = 10;
+/// A guest that has its thread for longer than this does not count as one that runs, in milliseconds: it is in one long
+/// operation, such as filling all of its memory, and a spare thread runs somebody else beside it.
+const OVERRUN_MS: u64 = 3;
 /// How long a guests' thread waits before it looks again whether the engine is gone, in milliseconds.
 const IDLE_MS_MAX: u64 = 200;
 
@@ -50,6 +53,10 @@ pub struct Scheduler {
 struct Shared {
     fair: Mutex<Fair<Arc<Task>>>,
     pushed: Condvar,
+    /// How many guests run at once.
+    cpus: usize,
+    /// Since when each thread runs a guest, on our clock; 0 while it runs none. As many spare ones as there are CPUs.
+    running: Box<[AtomicU64]>,
     /// Tasks that are queued or run. While it is 0 nobody competes.
     competing: AtomicUsize,
     /// Where a guest begins.
@@ -68,16 +75,17 @@ pub enum Begin {
 }
 
 impl Scheduler {
-    /// Starts `threads` threads for guests.
-    pub(crate) fn start(threads: usize, begin: Begin) -> std::io::Result<Self> {
-        let scheduler = Self::without_threads(begin);
-        for number in 0..threads {
+    /// Starts threads for guests: as many as `cpus` run guests, and as many more stand by.
+    pub(crate) fn start(cpus: usize, begin: Begin) -> std::io::Result<Self> {
+        let scheduler = Self::with(cpus, begin);
+        for number in 0..scheduler.shared.running.len() {
             let (shared, alive) = (scheduler.shared.clone(), Arc::downgrade(&scheduler._alive));
             std::thread::Builder::new().name(format!("guests-{number}")).spawn(move || {
                 // Refused nowhere: to take less is always allowed.
-                let _ = rustix::process::setpriority_process(None, GUEST_NICE);
+                let nice = rustix::process::getpriority_process(None).unwrap_or(0);
+                let _ = rustix::process::setpriority_process(None, nice + GUEST_NICE);
                 while alive.strong_count() > 0 {
-                    shared.run_next();
+                    shared.run_next(number);
                 }
             })?;
         }
@@ -85,10 +93,16 @@ impl Scheduler {
     }
 
     /// For an engine that runs no guests.
-    pub(crate) fn without_threads(begin: Begin) -> Self {
+    pub(crate) fn without_threads() -> Self {
+        Self::with(0, Begin::default())
+    }
+
+    fn with(cpus: usize, begin: Begin) -> Self {
         let shared = Shared {
             fair: Mutex::default(),
             pushed: Condvar::new(),
+            cpus,
+            running: (0..cpus * 2).map(|_| AtomicU64::new(0)).collect(),
             competing: AtomicUsize::new(0),
             begin,
             origin: Instant::now(),
@@ -118,6 +132,13 @@ impl Scheduler {
             }
             polled
         })
+    }
+
+    /// Looks whether a guest overruns, and if so wakes a spare thread: to be called at every tick of the guests' clock.
+    pub(crate) fn tick(&self) {
+        if self.competing() > 0 && self.shared.free_cpus() > 0 {
+            self.shared.pushed.notify_one();
+        }
     }
 
     /// Guests that wait for a CPU or have one of the guests' threads.
@@ -160,13 +181,27 @@ impl Shared {
         self.pushed.notify_one();
     }
 
-    fn run_next(&self) {
+    /// How many more guests may run now. Those that overrun do not count.
+    fn free_cpus(&self) -> usize {
+        let overrun = Duration::from_millis(OVERRUN_MS);
+        let late = self.now().saturating_sub(u64::try_from(overrun.as_nanos()).unwrap_or(u64::MAX));
+        let counts = |since: &&AtomicU64| since.load(Ordering::Relaxed) > late;
+        self.cpus.saturating_sub(self.running.iter().filter(counts).count())
+    }
+
+    /// Runs a guest for a slice on thread `number`, or waits until there may be one.
+    fn run_next(&self, number: usize) {
         let mut fair = self.fair();
         let now = self.now();
-        match fair.next(now) {
+        let next = match self.free_cpus() {
+            0 => Next::Wait(None),
+            _ => fair.next(now),
+        };
+        match next {
             Next::Run(task, advance) => {
+                self.running[number].store(now.max(1), Ordering::Relaxed);
                 drop(fair);
-                task.run(self, advance);
+                task.run(self, number, advance);
             }
             Next::Wait(until) => {
                 let idle = Duration::from_millis(IDLE_MS_MAX);
@@ -177,10 +212,11 @@ impl Shared {
         }
     }
 
-    fn ran(&self, task: &Arc<Task>, advance: Advance, used: Nanos, again: bool) {
+    fn ran(&self, number: usize, task: &Arc<Task>, advance: Advance, used: Nanos, again: bool) {
         let (now, cpu) = (self.now(), &task.meter.cpu);
         task.meter.add(used);
         let mut fair = self.fair();
+        self.running[number].store(0, Ordering::Relaxed);
         if again {
             fair.push(cpu, task.clone(), now);
         } else {

@@ -67,8 +67,8 @@ impl Task {
         true
     }
 
-    /// Runs it for a slice, on this thread.
-    pub(super) fn run(self: &Arc<Self>, shared: &Shared, advance: Advance) {
+    /// Runs it for a slice, on this thread, which has a number.
+    pub(super) fn run(self: &Arc<Self>, shared: &Shared, number: usize, advance: Advance) {
         self.state.store(RUNNING, Ordering::SeqCst);
         let (used, ended) = self.poll();
         let ended = ended || self.drop_cancelled();
@@ -79,7 +79,7 @@ impl Task {
         } else if again {
             self.state.store(QUEUED, Ordering::SeqCst);
         }
-        shared.ran(self, advance, used, again);
+        shared.ran(number, self, advance, used, again);
     }
 
     /// What it used, and whether it has ended.

@@ -349,7 +349,7 @@ fn operation(row: &PgRow) -> StoredOperation {
         steps: row.get(9),
         created_by: row.get(10),
         created_at: row.get(11),
-        finished_at: row.get(13),
+        finished_at: row.get(12),
         asset_kind: row.get(13),
     }
 }

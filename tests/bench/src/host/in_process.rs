@@ -20,12 +20,12 @@ use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use odeon_engine::wasmtime_wasi_http::{
     WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2 as http_p2,
 };
-use odeon_engine::{App, Body, Engine, EngineSettings};
+use odeon_engine::{Account, App, Body, Engine, EngineSettings};
 use tokio::sync::oneshot;
 
 use super::{Bound, Found, Target};
 use crate::publish::median;
-use crate::speed::{LIMITS, admitted, granted};
+use crate::speed::{LIMITS, account, admitted, granted};
 
 /// Requests that are timed on each side, after a tenth as many that are not.
 const REQUESTS: usize = 20_000;
@@ -67,9 +67,10 @@ pub(crate) async fn measure(component: &Path) -> Result<Found> {
     let component = load(&engine, Verified::vouch(&native))?;
     let app = App::link(&engine, &odeon_capabilities::linker(&engine)?, &component)?;
     let bare = bare_linked(&engine, &component)?;
+    let account = account();
     let (mut ours, mut theirs) = (Times::default(), Times::default());
     for at in 0..REQUESTS + REQUESTS / 10 {
-        let pair = (our_request(&app).await?, bare_request(&engine, &bare).await?);
+        let pair = (our_request(&app, &account).await?, bare_request(&engine, &bare).await?);
         if at >= REQUESTS / 10 {
             ours.made.push(pair.0.0);
             ours.whole.push(pair.0.1);
@@ -108,13 +109,14 @@ fn request() -> Result<Request<Body>> {
 }
 
 /// Microseconds for an instance, and for a whole request with another.
-async fn our_request(app: &App<odeon_capabilities::Granted>) -> Result<(f64, f64)> {
+async fn our_request(app: &App<odeon_capabilities::Granted>, account: &Account) -> Result<(f64, f64)> {
     let begun = Instant::now();
-    let instance = app.instantiate(LIMITS, granted(), admitted(app)?).await?;
+    let instance = app.instantiate(LIMITS, granted(), admitted(app, account)?).await?;
     let made = begun.elapsed().as_secs_f64() * 1e6;
     drop(instance);
     let begun = Instant::now();
-    let response = app.handle(request()?, LIMITS, granted(), admitted(app)?, std::future::pending()).await?;
+    let response =
+        app.handle(request()?, LIMITS, granted(), admitted(app, account)?, std::future::pending()).await?;
     let said = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
     let whole = begun.elapsed().as_secs_f64() * 1e6;
     ensure!(said == "Hello from Odeon\n", "another answer");

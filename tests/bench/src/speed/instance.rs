@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use odeon_compiler::{Sources, compile, render};
 
-use super::runs::{LIMITS, admitted, granted, loaded};
+use super::runs::{LIMITS, account, admitted, granted, loaded};
 use super::{Bound, Found, Target};
 use crate::publish::median;
 
@@ -33,9 +33,10 @@ pub(crate) async fn measure() -> Result<Found> {
         .component
         .with_context(|| format!("it compiles: {}", render(&sources, &compiled.problems)))?;
     let (_engine, app) = loaded(&wasm)?;
+    let account = account();
     let (mut made_us, mut dropped_us) = (Vec::new(), Vec::new());
     for at in 0..INSTANCES + INSTANCES / 10 {
-        let (granted, admitted) = (granted(), admitted(&app)?);
+        let (granted, admitted) = (granted(), admitted(&app, &account)?);
         let started = Instant::now();
         let instance = app.instantiate(LIMITS, granted, admitted).await?;
         let made = started.elapsed();

@@ -62,11 +62,15 @@ pub(crate) fn granted() -> Granted {
     }
 }
 
-/// A request of an app that nothing holds up.
-pub(crate) fn admitted(app: &App<Granted>) -> Result<Admitted<()>> {
-    let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
+/// The account of an app that nothing holds up.
+pub(crate) fn account() -> Account {
+    Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20)
+}
+
+/// A request of it.
+pub(crate) fn admitted(app: &App<Granted>, account: &Account) -> Result<Admitted<()>> {
     let memory = account.try_admit(app.initial_bytes()).context("an empty budget has room")?;
-    Ok(Admitted { cpu: account.cpu, memory, held: () })
+    Ok(Admitted { cpu: account.cpu.clone(), memory, held: () })
 }
 
 /// A component as a host has it.
@@ -82,13 +86,14 @@ pub(crate) fn loaded(wasm: &[u8]) -> Result<(Engine, App<Granted>)> {
 pub(crate) async fn run_here(wasm: &Path, inputs: &Path, warm_ups: usize, runs: usize) -> Result<String> {
     let (_engine, app) = loaded(&std::fs::read(wasm)?)?;
     let inputs: BTreeMap<String, Value> = serde_json::from_slice(&std::fs::read(inputs)?)?;
+    let account = account();
     let mut lines = Vec::new();
     for (job, input) in inputs {
         let input = Bytes::from(serde_json::to_vec(&input)?);
         let mut timed = Timed { job, result: String::new(), micros: Vec::new() };
         for at in 0..warm_ups + runs {
             let started = Instant::now();
-            timed.result = asked(&app, &timed.job, input.clone()).await?;
+            timed.result = asked(&app, &account, &timed.job, input.clone()).await?;
             if at >= warm_ups {
                 timed.micros.push(started.elapsed().as_secs_f64() * 1e6);
             }
@@ -98,12 +103,13 @@ pub(crate) async fn run_here(wasm: &Path, inputs: &Path, warm_ups: usize, runs: 
     Ok(lines.join("\n"))
 }
 
-async fn asked(app: &App<Granted>, job: &str, input: Bytes) -> Result<String> {
+async fn asked(app: &App<Granted>, account: &Account, job: &str, input: Bytes) -> Result<String> {
     let body = Full::new(input).map_err(|never| match never {}).boxed_unsync();
     let request = Request::post(format!("http://localhost/Jobs/rest/Jobs/{job}"))
         .header("content-type", "application/json")
         .body(body)?;
-    let response = app.handle(request, LIMITS, granted(), admitted(app)?, std::future::pending()).await?;
+    let response =
+        app.handle(request, LIMITS, granted(), admitted(app, account)?, std::future::pending()).await?;
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
     ensure!(status.is_success(), "{job}: {status} {}", String::from_utf8_lossy(&body));
