@@ -19,7 +19,7 @@ const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
 #[tokio::test]
 async fn a_deployment_works_or_changes_nothing() {
-    let site = Installation::start().await;
+    let site = Installation::start_with(&["--egress-network", "127.0.0.0/8"]).await;
     what_cannot_be_a_component_is_refused(&site).await;
     a_deployment_under_load_fails_no_request(&site).await;
     a_replaced_revision_ends_its_requests(&site).await;

@@ -12,7 +12,6 @@ use anyhow::{Context as _, Result, ensure};
 use async_nats::Client;
 use async_nats::jetstream::{self, kv};
 use odeon_capabilities::Settings;
-use odeon_capabilities::egress::Egress;
 use odeon_engine::artefact::{self, Verified};
 use odeon_engine::wasmtime::component::Component;
 use odeon_engine::{App, Fits};
@@ -222,7 +221,7 @@ impl Agent {
             app: linked,
             limits: serving.limits.clone(),
             account: self.host.accounts.open(app, &serving.limits),
-            egress: Egress::allow(serving.egress_allow.iter().cloned()),
+            egress: self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned()),
             settings: Arc::new(self.settings(app, &serving.settings)?),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),
             handlers: serving.handlers.clone(),

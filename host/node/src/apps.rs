@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use odeon_capabilities::egress::Egress;
+use odeon_capabilities::egress::AppEgress;
 use odeon_capabilities::{Granted, Settings};
 use odeon_engine::{Account, App};
 use odeon_protocol::events::EventHandler;
@@ -30,7 +30,7 @@ pub(crate) struct Served {
     pub(crate) app: App<Granted>,
     pub(crate) limits: Limits,
     pub(crate) account: Account,
-    pub(crate) egress: Egress,
+    pub(crate) egress: AppEgress,
     pub(crate) settings: Arc<Settings>,
     pub(crate) timers: Arc<AppTimers>,
     pub(crate) handlers: Vec<EventHandler>,

@@ -6,18 +6,18 @@
 //! app as what hosts start: see [`crate::triggers`]. The instance's place travels with the guest, not
 //! with the response's head: a guest that streams slowly still holds memory.
 
-use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::error::Error;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Frame, SizeHint};
 use odeon_capabilities::Granted;
+use odeon_capabilities::egress::requests_max;
 use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::{Output, RequestLog};
 use odeon_capabilities::sql::session::Session;
@@ -25,31 +25,29 @@ use odeon_engine::app::Admitted;
 use odeon_engine::scheduler::Cpu;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{Body, Failure, GuestError, RequestLimits};
+use odeon_http::{ReceiveError, Received, Stop, limits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
 use odeon_protocol::events::{PAYLOAD_BYTES_MAX, WAITING_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::debug;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Host;
 use crate::apps::Served;
 use crate::logs::AppLog;
 use crate::metrics::{Request as RequestLabels, class};
 use crate::peers::Caller;
-use crate::problem::problem;
+use crate::problem::{problem, text};
 use crate::triggers::{self, From, Trigger};
 
-/// How long the head of a request may take, in seconds.
-const HEAD_S_MAX: u64 = 10;
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 4_096;
 /// How long a request waits for an instance, in seconds.
 const QUEUE_S_MAX: u64 = 5;
-/// Streams of one HTTP/2 connection.
-const STREAMS_MAX: u32 = 256;
-/// Bytes of headers of one request.
-const HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Headers of an app's response: routers take a hundred in all.
+const RESPONSE_HEADERS_MAX: usize = 80;
+/// Bytes of all headers of an app's response, names and values.
+const RESPONSE_HEADER_BYTES_MAX: usize = 32 << 10;
+/// Bytes of the body of an app's response: as many as its instance may hold.
+const RESPONSE_BODY_BYTES_MAX: u64 = 128 << 20;
 
 /// A request that no guest saw, or that a guest failed.
 pub(crate) enum Refusal {
@@ -63,47 +61,16 @@ pub(crate) enum Refusal {
 
 /// Accepts connections for ever.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(HEAD_S_MAX))
-        .max_buf_size(HEADER_BYTES_MAX as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .keep_alive_interval(Duration::from_secs(HEAD_S_MAX));
-    let builder = Arc::new(builder);
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let (stream, _peer): (_, SocketAddr) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                debug!("accept: {error}");
-                tokio::time::sleep(Duration::from_millis(10)).await; // out of descriptors: let some close
-                continue;
-            }
+    odeon_http::serve_each(limits::HOSTS, listener, Stop::default(), move || {
+        let (host, asked) = (host.clone(), Arc::new(Asked::default()));
+        let (scheduler, payer) = (host.engine.scheduler().clone(), asked.clone());
+        let answer = move |request, _| {
+            let (host, asked) = (host.clone(), asked.clone());
+            async move { answer(&host, request, &asked).await }
         };
-        let _ = stream.set_nodelay(true);
-        let (host, builder) = (host.clone(), builder.clone());
-        tokio::spawn(async move {
-            let asked = Arc::new(Asked::default());
-            let payer = asked.clone();
-            let scheduler = host.engine.scheduler().clone();
-            let service = service_fn(move |request| {
-                let (host, asked) = (host.clone(), asked.clone());
-                async move { Ok::<_, Infallible>(answer(&host, request, &asked).await) }
-            });
-            let connection = builder.serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = scheduler.charged(connection, move || payer.get()).await {
-                debug!("connection: {error}");
-            }
-            drop(place);
-        });
-    }
+        (answer, move |poll: &mut dyn FnMut()| scheduler.charged(poll, || payer.get()))
+    })
+    .await;
 }
 
 /// The app that was asked last on a connection: it pays for what the host does there.
@@ -123,7 +90,7 @@ impl Asked {
     }
 }
 
-async fn answer(host: &Host, request: Request<Incoming>, asked: &Asked) -> Response<Body> {
+async fn answer(host: &Host, request: Request<Received>, asked: &Asked) -> Response<Body> {
     let started = Instant::now();
     let _in_flight = host.metrics.begin(); // also when the caller goes away
     let id = request_id(&request);
@@ -148,7 +115,7 @@ async fn answer(host: &Host, request: Request<Incoming>, asked: &Asked) -> Respo
 async fn pass(
     host: &Host,
     served: &Served,
-    request: Request<Incoming>,
+    request: Request<Received>,
     id: &str,
 ) -> Result<Response<Body>, Refusal> {
     let limits = &served.limits;
@@ -175,7 +142,13 @@ async fn pass(
         cpu_ms_max: limits.request_cpu_ms_max,
         reuse_max: limits.instance_reuse_max,
     };
-    let work = Work { request: prepare(request, id, body_max), limits: request_limits, id, depth: 0 };
+    let work = Work {
+        request: prepare(request, id, body_max),
+        limits: request_limits,
+        id,
+        depth: 0,
+        requests_max: requests_max(0),
+    };
     run(host, served, admitted, work).await
 }
 
@@ -211,6 +184,8 @@ pub(crate) struct Work<'w> {
     pub(crate) id: &'w str,
     /// Calls between apps that led to it.
     pub(crate) depth: u32,
+    /// Requests that it may send to others.
+    pub(crate) requests_max: u32,
 }
 
 /// Runs the guest until it has answered.
@@ -220,24 +195,84 @@ pub(crate) async fn run(
     admitted: Admitted<OwnedSemaphorePermit>,
     work: Work<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    let Grants { granted, sql } = grant(host, served, work.id, work.depth);
+    let Grants { granted, sql, log } = grant(host, served, &work);
     let unload = served.unload.clone().cancelled_owned();
     let response = served.app.handle(work.request, work.limits, granted, admitted, unload).await;
     let mut response = response.map_err(Refusal::Guest)?;
     response.headers_mut().remove(NOT_SERVED); // ours to say
+    let too_much = oversized(response.status(), response.headers());
     // What the guest wrote before it answered must be there for whoever reads the answer.
     sql.commit().await.map_err(|error| Refusal::Guest(GuestError::Commit(format!("{error:?}")).into()))?;
-    Ok(response)
+    if let Some(why) = too_much {
+        return Err(Refusal::Guest(GuestError::NoResponse(why).into()));
+    }
+    Ok(response.map(|body| Bounded { body, left: RESPONSE_BODY_BYTES_MAX, log }.boxed_unsync()))
+}
+
+/// Why the head of a response cannot be sent, if it cannot. Whoever reads it next would take it for a broken host, and
+/// all apps of the host would pay.
+fn oversized(status: StatusCode, headers: &HeaderMap) -> Option<String> {
+    if status.is_informational() {
+        return Some(format!("{status} is no final status"));
+    }
+    if headers.len() > RESPONSE_HEADERS_MAX {
+        return Some(format!("it has {} headers, of {RESPONSE_HEADERS_MAX} allowed", headers.len()));
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    (bytes > RESPONSE_HEADER_BYTES_MAX)
+        .then(|| format!("its headers have {bytes} bytes, of {RESPONSE_HEADER_BYTES_MAX} allowed"))
+}
+
+/// The body of an app's response, which is cut where it is too long.
+struct Bounded {
+    body: Body,
+    left: u64,
+    log: RequestLog,
+}
+
+impl hyper::body::Body for Bounded {
+    type Data = Bytes;
+    type Error = odeon_engine::wasmtime_wasi_http::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) | None => 0,
+        };
+        let Some(left) = self.left.checked_sub(bytes) else {
+            let message = format!("the body of the response was cut after {RESPONSE_BODY_BYTES_MAX} bytes");
+            self.log.host_line("OS-BERT-50202", message, None);
+            self.body = text(Bytes::new()); // what the guest still writes goes nowhere
+            let size = ErrorCode::HttpResponseBodySize(Some(RESPONSE_BODY_BYTES_MAX));
+            return Poll::Ready(Some(Err(size.into())));
+        };
+        self.left = left;
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What a request is given.
 struct Grants {
     granted: Granted,
     sql: Arc<Session>,
+    log: RequestLog,
 }
 
 /// Gives a request what its app may use.
-fn grant(host: &Host, served: &Served, id: &str, depth: u32) -> Grants {
+fn grant(host: &Host, served: &Served, work: &Work<'_>) -> Grants {
+    let Work { id, depth, requests_max, .. } = *work;
     let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
     let log = RequestLog::new(Arc::new(sink), id);
     let sql = match served.database {
@@ -251,17 +286,17 @@ fn grant(host: &Host, served: &Served, id: &str, depth: u32) -> Grants {
     let granted = Granted {
         sql: sql.clone(),
         log: log.clone(),
-        egress: served.egress.clone().with_apps(AUTHORITY, Arc::new(caller)),
+        egress: served.egress.begin(requests_max, log.clone()).with_apps(AUTHORITY, Arc::new(caller)),
         settings: served.settings.clone(),
         timers: served.timers.clone(),
-        output: Output::to(log),
+        output: Output::to(log.clone()),
         events: EventLimits { waiting_max: WAITING_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX },
     };
-    Grants { granted, sql }
+    Grants { granted, sql, log }
 }
 
 /// The request as the guest sees it.
-fn prepare(request: Request<Incoming>, id: &str, body_max: u64) -> Request<Body> {
+fn prepare(request: Request<Received>, id: &str, body_max: u64) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     if let Ok(id) = HeaderValue::from_str(id) {
         parts.headers.insert(REQUEST_ID, id);
@@ -274,9 +309,20 @@ fn prepare(request: Request<Incoming>, id: &str, body_max: u64) -> Request<Body>
     Request::from_parts(parts, limited(body, body_max))
 }
 
-fn limited(body: Incoming, most: u64) -> Body {
+fn limited(body: Received, most: u64) -> Body {
     let most = usize::try_from(most).unwrap_or(usize::MAX);
-    Limited::new(body, most).map_err(|_| ErrorCode::HttpRequestBodySize(None).into()).boxed_unsync()
+    Limited::new(body, most).map_err(|error| broken(&*error).into()).boxed_unsync()
+}
+
+/// What a guest is told of a body that does not come whole.
+fn broken(error: &(dyn Error + Send + Sync + 'static)) -> ErrorCode {
+    if error.is::<LengthLimitError>() {
+        return ErrorCode::HttpRequestBodySize(None);
+    }
+    match error.downcast_ref::<ReceiveError>() {
+        Some(ReceiveError::Slow) => ErrorCode::ConnectionReadTimeout,
+        Some(ReceiveError::Broken(_)) | None => ErrorCode::ConnectionTerminated,
+    }
 }
 
 /// The one place where a refusal becomes a response, and the owner of the app is told.
@@ -315,7 +361,7 @@ pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id
     response
 }
 
-fn request_id(request: &Request<Incoming>) -> String {
+fn request_id(request: &Request<Received>) -> String {
     let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
     match given {
         Some(id) if !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX => id.to_owned(),

@@ -32,6 +32,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use async_nats::{Client, ConnectOptions};
 use odeon_capabilities::Granted;
+use odeon_capabilities::egress::Gateway;
+use odeon_capabilities::egress::networks::Networks;
 use odeon_capabilities::sql::pool::Pools;
 use odeon_engine::wasmtime::component::Linker;
 use odeon_engine::{Engine, EngineSettings, State};
@@ -71,6 +73,8 @@ pub(crate) struct Host {
     pub(crate) linker: Linker<State<Granted>>,
     pub(crate) apps: Apps,
     pub(crate) accounts: Accounts,
+    /// The way to other servers.
+    pub(crate) gateway: Arc<Gateway>,
     pub(crate) peers: Peers,
     pub(crate) pools: Arc<Pools<MigratorLogins>>,
     pub(crate) state: Arc<StateDir>,
@@ -103,6 +107,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let secrets = StageKey::from_text(&key).with_context(|| {
         format!("{} holds no key; make it with `odeon-platform stage-key`", file.display())
     })?;
+    let networks = Networks::parse(settings.egress_networks.iter().map(String::as_str))
+        .context("understand `egress_networks` in the settings file")?;
+    let gateway = Gateway::new(networks).context("start TLS for outgoing requests")?;
     let engine = Engine::new(EngineSettings::default()).map_err(to_anyhow).context("start the engine")?;
     let linker = odeon_capabilities::linker(&engine).map_err(to_anyhow).context("link the capabilities")?;
     let state = Arc::new(StateDir::open(&settings.state_dir)?);
@@ -119,6 +126,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         linker,
         apps: Apps::default(),
         accounts: Accounts::default(),
+        gateway,
         peers: Peers::new(),
         pools,
         state,

@@ -21,6 +21,7 @@ use odeon_capabilities::egress::{CallApps, Called};
 use odeon_engine::Body;
 use odeon_engine::wasmtime_wasi_http::WasiBody;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use odeon_http::limits::CLIENT_IDLE_S_MAX;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::calls::{CALL_S_MAX, Call, DEPTH_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, USER};
@@ -66,6 +67,7 @@ impl Peers {
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
             .retry_canceled_requests(true) // only what was not sent, because an idle connection had been closed
             .build(connector);
         Self { known: Mutex::default(), client }

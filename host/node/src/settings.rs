@@ -37,6 +37,9 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Database connections of all apps together.
     pub database_connections_max: usize,
+    /// Networks that apps may reach besides the Internet, as `10.1.0.0/16`; none when absent.
+    #[serde(default)]
+    pub egress_networks: Vec<String>,
     /// The wait before an event is tried again for the first time, in milliseconds; 2 min when absent.
     #[serde(default)]
     pub event_retry_ms: Option<u64>,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
+use odeon_capabilities::egress::{TRIGGERED_REQUESTS_MAX, requests_max};
 use odeon_engine::{Body, RequestLimits};
 use odeon_protocol::calls::CALL_S_MAX;
 use odeon_protocol::headers::{REQUEST_ID, TRIGGER, USER};
@@ -33,6 +34,7 @@ pub(crate) struct Trigger {
     id: String,
     user: String,
     depth: u32,
+    requests_max: u32,
     wall: Duration,
     cpu: Duration,
 }
@@ -51,7 +53,17 @@ impl Trigger {
     fn own(kind: &'static str, path: String, body: Bytes, wall: Duration) -> Self {
         let id = uuid::Uuid::new_v4().to_string();
         let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        Self { kind, path, body, id, user: String::new(), depth: 0, wall, cpu: wall }
+        Self {
+            kind,
+            path,
+            body,
+            id,
+            user: String::new(),
+            depth: 0,
+            requests_max: TRIGGERED_REQUESTS_MAX,
+            wall,
+            cpu: wall,
+        }
     }
 
     /// A call of a service action; `path` is whole.
@@ -60,7 +72,8 @@ impl Trigger {
         let wall = Duration::from_secs(CALL_S_MAX);
         let cpu = Duration::from_millis(served.limits.request_cpu_ms_max);
         let (id, user) = (from.id.to_owned(), from.user.to_owned());
-        Self { kind: "service", path, body, id, user, depth: from.depth, wall, cpu }
+        let requests_max = requests_max(from.depth);
+        Self { kind: "service", path, body, id, user, depth: from.depth, requests_max, wall, cpu }
     }
 }
 
@@ -108,7 +121,8 @@ pub(crate) async fn respond(
         cpu_ms_max: millis(trigger.cpu),
         reuse_max: served.limits.instance_reuse_max,
     };
-    let work = Work { request, limits, id: &trigger.id, depth: trigger.depth };
+    let (depth, requests_max) = (trigger.depth, trigger.requests_max);
+    let work = Work { request, limits, id: &trigger.id, depth, requests_max };
     ingress::run(host, served, admitted, work).await
 }
 

@@ -6,6 +6,7 @@
 //! without a body and no byte of a response came. Bodies are passed on as streams, never held.
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,14 +17,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Empty, Full};
+use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use odeon_http::limits::CLIENT_IDLE_S_MAX;
+use odeon_http::{ReceiveError, Received, problem};
 use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX};
 use prometheus_client::metrics::gauge::Gauge;
-use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::metrics::{Metrics, Request as RequestLabels, class};
@@ -50,7 +52,9 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-/// A body on its way through.
+/// The body of a request on its way through.
+type SentBody = BoxBody<Bytes, ReceiveError>;
+/// The body of a response on its way through.
 pub type PassedBody = BoxBody<Bytes, hyper::Error>;
 
 /// A host that serves an app.
@@ -64,7 +68,7 @@ pub struct Backend {
 pub struct Proxy {
     routes: RwLock<HashMap<String, Arc<Vec<Backend>>>>,
     hosts: Mutex<HashMap<Arc<str>, Arc<HostLoad>>>,
-    client: Client<HttpConnector, PassedBody>,
+    client: Client<HttpConnector, SentBody>,
     places: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
 }
@@ -91,6 +95,8 @@ enum Refusal {
     Overloaded,
     Upstream,
     Late,
+    SlowBody,
+    BrokenBody,
 }
 
 impl Default for Proxy {
@@ -101,6 +107,7 @@ impl Default for Proxy {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
             .retry_canceled_requests(false) // whether a request may be sent again is decided here
             .build(connector);
         Self {
@@ -125,7 +132,7 @@ impl Proxy {
     }
 
     /// Answers one request. Every request gets an answer.
-    pub async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<PassedBody> {
+    pub async fn answer(&self, request: Request<Received>, peer: SocketAddr) -> Response<PassedBody> {
         let id = request_id(request.headers());
         let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
         let outcome = self.forward(request, &name, &id, peer).await;
@@ -141,7 +148,7 @@ impl Proxy {
 
     async fn forward(
         &self,
-        request: Request<Incoming>,
+        request: Request<Received>,
         name: &str,
         id: &str,
         peer: SocketAddr,
@@ -172,6 +179,9 @@ impl Proxy {
                     return Ok(pass_back(response, (busy, place)));
                 }
                 Ok(Err(error)) => {
+                    if let Some(fault) = client_fault(&error) {
+                        return Err(fault);
+                    }
                     load.note(Some(Instant::now()));
                     tracing::debug!(host = %backend.address, "{error:?}");
                     refusal = Refusal::Upstream;
@@ -207,22 +217,22 @@ impl Proxy {
 /// What is sent, and may have to be sent again.
 struct Message {
     parts: http::request::Parts,
-    body: Option<Incoming>,
+    body: Option<Received>,
     /// Where a body comes back that a try did not touch.
-    back: Option<oneshot::Receiver<Incoming>>,
+    back: Option<oneshot::Receiver<Received>>,
     /// Sending it twice does what sending it once does.
     is_repeatable: bool,
 }
 
 impl Message {
-    fn new(parts: http::request::Parts, body: Incoming) -> Self {
+    fn new(parts: http::request::Parts, body: Received) -> Self {
         let is_empty = body.is_end_stream();
         let is_repeatable = matches!(parts.method, Method::GET | Method::HEAD) && is_empty;
         Self { parts, body: (!is_empty).then_some(body), back: None, is_repeatable }
     }
 
     /// The request for the next host. `None` when the body, or a part of it, went out already.
-    fn next_try(&mut self, backend: &Backend) -> Option<Request<PassedBody>> {
+    fn next_try(&mut self, backend: &Backend) -> Option<Request<SentBody>> {
         if let Some(mut back) = self.back.take() {
             self.body = Some(back.try_recv().ok()?);
         }
@@ -244,18 +254,18 @@ impl Message {
 
 /// A body that goes back to where it came from when nobody asked it for a byte.
 struct Lent {
-    body: Option<Incoming>,
-    back: Option<oneshot::Sender<Incoming>>,
+    body: Option<Received>,
+    back: Option<oneshot::Sender<Received>>,
 }
 
 impl hyper::body::Body for Lent {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ReceiveError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
         self.back = None;
         match &mut self.body {
             Some(body) => Pin::new(body).poll_frame(cx),
@@ -264,11 +274,11 @@ impl hyper::body::Body for Lent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.body.as_ref().is_none_or(Received::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+        self.body.as_ref().map_or_else(SizeHint::default, Received::size_hint)
     }
 }
 
@@ -278,6 +288,19 @@ impl Drop for Lent {
             let _ = back.send(body); // nobody waits for it when the request was answered
         }
     }
+}
+
+/// A request that failed because of its body, for which no host can help.
+fn client_fault(error: &(dyn Error + 'static)) -> Option<Refusal> {
+    let mut error = Some(error);
+    while let Some(found) = error {
+        match found.downcast_ref() {
+            Some(ReceiveError::Slow) => return Some(Refusal::SlowBody),
+            Some(ReceiveError::Broken(_)) => return Some(Refusal::BrokenBody),
+            None => error = found.source(),
+        }
+    }
+    None
 }
 
 /// The response for the user; `held` is let go when its body has ended.
@@ -373,26 +396,18 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
         Refusal::Upstream => {
             (StatusCode::BAD_GATEWAY, "OS-RTR-50201", "the host went away before it answered".to_owned())
         }
+        Refusal::SlowBody => {
+            let detail = "the body of the request came too slowly".to_owned();
+            (StatusCode::REQUEST_TIMEOUT, "OS-RTR-40801", detail)
+        }
+        Refusal::BrokenBody => {
+            (StatusCode::BAD_REQUEST, "OS-RTR-40001", "the body of the request is broken".to_owned())
+        }
         Refusal::Late => (
             StatusCode::GATEWAY_TIMEOUT,
             "OS-RTR-50401",
             format!("the host did not answer within {HEAD_S_MAX} s"),
         ),
     };
-    let body = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "detail": detail,
-        "errorCode": code,
-        "traceId": id,
-    });
-    let mut response = Response::new(Full::from(body.to_string()).map_err(|never| match never {}).boxed());
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
+    problem(status, code, &detail, id).map(|body| body.map_err(|never| match never {}).boxed())
 }

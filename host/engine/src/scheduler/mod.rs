@@ -115,23 +115,14 @@ impl Scheduler {
         Scheduled { shared: self.shared.clone(), meter, at: At::Here(guest) }
     }
 
-    /// Charges an app with what the polls of `work` take: work of the host on its behalf.
-    pub fn charged<W: Future>(
-        &self,
-        work: W,
-        payer: impl Fn() -> Option<Arc<Cpu>>,
-    ) -> impl Future<Output = W::Output> {
-        let shared = self.shared.clone();
-        let mut work = Box::pin(work);
-        std::future::poll_fn(move |cx| {
-            let slice = Slice::begin(false);
-            let polled = work.as_mut().poll(cx);
-            let used = slice.end().ns;
-            if let Some(cpu) = payer() {
-                shared.charge(&cpu, used);
-            }
-            polled
-        })
+    /// Runs `work` of the host, and charges the app that it was for with what it took.
+    pub fn charged(&self, work: &mut dyn FnMut(), payer: impl FnOnce() -> Option<Arc<Cpu>>) {
+        let slice = Slice::begin(false);
+        work();
+        let used = slice.end().ns;
+        if let Some(cpu) = payer() {
+            self.shared.charge(&cpu, used);
+        }
     }
 
     /// Looks whether a guest overruns, and if so wakes a spare thread: to be called at every tick of the guests' clock.

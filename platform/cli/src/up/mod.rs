@@ -60,6 +60,9 @@ pub(crate) struct UpArguments {
     /// The wait before a failed event is tried again for the first time, in milliseconds [default: 2 minutes].
     #[arg(long, value_name = "MS")]
     event_retry_ms: Option<u64>,
+    /// A network that apps may reach besides the Internet, as 10.1.0.0/16; may be given several times.
+    #[arg(long = "egress-network", value_name = "CIDR")]
+    egress_networks: Vec<String>,
 }
 
 /// What the parts of the start share.
@@ -69,6 +72,7 @@ pub(crate) struct Site<'a> {
     binaries: PathBuf,
     ports: Ports,
     event_retry_ms: Option<u64>,
+    egress_networks: Vec<String>,
 }
 
 pub(crate) async fn up(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
@@ -165,8 +169,9 @@ fn prepare<'l>(layout: &'l Layout, arguments: &UpArguments) -> Result<Site<'l>> 
         run_as.own_folder(&layout.path(folder))?;
     }
     let ports = Ports::choose(&layout.path("ports.json"), &port_names(), arguments.port_base)?;
-    let event_retry_ms = arguments.event_retry_ms;
-    let site = Site { layout, run_as, binaries: layout.path("bin"), ports, event_retry_ms };
+    let UpArguments { event_retry_ms, ref egress_networks, .. } = *arguments;
+    let egress_networks = egress_networks.clone();
+    let site = Site { layout, run_as, binaries: layout.path("bin"), ports, event_retry_ms, egress_networks };
     std::fs::create_dir_all(&site.binaries).with_context(|| format!("create {}", site.binaries.display()))?;
     for name in ["odeon-platform", "odeon-host", "odeon-router", "odeon-migrator"] {
         let program = site.beside().join(name);
@@ -358,6 +363,9 @@ async fn detach(layout: &Layout, arguments: &UpArguments) -> Result<ExitCode> {
     }
     if let Some(wait) = arguments.event_retry_ms {
         command.arg("--event-retry-ms").arg(wait.to_string());
+    }
+    for network in &arguments.egress_networks {
+        command.arg("--egress-network").arg(network);
     }
     command.stdin(Stdio::null()).stdout(output.try_clone().context("share a log file")?).stderr(output);
     let mut child = command.spawn().context("start in the background")?;

@@ -91,6 +91,7 @@ pub(crate) async fn recipes(
         settings["secrets_key"] = json!(secrets_key);
         settings["state_dir"] = json!(state(&host)?);
         settings["database_connections_max"] = json!(DATABASE_CONNECTIONS_MAX);
+        settings["egress_networks"] = json!(site.egress_networks);
         settings["event_retry_ms"] = json!(site.event_retry_ms);
         recipes.push(site.recipe(Role::Host, &format!("stages/{name}/host-{host}"), &settings)?);
     }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
+use odeon_capabilities::egress::Egress;
 use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::{Line, Output, RequestLog, Sink};
 use odeon_capabilities::sql::session::Session;
@@ -53,8 +54,8 @@ pub(crate) fn granted() -> Granted {
     let log = RequestLog::new(Arc::new(Quiet), "bench");
     Granted {
         sql: Arc::new(Session::none()),
+        egress: Egress::none(log.clone()),
         log: log.clone(),
-        egress: Default::default(),
         settings: Arc::new(Settings::new()),
         timers: Arc::new(Quiet),
         events: EventLimits { waiting_max: 0, payload_bytes_max: 0 },

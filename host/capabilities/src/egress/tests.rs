@@ -1,0 +1,275 @@
+//! The way out, with a resolver that says what a test needs and real servers on loopback addresses.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::networks::Networks;
+use super::*;
+use crate::log::{Line, Sink};
+
+#[derive(Default)]
+struct Lines(Mutex<Vec<Line>>);
+
+impl Sink for Lines {
+    fn take(&self, line: Line) {
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+/// What an app with these rights has, and what its log says.
+struct App {
+    egress: AppEgress,
+    lines: Arc<Lines>,
+    resolved: Arc<AtomicUsize>,
+}
+
+impl App {
+    /// Every name is at `addresses`; none means that the system knows.
+    fn new(open: &[&str], addresses: &'static [&'static str]) -> Self {
+        let resolved = Arc::new(AtomicUsize::new(0));
+        let counted = resolved.clone();
+        let resolver: Box<gateway::Resolve> = Box::new(move |_, port| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let found = addresses.iter().map(|text| SocketAddr::new(text.parse::<IpAddr>().unwrap(), port));
+            let found: Vec<_> = found.collect();
+            Box::pin(async { Ok::<_, io::Error>(found) })
+        });
+        let networks = Networks::parse(open.iter().copied()).unwrap();
+        let resolver = (!addresses.is_empty()).then_some(resolver);
+        let gateway = Arc::new(Gateway::with_resolver(networks, resolver).unwrap());
+        let allowed = ["peer.example", "localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "2130706433"];
+        let spellings = ["0x7f.1", "0177.0.0.1", "127.1", "017700000001"];
+        let allowed = allowed.into_iter().chain(spellings).map(str::to_owned);
+        Self { egress: gateway.app("app", allowed), lines: Arc::default(), resolved }
+    }
+
+    fn begin(&self, requests_max: u32) -> Egress {
+        self.egress.begin(requests_max, RequestLog::new(self.lines.clone(), "request"))
+    }
+
+    async fn get(&self, uri: &str) -> Result<u16, Error> {
+        get(&mut self.begin(1), uri).await.map(|response| response.status().as_u16())
+    }
+
+    fn told(&self) -> Vec<(Option<&'static str>, String)> {
+        self.lines.0.lock().unwrap().iter().map(|line| (line.error_code, line.message.clone())).collect()
+    }
+}
+
+async fn get(egress: &mut Egress, uri: &str) -> Result<http::Response<WasiBody>, Error> {
+    get_within(egress, uri, None).await
+}
+
+async fn get_within(
+    egress: &mut Egress,
+    uri: &str,
+    between: Option<Duration>,
+) -> Result<http::Response<WasiBody>, Error> {
+    let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    let request = http::Request::get(uri).body(body).unwrap();
+    let options = RequestOptions { between_bytes_timeout: between, ..RequestOptions::default() };
+    let sent = egress.send_request(request, Some(options), Box::new(async { Ok(()) }));
+    let (response, transfer) = Pin::from(sent).await?;
+    tokio::spawn(Pin::from(transfer));
+    Ok(response)
+}
+
+/// Answers every connection with `head`, then with `piece` as often as is said, and then with silence.
+async fn peer(head: &'static str, piece: usize, times: usize) -> (u16, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(head.as_bytes()).await;
+                let piece = vec![b'x'; piece];
+                for _ in 0..times {
+                    if stream.write_all(&piece).await.is_err() {
+                        return;
+                    }
+                }
+                while stream.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {}
+            });
+        }
+    });
+    (port, asked)
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+const LOOPBACK: &[&str] = &["127.0.0.0/8"];
+
+#[test]
+fn only_named_authorities_are_reached() {
+    #[track_caller]
+    fn check(allowed: &[&str], uri: &str, expect: bool) {
+        let gateway = Gateway::new(Networks::default()).unwrap();
+        let app = gateway.app("app", allowed.iter().map(|text| (*text).to_owned()));
+        assert_eq!(app.permits(&uri.parse().unwrap()), expect, "{allowed:?} {uri}");
+    }
+    check(&[], "https://example.com/", false);
+    check(&["example.com"], "https://EXAMPLE.com:8443/x", true);
+    check(&["example.com:443"], "https://example.com:8443/", false);
+    check(&["example.com"], "https://example.com.evil.net/", false);
+    check(&["example.com"], "https://example.com@evil.net/", false);
+}
+
+#[test]
+fn nested_requests_may_send_less() {
+    let all: Vec<_> = (0..5).map(requests_max).collect();
+    assert_eq!(all, [1_000, 100, 10, 10, 10]);
+}
+
+#[tokio::test]
+async fn an_allowed_name_reaches_no_closed_network() {
+    let (port, asked) = peer(OK, 0, 0).await;
+    for host in ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"] {
+        let app = App::new(&[], &[]);
+        let denied = app.get(&format!("http://{host}:{port}/")).await;
+        assert!(matches!(denied, Err(Error::DestinationIpProhibited)), "{host}: {denied:?}");
+        let told = app.told();
+        assert!(told.len() == 1 && told[0].0 == Some("OS-BERT-40311"), "{told:?}");
+        assert!(told[0].1.contains("egress_networks"), "it says how to allow it: {told:?}");
+    }
+    // Other spellings of 127.0.0.1: whatever the system makes of them, the peer is not asked.
+    for host in ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "017700000001"] {
+        let denied = App::new(&[], &[]).get(&format!("http://{host}:{port}/")).await;
+        assert!(matches!(denied, Err(Error::DestinationIpProhibited | Error::DnsError { .. })), "{denied:?}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    let opened = App::new(LOOPBACK, &[]).get(&format!("http://127.0.0.1:{port}/")).await;
+    assert_eq!(opened.unwrap(), 200, "the same with an open network");
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_once_and_only_what_was_judged_is_dialled() {
+    let (port, asked) = peer(OK, 0, 0).await;
+    let uri = format!("http://peer.example:{port}/");
+    let rebound = App::new(&[], &["127.0.0.1"]);
+    assert!(matches!(rebound.get(&uri).await, Err(Error::DestinationIpProhibited)));
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    let mixed = App::new(LOOPBACK, &["10.0.0.1", "169.254.169.254", "127.0.0.1"]);
+    assert_eq!(mixed.get(&uri).await.unwrap(), 200, "of several addresses, those that are open");
+    assert_eq!((asked.load(Ordering::SeqCst), mixed.resolved.load(Ordering::SeqCst)), (1, 1));
+    let metadata = App::new(&["0.0.0.0/0", "::/0"], &["169.254.169.254", "fd00:ec2::254"]);
+    assert!(matches!(metadata.get(&uri).await, Err(Error::DestinationIpProhibited)));
+}
+
+#[tokio::test]
+async fn what_is_denied_is_told_once() {
+    let app = App::new(&[], &[]);
+    let mut egress = app.begin(3);
+    for _ in 0..3 {
+        assert!(matches!(get(&mut egress, "http://evil.example/").await, Err(Error::HttpRequestDenied)));
+    }
+    assert!(matches!(get(&mut egress, "http://evil.example/").await, Err(Error::ConnectionLimitReached)));
+    let told = app.told();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].0 == Some("OS-BERT-40310") && told[0].1.contains("--allow evil.example"), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_request_sends_so_many_requests_and_calls() {
+    struct Nobody;
+    impl CallApps for Nobody {
+        fn call(&self, _: http::Request<WasiBody>) -> BoxFuture<'static, Called> {
+            Box::pin(async { Err(ErrorCode::DestinationUnavailable) })
+        }
+    }
+    let app = App::new(&[], &[]);
+    let mut egress = app.begin(2).with_apps("app.internal", Arc::new(Nobody));
+    let called = get(&mut egress, "http://app.internal/x").await;
+    assert!(matches!(called, Err(Error::DestinationUnavailable)), "{called:?}");
+    assert!(matches!(get(&mut egress, "http://evil.example/").await, Err(Error::HttpRequestDenied)));
+    let third = get(&mut egress, "http://app.internal/x").await;
+    assert!(matches!(third, Err(Error::ConnectionLimitReached)), "calls between apps count: {third:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_plain_request_is_refused() {
+    let (port, asked) = peer(OK, 0, 0).await;
+    let app = App::new(LOOPBACK, &[]);
+    let user = app.get(&format!("http://user@127.0.0.1:{port}/")).await;
+    assert!(matches!(user, Err(Error::HttpRequestUriInvalid)), "{user:?}");
+    let body = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    let tunnel = http::Request::connect(format!("http://127.0.0.1:{port}/")).body(body).unwrap();
+    let sent = app.begin(1).send_request(tunnel, None, Box::new(async { Ok(()) }));
+    assert!(matches!(Pin::from(sent).await, Err(Error::HttpRequestMethodInvalid)));
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn what_a_server_answers_is_bounded() {
+    let app = App::new(LOOPBACK, &[]);
+    let (endless_head, _) = peer("HTTP/1.1 200 OK\r\nx: ", 1 << 10, 1 << 10).await;
+    let head = app.get(&format!("http://127.0.0.1:{endless_head}/")).await;
+    assert!(matches!(head, Err(Error::HttpResponseHeaderSectionSize(Some(_)))), "{head:?}");
+
+    let (announced, _) = peer("HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n", 0, 0).await;
+    let announced = app.get(&format!("http://127.0.0.1:{announced}/")).await;
+    assert!(matches!(announced, Err(Error::HttpResponseBodySize(Some(_)))), "{announced:?}");
+
+    let (endless, _) = peer("HTTP/1.1 200 OK\r\n\r\n", 1 << 20, 1 << 20).await;
+    let mut response = get(&mut app.begin(1), &format!("http://127.0.0.1:{endless}/")).await.unwrap();
+    let mut bytes = 0;
+    let error = loop {
+        match response.body_mut().frame().await.expect("it is cut before it ends") {
+            Ok(frame) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::HttpResponseBodySize(Some(_))), "{error:?}");
+    assert!(bytes <= answer::ANSWER_BYTES_MAX, "{bytes}");
+    assert_eq!(app.told().last().unwrap().0, Some("OS-BERT-50210"));
+
+    let (silent, _) = peer("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n", 1, 1).await;
+    let between = Some(Duration::from_millis(50));
+    let mut egress = app.begin(1);
+    let mut response =
+        get_within(&mut egress, &format!("http://127.0.0.1:{silent}/"), between).await.unwrap();
+    assert!(response.body_mut().frame().await.unwrap().is_ok());
+    let error = response.body_mut().frame().await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::ConnectionReadTimeout), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_app_has_so_many_connections_whatever_its_revision() {
+    let (port, asked) = peer("", 0, 0).await; // takes connections and says nothing
+    let app = App::new(LOOPBACK, &[]);
+    let next_revision = app.egress.gateway.app("app", ["127.0.0.1".to_owned()]);
+    let uri = format!("http://127.0.0.1:{port}/");
+    let mut held = Vec::new();
+    for _ in 0..gateway::CONNECTIONS_MAX {
+        let (mut egress, uri) = (app.begin(1), uri.clone());
+        held.push(tokio::spawn(async move { get(&mut egress, &uri).await.is_ok() }));
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while asked.load(Ordering::SeqCst) < gateway::CONNECTIONS_MAX {
+        assert!(tokio::time::Instant::now() < deadline, "the connections come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut egress = next_revision.begin(1, RequestLog::new(app.lines.clone(), "request"));
+    let refused = get(&mut egress, &uri).await;
+    assert!(matches!(refused, Err(Error::ConnectionLimitReached)), "{refused:?}");
+    assert_eq!(app.told()[0].0, Some("OS-BERT-42910"));
+    let other = app.egress.gateway.app("other", ["127.0.0.1".to_owned()]);
+    let (ok, _) = peer(OK, 0, 0).await;
+    let mut egress = other.begin(1, RequestLog::new(app.lines.clone(), "request"));
+    assert!(get(&mut egress, &format!("http://127.0.0.1:{ok}/")).await.is_ok(), "another app has its own");
+    for task in held {
+        task.abort();
+    }
+    let (ok, _) = peer(OK, 0, 0).await;
+    assert_eq!(app.get(&format!("http://127.0.0.1:{ok}/")).await.unwrap(), 200, "places come back");
+}

@@ -1,0 +1,20 @@
+//! The one HTTP server of this project: hosts, routers and their admin listeners take requests through it.
+//!
+//! Map: [`limits`] says how much anybody may take, [`server`] accepts and drives connections, [`watch`] sees what a
+//! connection does with its time and bytes, [`body`] wraps bodies on their way in and out, [`peers`] counts
+//! connections by address, [`problem`] is the shape of every refusal.
+//!
+//! What must stay true: whatever a client sends, or does not send, or does not read, costs a bounded amount of memory for
+//! a bounded time; nothing here knows apps.
+
+pub mod body;
+pub mod limits;
+mod peers;
+pub mod problem;
+pub mod server;
+mod watch;
+
+pub use body::{ReceiveError, Received, Sending};
+pub use limits::Limits;
+pub use problem::problem;
+pub use server::{Stop, serve, serve_each};

@@ -1,0 +1,245 @@
+//! Accepts connections and drives them, within [`Limits`].
+//!
+//! In order, each step cheaper than the next: a place among all connections, a place for the address, HTTP with bounds on
+//! everything the client sizes, the URL and the number of headers. Meanwhile each connection is looked at every two
+//! seconds. Invariant: nothing that a client does ends the listener, and whoever stops it waits for its requests only.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use crate::body::{Received, Sending};
+use crate::limits::{self, Limits};
+use crate::peers::Peers;
+use crate::problem::problem;
+use crate::watch::{Begun, Verdict, Watch, Watched};
+
+/// Wait after a failed accept, in milliseconds: out of descriptors, some must close first.
+const ACCEPT_PAUSE_MS: u64 = 10;
+
+/// Ends a listener: no new connections, running requests end.
+#[derive(Clone, Default)]
+pub struct Stop {
+    asked: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Stop {
+    /// Asks, and waits until all requests have ended.
+    pub async fn stop(&self) {
+        self.asked.cancel();
+        self.connections.close();
+        self.connections.wait().await;
+    }
+}
+
+/// Serves until it is stopped.
+pub async fn serve<A, F, B>(limits: Limits, listener: TcpListener, stop: Stop, answer: A)
+where
+    A: Fn(Request<Received>, SocketAddr) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    serve_each(limits, listener, stop, move || (answer.clone(), |poll: &mut dyn FnMut()| poll())).await;
+}
+
+/// The same, with something of its own for each connection: how it answers, and what runs around each poll of it, which
+/// may time it.
+pub async fn serve_each<O, A, W, F, B>(limits: Limits, listener: TcpListener, stop: Stop, open: O)
+where
+    O: Fn() -> (A, W),
+    A: Fn(Request<Received>, SocketAddr) -> F + Send + 'static,
+    W: Fn(&mut dyn FnMut()) + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (places, peers) = (Arc::new(Semaphore::new(limits.connections_max)), Peers::default());
+    let builder = Arc::new(builder(limits));
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await.ok()?;
+            Some((place, listener.accept().await))
+        };
+        let accepted =
+            tokio::select! { accepted = accepted => accepted, () = stop.asked.cancelled() => return };
+        let Some((place, accepted)) = accepted else { return };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                debug!("accept: {error}");
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                continue;
+            }
+        };
+        let Some(peer_place) = peers.enter(peer.ip(), limits.connections_per_peer_max) else {
+            debug!(%peer, "closed: the address has as many connections as it may");
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = Connection { limits, peer, stop: stop.asked.clone(), builder: builder.clone() };
+        let (answer, around) = open();
+        stop.connections.spawn(async move {
+            let mut driven = pin!(connection.drive(stream, answer));
+            poll_fn(move |cx| {
+                let mut polled = Poll::Pending;
+                around(&mut || polled = driven.as_mut().poll(cx));
+                polled
+            })
+            .await;
+            drop((place, peer_place));
+        });
+    }
+}
+
+fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(limits.head_s_max))
+        .max_buf_size(limits::HEAD_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS_MAX)
+        .max_header_list_size(limits::HEAD_BYTES_MAX)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(limits::SEND_BUFFER_BYTES_MAX)
+        .max_pending_accept_reset_streams(limits::PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(limits::LOCAL_RESETS_MAX)
+        .keep_alive_interval(Duration::from_secs(limits::PING_S))
+        .keep_alive_timeout(Duration::from_secs(limits::PING_S));
+    builder
+}
+
+/// One connection.
+struct Connection {
+    limits: Limits,
+    peer: SocketAddr,
+    stop: CancellationToken,
+    builder: Arc<auto::Builder<TokioExecutor>>,
+}
+
+impl Connection {
+    async fn drive<A, F, B>(self, socket: TcpStream, answer: A)
+    where
+        A: Fn(Request<Received>, SocketAddr) -> F,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Self { limits, peer, stop, builder } = self;
+        let watch = Watch::new(limits);
+        let told = watch.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let begun = told.begin();
+            let refused = refuses(&request);
+            let is_head = request.method() == Method::HEAD;
+            let request = request.map(|body| Received::new(body, told.clone()));
+            let answered = match refused {
+                None => Ok(answer(request, peer)),
+                Some(refusal) => Err(refusal),
+            };
+            async move { Ok::<_, Infallible>(wrapped(answered, begun, limits, is_head).await) }
+        });
+        let socket = TokioIo::new(Watched { socket, watch: watch.clone() });
+        let mut connection = pin!(builder.serve_connection(socket, service));
+        let look = Duration::from_millis(limits::LOOK_MS);
+        let mut looks = interval_at(Instant::now() + look, look);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut leaving = false;
+        loop {
+            let mut leave = false;
+            tokio::select! {
+                biased;
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        debug!(%peer, "connection: {error}");
+                    }
+                    return;
+                }
+                () = stop.cancelled(), if !leaving => leave = true,
+                _ = looks.tick() => match watch.verdict() {
+                    Verdict::Stay => {}
+                    Verdict::Leave => leave = true,
+                    Verdict::Close(why) => {
+                        debug!(%peer, "closed: {why}");
+                        return;
+                    }
+                },
+            }
+            if leave && !leaving {
+                leaving = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// A request that nobody need look at.
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+}
+
+/// Says why a request is not answered, if it is not. What HTTP/1 alone breaks, hyper has refused before.
+fn refuses(request: &Request<Incoming>) -> Option<Refusal> {
+    let url = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if url > limits::URL_BYTES_MAX {
+        let detail = format!("a path with its query may have {} bytes", limits::URL_BYTES_MAX);
+        return Some(Refusal { status: StatusCode::URI_TOO_LONG, code: "41401", detail });
+    }
+    if request.headers().len() > limits::HEADERS_MAX {
+        let detail = format!("a request may have {} headers", limits::HEADERS_MAX);
+        return Some(Refusal { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, code: "43101", detail });
+    }
+    None
+}
+
+async fn wrapped<F, B>(
+    answered: Result<F, Refusal>,
+    mut begun: Begun,
+    limits: Limits,
+    is_head: bool,
+) -> Response<Sending<B>>
+where
+    F: Future<Output = Response<B>>,
+    B: Body<Data = Bytes>,
+{
+    match answered {
+        Ok(answer) => {
+            let answer = answer.await;
+            if is_head {
+                begun.whole(); // its body is not sent
+            }
+            answer.map(|body| Sending::answer(body, begun))
+        }
+        Err(Refusal { status, code, detail }) => {
+            let code = format!("{}-{code}", limits.codes);
+            problem(status, &code, &detail, "").map(|body| Sending::refusal(body, begun))
+        }
+    }
+}

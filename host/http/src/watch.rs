@@ -1,0 +1,351 @@
+//! What a connection does with its time and its bytes, and whether it may go on.
+//!
+//! hyper bounds heads, buffers and windows. It does not mind a client that connects and says nothing, never reads,
+//! pings for ever, or gives up request after request: each is cheap to do and holds something here. A [`Watch`] is told by
+//! the socket ([`Watched`]) and by bodies what happens, and is asked now and then.
+//! Invariant: to tell costs atomics, or a lock that only this connection takes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::limits::{
+    ABANDONED_MAX, CONTROL_BYTES_MAX, GRACE_S_MAX, HEAD_BYTES_MAX, Limits, READ_BYTES_PER_S_MIN,
+    STREAM_WINDOW_BYTES, UNREAD_S_MAX,
+};
+
+/// Bytes that one request may cause beside its body: its head, and what was under way when its body was refused.
+const REQUEST_BYTES: u64 = HEAD_BYTES_MAX as u64 + STREAM_WINDOW_BYTES as u64;
+/// Bytes of framing around a piece of a body.
+const FRAMING_BYTES: u64 = 64;
+/// A client acknowledges what it reads: at most this part of it, in bytes of responses per byte.
+const ACKNOWLEDGED: u64 = 8;
+/// Not waiting.
+const NEVER: u64 = u64::MAX;
+
+/// What is to be done with a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Stay,
+    /// Ends when its requests have.
+    Leave,
+    /// Ends now.
+    Close(&'static str),
+}
+
+pub(crate) struct Watch {
+    limits: Limits,
+    started: Instant,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+    /// Bytes read that belong to requests.
+    bytes_due: AtomicU64,
+    begun: AtomicU64,
+    ended: AtomicU64,
+    abandoned: AtomicU64,
+    ended_at_ms: AtomicU64,
+    /// Since when nothing can be written.
+    blocked_since_ms: AtomicU64,
+    blocked_ms: AtomicU64,
+    /// Pieces of responses that were handed over, and since when the next one was not asked for.
+    unread: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Watch {
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            started: Instant::now(),
+            bytes_read: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
+            bytes_due: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            ended_at_ms: AtomicU64::new(0),
+            blocked_since_ms: AtomicU64::new(NEVER),
+            blocked_ms: AtomicU64::new(0),
+            unread: Mutex::default(),
+        })
+    }
+
+    /// Counts a request until its response has ended.
+    pub(crate) fn begin(self: &Arc<Self>) -> Begun {
+        let number = self.begun.fetch_add(1, Relaxed);
+        self.bytes_due.fetch_add(REQUEST_BYTES, Relaxed);
+        Begun { watch: self.clone(), number, is_whole: false }
+    }
+
+    /// A piece of a request's body came.
+    pub(crate) fn received(&self, bytes: usize) {
+        if bytes > 0 {
+            self.bytes_due.fetch_add(bytes as u64 + FRAMING_BYTES, Relaxed);
+        }
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict_at(self.now_ms())
+    }
+
+    fn verdict_at(&self, now_ms: u64) -> Verdict {
+        let (begun, ended) = (self.begun.load(Relaxed), self.ended.load(Relaxed));
+        let idle_ms = now_ms.saturating_sub(self.ended_at_ms.load(Relaxed));
+        let is_idle = begun == ended;
+        if is_idle && begun == 0 && now_ms > ms(self.limits.head_s_max) {
+            return Verdict::Close("no request came");
+        }
+        if self.is_blocked(now_ms) {
+            return Verdict::Close("the client does not read");
+        }
+        let abandoned = self.abandoned.load(Relaxed);
+        if abandoned > ABANDONED_MAX && abandoned > begun / 2 {
+            return Verdict::Close("the client gives up its requests");
+        }
+        if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX)
+            || is_idle && idle_ms > 2 * ms(self.limits.idle_s_max)
+        {
+            return Verdict::Close("it was asked to end before");
+        }
+        if now_ms > ms(self.limits.life_s_max) || is_idle && idle_ms > ms(self.limits.idle_s_max) {
+            return Verdict::Leave;
+        }
+        Verdict::Stay
+    }
+
+    fn is_blocked(&self, now_ms: u64) -> bool {
+        let since = self.blocked_since_ms.load(Relaxed);
+        let now_blocked = now_ms.saturating_sub(since); // 0 when it is not
+        let earned = ms(UNREAD_S_MAX) + self.bytes_written.load(Relaxed) * 1_000 / READ_BYTES_PER_S_MIN;
+        if now_blocked > ms(UNREAD_S_MAX) || now_blocked + self.blocked_ms.load(Relaxed) > earned {
+            return true;
+        }
+        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.values().any(|since| now_ms.saturating_sub(*since) > ms(UNREAD_S_MAX))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NEVER - 1)
+    }
+
+    fn read(&self, bytes: u64) -> io::Result<()> {
+        let read = self.bytes_read.fetch_add(bytes, Relaxed) + bytes;
+        let due = self.bytes_due.load(Relaxed) + self.bytes_written.load(Relaxed) / ACKNOWLEDGED;
+        if read > due + CONTROL_BYTES_MAX {
+            return Err(io::Error::other("the client sends what belongs to no request"));
+        }
+        Ok(())
+    }
+
+    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.bytes_written.fetch_add(*bytes as u64, Relaxed);
+                let since = self.blocked_since_ms.load(Relaxed);
+                if since != NEVER {
+                    self.blocked_since_ms.store(NEVER, Relaxed);
+                    self.blocked_ms.fetch_add(self.now_ms().saturating_sub(since), Relaxed);
+                }
+            }
+            Poll::Pending if self.blocked_since_ms.load(Relaxed) == NEVER => {
+                self.blocked_since_ms.store(self.now_ms(), Relaxed);
+            }
+            Poll::Pending | Poll::Ready(Err(_)) => {}
+        }
+    }
+}
+
+fn ms(seconds: u64) -> u64 {
+    seconds * 1_000
+}
+
+/// A request, until its response has ended.
+pub(crate) struct Begun {
+    watch: Arc<Watch>,
+    number: u64,
+    is_whole: bool,
+}
+
+impl Begun {
+    /// A piece of the response was handed over.
+    pub(crate) fn gave(&self) {
+        let now = self.watch.now_ms();
+        self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, now);
+    }
+
+    /// The next piece is asked for.
+    pub(crate) fn asked(&self) {
+        self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+
+    /// The response is whole, or nobody wants the rest of it.
+    pub(crate) fn whole(&mut self) {
+        self.is_whole = true;
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.asked();
+        self.watch.ended_at_ms.store(self.watch.now_ms(), Relaxed);
+        self.watch.ended.fetch_add(1, Relaxed);
+        if !self.is_whole {
+            self.watch.abandoned.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// A socket that tells its watch.
+pub(crate) struct Watched<S> {
+    pub(crate) socket: S,
+    pub(crate) watch: Arc<Watch>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(context, buffer);
+        if let Poll::Ready(Ok(())) = read {
+            self.watch.read((buffer.filled().len() - before) as u64)?;
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.watch.wrote(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.socket).poll_write_vectored(context, pieces);
+        self.watch.wrote(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
+
+/// How long the next piece of a request body may be waited for, after so much waiting for so many bytes.
+pub(crate) fn patience(waited: Duration, bytes: u64) -> Duration {
+    use crate::limits::{BODY_BYTES_PER_S_MIN, BODY_GAP_S_MAX};
+    let gap = Duration::from_secs(BODY_GAP_S_MAX);
+    let earned = gap + Duration::from_millis(bytes.saturating_mul(1_000) / BODY_BYTES_PER_S_MIN);
+    earned.saturating_sub(waited).min(gap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::USERS;
+
+    #[test]
+    fn a_connection_without_requests_ends() {
+        let watch = Watch::new(USERS);
+        assert_eq!(watch.verdict_at(10_000), Verdict::Stay);
+        assert_eq!(watch.verdict_at(10_001), Verdict::Close("no request came"));
+        let begun = watch.begin();
+        assert_eq!(
+            watch.verdict_at(3_000_000),
+            Verdict::Stay,
+            "a request may take as long as its app lets it"
+        );
+        drop(begun);
+        assert_eq!(watch.verdict_at(59_000), Verdict::Stay);
+        assert_eq!(watch.verdict_at(70_000), Verdict::Leave);
+        assert!(matches!(watch.verdict_at(130_000), Verdict::Close(_)));
+        let _begun = watch.begin();
+        assert_eq!(watch.verdict_at(3_601_000), Verdict::Leave, "nothing lives for ever");
+        assert!(matches!(watch.verdict_at(3_721_000), Verdict::Close(_)));
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_left() {
+        let watch = Watch::new(USERS);
+        let begun = watch.begin();
+        begun.gave();
+        assert_eq!(watch.verdict_at(30_000), Verdict::Stay);
+        assert_eq!(watch.verdict_at(31_000), Verdict::Close("the client does not read"));
+        begun.asked();
+        assert_eq!(watch.verdict_at(31_000), Verdict::Stay);
+
+        watch.wrote(&Poll::Pending);
+        assert_eq!(watch.verdict_at(31_000), Verdict::Close("the client does not read"));
+        watch.wrote(&Poll::Ready(Ok(1)));
+        assert_eq!(watch.verdict_at(31_000), Verdict::Stay);
+        watch.blocked_ms.store(31_000, Relaxed);
+        assert_eq!(
+            watch.verdict_at(31_000),
+            Verdict::Close("the client does not read"),
+            "a byte now and then"
+        );
+        watch.wrote(&Poll::Ready(Ok(1_000_000)));
+        assert_eq!(watch.verdict_at(31_000), Verdict::Stay, "it reads");
+    }
+
+    #[test]
+    fn bytes_that_belong_to_no_request_are_counted() {
+        let watch = Watch::new(USERS);
+        assert!(watch.read(CONTROL_BYTES_MAX).is_ok());
+        assert!(watch.read(1).is_err());
+        let _begun = watch.begin();
+        assert!(watch.read(REQUEST_BYTES - 1).is_ok(), "a request pays for its head");
+        watch.received(1 << 20);
+        assert!(watch.read(1 << 20).is_ok(), "and for its body");
+        watch.received(0);
+        assert!(watch.read(FRAMING_BYTES).is_ok());
+        assert!(watch.read(1).is_err(), "empty pieces pay for nothing");
+    }
+
+    #[test]
+    fn who_gives_up_most_requests_is_left() {
+        let watch = Watch::new(USERS);
+        (0..=ABANDONED_MAX).for_each(|_| drop(watch.begin()));
+        assert!(matches!(watch.verdict_at(1), Verdict::Close(_)));
+        (0..=ABANDONED_MAX).for_each(|_| watch.begin().whole());
+        assert_eq!(watch.verdict_at(1), Verdict::Stay, "a browser that cancels has others that end");
+    }
+
+    #[test]
+    fn a_body_has_a_pace() {
+        let second = Duration::from_secs(1);
+        assert_eq!(patience(Duration::ZERO, 0), 20 * second);
+        assert_eq!(patience(19 * second, 100), second + Duration::from_millis(200), "a byte now and then");
+        assert_eq!(
+            patience(1_000 * second, 10_000_000),
+            20 * second,
+            "no gap is longer, whatever came before"
+        );
+        assert_eq!(patience(30 * second, 0), Duration::ZERO);
+    }
+}

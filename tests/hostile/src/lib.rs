@@ -1,0 +1,1 @@
+//! Tools to attack a running installation with.
