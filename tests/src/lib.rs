@@ -67,8 +67,13 @@ pub fn odeon(data: &Path) -> Command {
 
 /// The component of `guest-examples/hello-rust`.
 pub fn hello() -> PathBuf {
+    guest("hello_rust")
+}
+
+/// A component that `make guests` built.
+pub fn guest(name: &str) -> PathBuf {
     let target = built().parent().unwrap().to_owned();
-    let file = target.join("guests/wasm32-wasip2/release/hello_rust.wasm");
+    let file = target.join(format!("guests/wasm32-wasip2/release/{name}.wasm"));
     assert!(file.exists(), "{} is missing; `make guests` builds it", file.display());
     file
 }

@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -154,15 +154,17 @@ impl Connection {
         let watch = Watch::new(limits);
         let told = watch.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let begun = told.begin();
+            let mut begun = told.begin();
             let refused = refuses(&request);
-            let is_head = request.method() == Method::HEAD;
+            if request.version() != Version::HTTP_2 || request.method() == Method::HEAD {
+                begun.whole(); // HTTP/1 cannot give up a request and go on; of HEAD nobody sends the body
+            }
             let request = request.map(|body| Received::new(body, told.clone()));
             let answered = match refused {
                 None => Ok(answer(request, peer)),
                 Some(refusal) => Err(refusal),
             };
-            async move { Ok::<_, Infallible>(wrapped(answered, begun, limits, is_head).await) }
+            async move { Ok::<_, Infallible>(wrapped(answered, begun, limits.codes).await) }
         });
         let socket = TokioIo::new(Watched { socket, watch: watch.clone() });
         let mut connection = pin!(builder.serve_connection(socket, service));
@@ -219,27 +221,15 @@ fn refuses(request: &Request<Incoming>) -> Option<Refusal> {
     None
 }
 
-async fn wrapped<F, B>(
-    answered: Result<F, Refusal>,
-    mut begun: Begun,
-    limits: Limits,
-    is_head: bool,
-) -> Response<Sending<B>>
+async fn wrapped<F, B>(answered: Result<F, Refusal>, begun: Begun, codes: &str) -> Response<Sending<B>>
 where
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes>,
 {
     match answered {
-        Ok(answer) => {
-            let answer = answer.await;
-            if is_head {
-                begun.whole(); // its body is not sent
-            }
-            answer.map(|body| Sending::answer(body, begun))
-        }
+        Ok(answer) => answer.await.map(|body| Sending::answer(body, begun)),
         Err(Refusal { status, code, detail }) => {
-            let code = format!("{}-{code}", limits.codes);
-            problem(status, &code, &detail, "").map(|body| Sending::refusal(body, begun))
+            problem(status, &format!("{codes}-{code}"), &detail, "").map(|body| Sending::refusal(body, begun))
         }
     }
 }

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::limits::{
     ABANDONED_MAX, CONTROL_BYTES_MAX, GRACE_S_MAX, HEAD_BYTES_MAX, Limits, READ_BYTES_PER_S_MIN,
@@ -54,6 +55,8 @@ pub(crate) struct Watch {
     /// Since when nothing can be written.
     blocked_since_ms: AtomicU64,
     blocked_ms: AtomicU64,
+    /// Ends with a reset, not in peace.
+    resets: AtomicBool,
     /// Pieces of responses that were handed over, and since when the next one was not asked for.
     unread: Mutex<BTreeMap<u64, u64>>,
 }
@@ -72,6 +75,7 @@ impl Watch {
             ended_at_ms: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(NEVER),
             blocked_ms: AtomicU64::new(0),
+            resets: AtomicBool::new(false),
             unread: Mutex::default(),
         })
     }
@@ -91,7 +95,11 @@ impl Watch {
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
-        self.verdict_at(self.now_ms())
+        let verdict = self.verdict_at(self.now_ms());
+        if matches!(verdict, Verdict::Close(_)) {
+            self.resets.store(true, Relaxed);
+        }
+        verdict
     }
 
     fn verdict_at(&self, now_ms: u64) -> Verdict {
@@ -202,12 +210,21 @@ impl Drop for Begun {
 }
 
 /// A socket that tells its watch.
-pub(crate) struct Watched<S> {
-    pub(crate) socket: S,
+pub(crate) struct Watched {
+    pub(crate) socket: TcpStream,
     pub(crate) watch: Arc<Watch>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl Drop for Watched {
+    /// What a client does not read would stay with the kernel, which goes on trying for minutes.
+    fn drop(&mut self) {
+        if self.watch.resets.load(Relaxed) {
+            let _ = self.socket.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -222,7 +239,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl AsyncWrite for Watched {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

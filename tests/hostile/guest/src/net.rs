@@ -1,0 +1,127 @@
+//! Attacks on other servers through the host.
+//!
+//! - `fetch/<authority>[/<path>]`: one request, and what came of it.
+//! - `follow/<authority>`: one request, and the one that it redirects to.
+//! - `read/<authority>`: one request, and how much of its answer came.
+//! - `flood/<times>/<authority>[/<path>]`: one request after the other.
+//! - `hold/<times>/<authority>`: all at once, and what came of the first that ended.
+//! - `together/<times>/<authority>`: all at once, and how many were answered.
+
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    ErrorCode, Fields, FutureIncomingResponse, IncomingResponse, OutgoingRequest, Scheme,
+};
+use wasip2::io::poll::poll;
+use wasip2::io::streams::StreamError;
+
+const PIECE_BYTES: u64 = 1 << 20;
+
+pub(crate) fn run(attack: &[&str]) -> String {
+    let said = match attack {
+        ["fetch", authority, path @ ..] => status(fetch(authority, path)),
+        ["follow", authority] => match fetch(authority, &[]) {
+            Ok(response) => follow(&response),
+            failed => status(failed),
+        },
+        ["read", authority] => match fetch(authority, &[]) {
+            Ok(response) => read(response),
+            failed => status(failed),
+        },
+        ["flood", times, authority, path @ ..] => flood(number(times), authority, path),
+        ["hold", times, authority] => hold(number(times), authority),
+        ["together", times, authority] => together(number(times), authority),
+        _ => "fetch, follow, read, flood, hold, together".into(),
+    };
+    said + "\n"
+}
+
+fn number(text: &str) -> u32 {
+    text.parse().expect("a number of times")
+}
+
+fn status(outcome: Result<IncomingResponse, ErrorCode>) -> String {
+    match outcome {
+        Ok(response) => format!("answered {}", response.status()),
+        Err(error) => format!("failed {error:?}"),
+    }
+}
+
+fn begin(authority: &str, path: &[&str]) -> Result<FutureIncomingResponse, ErrorCode> {
+    let request = OutgoingRequest::new(Fields::new());
+    let path = format!("/{}", path.join("/"));
+    let is_valid = request.set_scheme(Some(&Scheme::Http)).is_ok()
+        && request.set_authority(Some(authority)).is_ok()
+        && request.set_path_with_query(Some(&path)).is_ok();
+    if !is_valid {
+        return Err(ErrorCode::HttpRequestUriInvalid);
+    }
+    outgoing_handler::handle(request, None)
+}
+
+fn end(coming: &FutureIncomingResponse) -> Result<IncomingResponse, ErrorCode> {
+    coming.subscribe().block();
+    coming.get().expect("it is ready").expect("it is taken once")
+}
+
+fn fetch(authority: &str, path: &[&str]) -> Result<IncomingResponse, ErrorCode> {
+    end(&begin(authority, path)?)
+}
+
+/// As a client would: to wherever the server says.
+fn follow(response: &IncomingResponse) -> String {
+    let location = response.headers().get("location");
+    let location = location.first().map(|place| String::from_utf8_lossy(place).into_owned());
+    let authority = location.as_deref().and_then(|place| place.strip_prefix("http://"));
+    match authority {
+        Some(authority) => {
+            let next = fetch(authority.trim_end_matches('/'), &[]);
+            format!("answered {}, then {}", response.status(), status(next))
+        }
+        None => "answered without a redirect".into(),
+    }
+}
+
+fn read(response: IncomingResponse) -> String {
+    let body = response.consume().expect("it is taken once");
+    let stream = body.stream().expect("it is taken once");
+    let mut bytes = 0;
+    loop {
+        match stream.blocking_read(PIECE_BYTES) {
+            Ok(piece) => bytes += piece.len(),
+            Err(StreamError::Closed) => return format!("read {bytes}"),
+            Err(StreamError::LastOperationFailed(error)) => {
+                return format!("read {bytes}, failed {}", error.to_debug_string());
+            }
+        }
+    }
+}
+
+fn flood(times: u32, authority: &str, path: &[&str]) -> String {
+    let mut answered = 0;
+    for _ in 0..times {
+        match fetch(authority, path) {
+            Ok(_) => answered += 1,
+            Err(error) => return format!("answered {answered} times, failed {error:?}"),
+        }
+    }
+    format!("answered {answered} times")
+}
+
+/// What comes first of many.
+fn hold(times: u32, authority: &str) -> String {
+    let held: Result<Vec<_>, _> = (0..times).map(|_| begin(authority, &[])).collect();
+    let held = match held {
+        Ok(held) => held,
+        Err(error) => return format!("failed {error:?}"),
+    };
+    let ready: Vec<_> = held.iter().map(FutureIncomingResponse::subscribe).collect();
+    let first = poll(&ready.iter().collect::<Vec<_>>());
+    status(end(&held[first[0] as usize]))
+}
+
+/// How many of many come.
+fn together(times: u32, authority: &str) -> String {
+    let held: Vec<_> = (0..times).map(|_| begin(authority, &[])).collect();
+    let answered = held.iter().filter(|held| held.as_ref().is_ok_and(|held| end(held).is_ok())).count();
+    format!("answered {answered} times")
+}

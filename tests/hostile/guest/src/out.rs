@@ -1,0 +1,79 @@
+//! Answers that no app should give.
+//!
+//! - `headers/<count>/<bytes>`: so many headers of so many bytes.
+//! - `status/<code>`: that status.
+//! - `body/<bytes>`: a body of so many bytes.
+//! - `seen`: what the app sees of the request, its body read to the end.
+
+use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::io::streams::StreamError;
+
+use crate::{respond, write};
+
+const PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+
+pub(crate) fn run(attack: &[&str], request: IncomingRequest, out: ResponseOutparam) {
+    match attack {
+        ["headers", count, bytes] => headers(number(count), number(bytes), out),
+        ["status", code] => {
+            let response = OutgoingResponse::new(Fields::new());
+            let code = u16::try_from(number(code)).expect("a status");
+            if response.set_status_code(code).is_err() {
+                return respond(out, "refused\n");
+            }
+            let body = response.body().expect("it is taken once");
+            ResponseOutparam::set(out, Ok(response));
+            let _ = OutgoingBody::finish(body, None);
+        }
+        ["body", bytes] => {
+            let response = OutgoingResponse::new(Fields::new());
+            let body = response.body().expect("it is taken once");
+            ResponseOutparam::set(out, Ok(response));
+            let _ = write(&body, number(bytes), &PIECE);
+            let _ = OutgoingBody::finish(body, None);
+        }
+        ["seen"] => {
+            let seen = seen(request);
+            respond(out, &seen);
+        }
+        _ => respond(out, "headers, status, body, seen\n"),
+    }
+}
+
+fn number(text: &str) -> u64 {
+    text.parse().expect("a number")
+}
+
+fn headers(count: u64, bytes: u64, out: ResponseOutparam) {
+    let fields = Fields::new();
+    let value = vec![b'x'; usize::try_from(bytes).expect("it fits")];
+    for at in 0..count {
+        if fields.set(&format!("x-{at}"), &[value.clone()]).is_err() {
+            return respond(out, "refused\n");
+        }
+    }
+    let response = OutgoingResponse::new(fields);
+    let body = response.body().expect("it is taken once");
+    ResponseOutparam::set(out, Ok(response));
+    let _ = OutgoingBody::finish(body, None);
+}
+
+fn seen(request: IncomingRequest) -> String {
+    let mut text = format!("{:?} {}\n", request.method(), request.path_with_query().unwrap_or_default());
+    for (name, value) in request.headers().entries() {
+        text += &format!("{name}: {}\n", String::from_utf8_lossy(&value));
+    }
+    let body = request.consume().expect("it is taken once");
+    let stream = body.stream().expect("it is taken once");
+    let mut bytes = 0;
+    let end = loop {
+        match stream.blocking_read(1 << 16) {
+            Ok(piece) => bytes += piece.len(),
+            Err(StreamError::Closed) => break "whole".to_owned(),
+            Err(StreamError::LastOperationFailed(error)) => {
+                break error.to_debug_string();
+            }
+        }
+    };
+    text + &format!("body: {bytes} bytes, {end}\n")
+}
