@@ -124,6 +124,17 @@ fn error_pages(files: &[String], failures: &mut Vec<String>) {
     }
     let page = |file: &String| Some(file.strip_prefix("docs/errors/")?.strip_suffix(".md")?.to_owned());
     let pages: BTreeSet<String> = files.iter().filter_map(page).filter(|page| is_code(page)).collect();
+    let sources: String = files
+        .iter()
+        .filter(|file| file.starts_with("host/") && file.ends_with(".rs"))
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .collect();
+    let of_hosts = files.iter().filter_map(page).filter(|page| page.starts_with("OS-"));
+    failures.extend(
+        of_hosts
+            .filter(|page| !sources.contains(&format!("\"{page}\"")))
+            .map(|page| format!("docs/errors/{page}.md explains a code that no host or router uses")),
+    );
     failures.extend(codes.difference(&pages).map(|code| format!("docs/errors/{code}.md is missing")));
     failures.extend(
         pages

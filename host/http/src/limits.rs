@@ -55,8 +55,17 @@ pub struct Limits {
     pub idle_s_max: u64,
     /// How long a connection may live, in seconds; requests under way end first.
     pub life_s_max: u64,
-    /// What error codes begin with.
-    pub codes: &'static str,
+    /// How it says what it refuses by itself.
+    pub codes: Codes,
+}
+
+/// Codes of what is refused before anybody looks at it.
+#[derive(Debug, Clone, Copy)]
+pub struct Codes {
+    /// The path is too long.
+    pub url: &'static str,
+    /// The headers are too many.
+    pub headers: &'static str,
 }
 
 /// For users, who may be anybody.
@@ -66,7 +75,7 @@ pub const USERS: Limits = Limits {
     head_s_max: 10,
     idle_s_max: 60,
     life_s_max: 3_600,
-    codes: "OS-RTR",
+    codes: Codes { url: "OS-RTR-41401", headers: "OS-RTR-43101" },
 };
 
 /// For routers and other hosts, which keep connections for later: they drop theirs before we do
@@ -77,18 +86,18 @@ pub const HOSTS: Limits = Limits {
     head_s_max: 60,
     idle_s_max: 60,
     life_s_max: 24 * 3_600,
-    codes: "OS-BERT",
+    codes: Codes { url: "OS-BERT-41401", headers: "OS-BERT-43101" },
 };
 
 /// How long those who ask a listener with [`HOSTS`] keep an idle connection, in seconds.
 pub const CLIENT_IDLE_S_MAX: u64 = 30;
 
-/// For health and metrics.
+/// For health and metrics; of a router, with its codes.
 pub const ADMIN: Limits = Limits {
     connections_max: 64,
     connections_per_peer_max: 64,
     head_s_max: 10,
     idle_s_max: 60,
     life_s_max: 3_600,
-    codes: "OS-ADM",
+    codes: HOSTS.codes,
 };

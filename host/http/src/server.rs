@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::body::{Received, Sending};
-use crate::limits::{self, Limits};
+use crate::limits::{self, Codes, Limits};
 use crate::peers::Peers;
 use crate::problem::problem;
 use crate::watch::{Begun, Verdict, Watch, Watched};
@@ -155,7 +155,7 @@ impl Connection {
         let told = watch.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut begun = told.begin();
-            let refused = refuses(&request);
+            let refused = refuses(&request, limits.codes);
             if request.version() != Version::HTTP_2 || request.method() == Method::HEAD {
                 begun.whole(); // HTTP/1 cannot give up a request and go on; of HEAD nobody sends the body
             }
@@ -164,7 +164,7 @@ impl Connection {
                 None => Ok(answer(request, peer)),
                 Some(refusal) => Err(refusal),
             };
-            async move { Ok::<_, Infallible>(wrapped(answered, begun, limits.codes).await) }
+            async move { Ok::<_, Infallible>(wrapped(answered, begun).await) }
         });
         let socket = TokioIo::new(Watched { socket, watch: watch.clone() });
         let mut connection = pin!(builder.serve_connection(socket, service));
@@ -208,20 +208,24 @@ struct Refusal {
 }
 
 /// Says why a request is not answered, if it is not. What HTTP/1 alone breaks, hyper has refused before.
-fn refuses(request: &Request<Incoming>) -> Option<Refusal> {
+fn refuses(request: &Request<Incoming>, codes: Codes) -> Option<Refusal> {
     let url = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     if url > limits::URL_BYTES_MAX {
         let detail = format!("a path with its query may have {} bytes", limits::URL_BYTES_MAX);
-        return Some(Refusal { status: StatusCode::URI_TOO_LONG, code: "41401", detail });
+        return Some(Refusal { status: StatusCode::URI_TOO_LONG, code: codes.url, detail });
     }
     if request.headers().len() > limits::HEADERS_MAX {
         let detail = format!("a request may have {} headers", limits::HEADERS_MAX);
-        return Some(Refusal { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, code: "43101", detail });
+        return Some(Refusal {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            code: codes.headers,
+            detail,
+        });
     }
     None
 }
 
-async fn wrapped<F, B>(answered: Result<F, Refusal>, begun: Begun, codes: &str) -> Response<Sending<B>>
+async fn wrapped<F, B>(answered: Result<F, Refusal>, begun: Begun) -> Response<Sending<B>>
 where
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes>,
@@ -229,7 +233,7 @@ where
     match answered {
         Ok(answer) => answer.await.map(|body| Sending::answer(body, begun)),
         Err(Refusal { status, code, detail }) => {
-            problem(status, &format!("{codes}-{code}"), &detail, "").map(|body| Sending::refusal(body, begun))
+            problem(status, code, &detail, "").map(|body| Sending::refusal(body, begun))
         }
     }
 }

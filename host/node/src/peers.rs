@@ -4,16 +4,17 @@
 //! routers see it, with a sealed [`Call`]; a second host is asked when the first was not reached or does not serve the
 //! app. Invariant: a call is sent again only if no guest saw it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::jetstream;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -42,6 +43,8 @@ const CONNECT_S_MAX: u64 = 2;
 const IDLE_CONNECTIONS_MAX: usize = 32;
 /// Inputs of a call, in bytes; the body of any request has as many.
 const INPUTS_BYTES_MAX: usize = 30_000_000;
+/// Inputs of all calls of one app to other hosts that are held at once, in bytes: they are held whole, for a second host.
+const APP_INPUTS_BYTES_MAX: usize = 128 << 20;
 /// Wait before a lost subscription is opened again, in milliseconds.
 const WATCH_RETRY_MS: u64 = 500;
 
@@ -49,6 +52,7 @@ const WATCH_RETRY_MS: u64 = 500;
 pub(crate) struct Peers {
     known: Mutex<Known>,
     client: legacy::Client<HttpConnector, Full<Bytes>>,
+    held: Arc<Mutex<HashMap<AppId, usize>>>,
 }
 
 #[derive(Default)]
@@ -70,7 +74,7 @@ impl Peers {
             .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
             .retry_canceled_requests(true) // only what was not sent, because an idle connection had been closed
             .build(connector);
-        Self { known: Mutex::default(), client }
+        Self { known: Mutex::default(), client, held: Arc::default() }
     }
 
     /// News of an app.
@@ -193,8 +197,10 @@ impl CallApps for Caller {
 
 /// Calls an app on another host.
 async fn send(host: &Host, body: WasiBody, call: Call, id: &str) -> Called {
-    let inputs = Limited::new(body, INPUTS_BYTES_MAX).collect().await;
-    let inputs = inputs.map_err(|_| ErrorCode::HttpRequestBodySize(None))?.to_bytes();
+    let mut held =
+        Inputs { all: host.peers.held.clone(), app: call.caller.clone(), bytes: BytesMut::new(), counted: 0 };
+    held.take(body).await?;
+    let inputs = held.bytes.split().freeze();
     let name = call.path.split('/').nth(1).unwrap_or_default();
     let header = call.seal(&host.secrets);
     for address in host.peers.addresses(name).iter().take(TRIES_MAX) {
@@ -216,6 +222,77 @@ async fn send(host: &Host, body: WasiBody, call: Call, id: &str) -> Called {
     Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50303", &detail, id))
 }
 
+/// The inputs of a call, counted at its app for as long as they are held.
+struct Inputs {
+    all: Arc<Mutex<HashMap<AppId, usize>>>,
+    app: AppId,
+    bytes: BytesMut,
+    counted: usize,
+}
+
+impl Inputs {
+    /// Takes a body, unless it is too large or the app's calls hold too much already.
+    async fn take(&mut self, mut body: WasiBody) -> Result<(), ErrorCode> {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| ErrorCode::HttpRequestBodySize(None))?;
+            let Ok(piece) = frame.into_data() else { continue };
+            if self.bytes.len() + piece.len() > INPUTS_BYTES_MAX {
+                return Err(ErrorCode::HttpRequestBodySize(None));
+            }
+            if !self.count(piece.len()) {
+                return Err(ErrorCode::ConnectionLimitReached);
+            }
+            self.bytes.extend_from_slice(&piece);
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, bytes: usize) -> bool {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = all.entry(self.app.clone()).or_insert(0);
+        let fits = *held + bytes <= APP_INPUTS_BYTES_MAX;
+        if fits {
+            *held += bytes;
+            self.counted += bytes;
+        }
+        fits
+    }
+}
+
+impl Drop for Inputs {
+    fn drop(&mut self) {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = all.get_mut(&self.app) {
+            *held -= self.counted.min(*held);
+            if *held == 0 {
+                all.remove(&self.app);
+            }
+        }
+    }
+}
+
 fn passed(response: Response<hyper::body::Incoming>) -> Response<Body> {
     response.map(|body| body.map_err(|_| ErrorCode::HttpResponseIncomplete.into()).boxed_unsync())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inputs_of_an_app_are_bounded_and_given_back() {
+        let all = Arc::new(Mutex::new(HashMap::new()));
+        let inputs = |app: &str| {
+            let app = app.parse().unwrap();
+            Inputs { all: all.clone(), app, bytes: BytesMut::new(), counted: 0 }
+        };
+        let (one, other) = ("018f4c6e-0000-7000-8000-000000000001", "018f4c6e-0000-7000-8000-000000000002");
+        let mut first = inputs(one);
+        assert!(first.count(APP_INPUTS_BYTES_MAX));
+        assert!(!inputs(one).count(1), "all calls of an app together");
+        assert!(inputs(other).count(1), "another app has its own");
+        drop(first);
+        assert!(inputs(one).count(APP_INPUTS_BYTES_MAX));
+        assert!(all.lock().unwrap().is_empty(), "nothing is kept of those who are gone");
+    }
 }

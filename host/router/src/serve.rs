@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use odeon_http::{Received, limits};
+use odeon_http::{Limits, Received, limits};
 use tokio::net::TcpListener;
 
 use crate::Router;
@@ -24,7 +24,8 @@ pub async fn users(proxy: Arc<Proxy>, listener: TcpListener, stop: Stop) {
 
 /// Serves health and metrics for ever.
 pub(crate) async fn admin(router: Arc<Router>, listener: TcpListener) {
-    odeon_http::serve(limits::ADMIN, listener, Stop::default(), move |request, _| {
+    let limits = Limits { codes: limits::USERS.codes, ..limits::ADMIN };
+    odeon_http::serve(limits, listener, Stop::default(), move |request, _| {
         let answer = admin_answer(&router, &request);
         async move { answer }
     })

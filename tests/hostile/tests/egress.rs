@@ -28,6 +28,8 @@ const CONNECTIONS_MAX: usize = 64;
 const REQUESTS_MAX: usize = 1_000;
 /// Largest body of an answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// What a host holds of a body that a guest writes, in bytes.
+const HELD_BYTES_MAX: u64 = 64 << 10;
 
 #[tokio::test]
 async fn a_host_lets_out_what_it_should() {
@@ -39,6 +41,7 @@ async fn a_host_lets_out_what_it_should() {
     attacker.connections_are_shared_out().await;
     attacker.one_request_sends_so_many().await;
     attacker.answers_are_bounded().await;
+    attacker.bodies_that_are_never_sent_hold_little().await;
     attacker.a_setting_that_is_no_network_is_refused();
 }
 
@@ -237,6 +240,16 @@ impl Attacker<'_> {
         let nonsense = Peer::start(OPEN_ADDRESS, "no HTTP at all\r\n\r\n".into(), false).await;
         let (said, _) = self.attack(&format!("fetch/{}", nonsense.address)).await;
         assert!(said.starts_with("failed ErrorCode::HttpProtocolError"), "{said}");
+        beside.stop().await;
+    }
+
+    async fn bodies_that_are_never_sent_hold_little(&self) {
+        const BODIES: u64 = 2_000;
+        let beside = self.beside();
+        let (said, _) = self.attack(&format!("hoard/{BODIES}")).await;
+        let bytes = said.strip_prefix("holds ").and_then(|said| said.split(' ').next()).unwrap();
+        let bytes: u64 = bytes.parse().unwrap();
+        assert!(bytes > 0 && bytes <= BODIES * HELD_BYTES_MAX, "{said}");
         beside.stop().await;
     }
 

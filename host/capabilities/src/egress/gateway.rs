@@ -20,6 +20,9 @@ use super::networks::Networks;
 pub(super) const CONNECTIONS_MAX: usize = 64;
 /// Outgoing connections of all apps of a host at once: sockets are a resource of the process.
 const HOST_CONNECTIONS_MAX: usize = 2_048;
+/// Requests of one app on a host that have no answer yet, calls of other apps among them: twice the instances that it may
+/// have. Each holds a body's buffer; more are refused at once.
+pub(super) const PENDING_MAX: usize = 512;
 /// Names that are resolved for one app at once. The system's resolver takes a thread each, which cannot be ended.
 const RESOLVING_MAX: usize = 8;
 /// Names that are resolved on a host at once: less than the threads that files and databases need as well.
@@ -41,6 +44,7 @@ pub struct Gateway {
 
 /// An app's part of what a host has.
 pub(super) struct Share {
+    pub(super) pending: Arc<Semaphore>,
     pub(super) connections: Arc<Semaphore>,
     resolving: Arc<Semaphore>,
 }
@@ -83,6 +87,7 @@ impl Gateway {
         }
         shares.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Share {
+            pending: Arc::new(Semaphore::new(PENDING_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             resolving: Arc::new(Semaphore::new(RESOLVING_MAX)),
         });

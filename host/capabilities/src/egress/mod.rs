@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use http::Method;
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -30,9 +31,13 @@ pub const REQUESTS_MAX: u32 = 1_000;
 /// The same for a timer or an event, which has 20 minutes and may have a table to go through.
 pub const TRIGGERED_REQUESTS_MAX: u32 = 50_000;
 /// What is left for a request that another app called: each level multiplies.
-const NESTED_SHARE: u32 = 10;
+const NESTED_SHARE: u32 = 5;
 /// The least that a nested request may send.
-const NESTED_REQUESTS_MIN: u32 = 10;
+const NESTED_REQUESTS_MIN: u32 = 20;
+
+/// Largest piece of a body that a guest writes, in bytes. Two of them wait in the host for each body that a guest has begun, also for
+/// one that it never sends, and a guest may begin thousands.
+const PIECE_BYTES_MAX: usize = 32 << 10;
 
 /// The authority is not in the app's settings.
 const NOT_ALLOWED: &str = "OS-BERT-40310";
@@ -118,6 +123,15 @@ impl Egress {
         Self { apps: Some((authority, apps)), ..self }
     }
 
+    /// A place among the app's requests that have no answer yet.
+    fn pending(&self) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        let Some(app) = &self.app else { return Ok(None) };
+        app.share.pending.clone().try_acquire_owned().map(Some).map_err(|_| {
+            self.told.tell(TOO_MANY, || "the app has as many requests without an answer as it may".into());
+            Error::ConnectionLimitReached
+        })
+    }
+
     /// Why a request is not sent, if it is not. Whom it is for comes last.
     fn refuses(&mut self, request: &http::Request<WasiBody>) -> Option<Error> {
         let Some(left) = self.left.checked_sub(1) else {
@@ -149,12 +163,20 @@ impl WasiHttpHooks for Egress {
             return Box::new(async { Err(error) });
         }
         let authority = request.uri().authority();
+        let pending = match self.pending() {
+            Ok(pending) => pending,
+            Err(error) => return Box::new(async { Err(error) }),
+        };
         if let Some((own, apps)) = &self.apps
             && authority.is_some_and(|authority| authority.as_str() == *own)
         {
             let called = apps.call(request);
             let done = || Box::new(async { Ok(()) }) as Transfer;
-            return Box::new(async move { Ok((called.await?, done())) });
+            return Box::new(async move {
+                let called = called.await;
+                drop(pending);
+                Ok((called?, done()))
+            });
         }
         let Some(app) = self.app.as_ref().filter(|app| app.permits(request.uri())) else {
             self.told.tell(NOT_ALLOWED, || {
@@ -164,7 +186,15 @@ impl WasiHttpHooks for Egress {
             return Box::new(async { Err(Error::HttpRequestDenied) });
         };
         let (app, told) = (app.clone(), self.told.clone());
-        Box::new(async move { send::send(&app, request, options.unwrap_or_default(), &told).await })
+        Box::new(async move {
+            let sent = send::send(&app, request, options.unwrap_or_default(), &told).await;
+            drop(pending);
+            sent
+        })
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        PIECE_BYTES_MAX
     }
 }
 

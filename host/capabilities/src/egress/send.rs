@@ -32,8 +32,8 @@ const PLACE_S_MAX: u64 = 5;
 const CONNECT_S_MAX: u64 = 10;
 /// How long the head of an answer may take, in seconds: no longer than a request of the app.
 const FIRST_BYTE_S_MAX: u64 = 60;
-/// How long a server may be silent in the middle of a body, in seconds.
-const BETWEEN_BYTES_S_MAX: u64 = 30;
+/// How long a server may be silent in the middle of a body, in seconds; a model may ask for as many.
+const BETWEEN_BYTES_S_MAX: u64 = 60;
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 4;
 /// Largest head of an answer, in bytes.
@@ -44,7 +44,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Our bound, or less if the guest asks for less.
-fn at_most(asked: Option<Duration>, seconds_max: u64) -> Duration {
+pub(super) fn at_most(asked: Option<Duration>, seconds_max: u64) -> Duration {
     let most = Duration::from_secs(seconds_max);
     asked.map_or(most, |asked| asked.min(most))
 }

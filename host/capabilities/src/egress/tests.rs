@@ -128,7 +128,15 @@ fn only_named_authorities_are_reached() {
 #[test]
 fn nested_requests_may_send_less() {
     let all: Vec<_> = (0..5).map(requests_max).collect();
-    assert_eq!(all, [1_000, 100, 10, 10, 10]);
+    assert_eq!(all, [1_000, 200, 40, 20, 20]);
+}
+
+#[test]
+fn a_guest_waits_less_than_we_do_but_never_more() {
+    let second = Duration::from_secs(1);
+    let asked = [None, Some(second), Some(3_600 * second), Some(Duration::ZERO)];
+    let waits = asked.map(|asked| send::at_most(asked, 10));
+    assert_eq!(waits, [10 * second, second, 10 * second, Duration::ZERO]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! - `read/<authority>`: one request, and how much of its answer came.
 //! - `flood/<times>/<authority>[/<path>]`: one request after the other.
 //! - `hold/<times>/<authority>`: all at once, and what came of the first that ended.
+//! - `hoard/<times>`: bodies of requests that are never sent, each filled as far as the host takes it.
 //! - `together/<times>/<authority>`: all at once, and how many were answered.
 
 use wasip2::http::outgoing_handler;
@@ -30,7 +31,8 @@ pub(crate) fn run(attack: &[&str]) -> String {
         ["flood", times, authority, path @ ..] => flood(number(times), authority, path),
         ["hold", times, authority] => hold(number(times), authority),
         ["together", times, authority] => together(number(times), authority),
-        _ => "fetch, follow, read, flood, hold, together".into(),
+        ["hoard", times] => hoard(number(times)),
+        _ => "fetch, follow, read, flood, hold, together, hoard".into(),
     };
     said + "\n"
 }
@@ -124,4 +126,26 @@ fn together(times: u32, authority: &str) -> String {
     let held: Vec<_> = (0..times).map(|_| begin(authority, &[])).collect();
     let answered = held.iter().filter(|held| held.as_ref().is_ok_and(|held| end(held).is_ok())).count();
     format!("answered {answered} times")
+}
+
+/// Bytes that the host holds for requests that nobody sends.
+fn hoard(times: u32) -> String {
+    let piece = vec![b'x'; usize::try_from(PIECE_BYTES).expect("it fits")];
+    let (mut held, mut bytes) = (Vec::new(), 0);
+    for _ in 0..times {
+        let request = OutgoingRequest::new(Fields::new());
+        let body = request.body().expect("it is taken once");
+        let stream = body.write().expect("it is taken once");
+        while let Ok(room @ 1..) = stream.check_write() {
+            let room = usize::try_from(room.min(PIECE_BYTES)).expect("it fits");
+            if stream.write(&piece[..room]).is_err() {
+                break;
+            }
+            bytes += room;
+        }
+        held.push((stream, body, request));
+    }
+    let text = format!("holds {bytes} bytes in {} bodies", held.len());
+    held.into_iter().for_each(drop); // streams before their bodies
+    text
 }
