@@ -2,12 +2,14 @@
 //!
 //! Map: [`limits`] says how much anybody may take, [`server`] accepts and drives connections, [`watch`] sees what a
 //! connection does with its time and bytes, [`body`] wraps bodies on their way in and out, [`peers`] counts
-//! connections by address, [`problem`] is the shape of every refusal.
+//! connections by address, [`problem`] is the shape of every refusal,
+//! [`descriptors`] are what connections are made of.
 //!
 //! What must stay true: whatever a client sends, or does not send, or does not read, costs a bounded amount of memory for
 //! a bounded time; nothing here knows apps.
 
 pub mod body;
+pub mod descriptors;
 pub mod limits;
 mod peers;
 pub mod problem;

@@ -27,3 +27,16 @@ pub fn problem(status: StatusCode, code: &str, detail: &str, request_id: &str) -
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_server_says_when_to_come_back() {
+        let full = problem(StatusCode::SERVICE_UNAVAILABLE, "OS-X-50301", "full", "id");
+        assert_eq!(full.headers()[header::RETRY_AFTER], RETRY_AFTER_S);
+        let wrong = problem(StatusCode::BAD_REQUEST, "OS-X-40001", "wrong", "id");
+        assert!(!wrong.headers().contains_key(header::RETRY_AFTER));
+    }
+}

@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -221,6 +221,11 @@ fn refuses(request: &Request<Incoming>, codes: Codes) -> Option<Refusal> {
             code: codes.headers,
             detail,
         });
+    }
+    // Whoever stands before or behind us may go by the other one (RFC 9112, 3.2).
+    if request.headers().get_all(header::HOST).iter().count() > 1 {
+        let detail = "a request names one host".to_owned();
+        return Some(Refusal { status: StatusCode::BAD_REQUEST, code: codes.host, detail });
     }
     None
 }

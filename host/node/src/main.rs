@@ -50,6 +50,7 @@ fn main() -> Result<ExitCode> {
             let filter =
                 EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
             tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+            odeon_http::descriptors::raise();
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             let settings = Settings::read(&config)?;
             runtime.context("start the runtime")?.block_on(run(settings, stop_signal()))?;

@@ -22,6 +22,7 @@ fn main() -> Result<()> {
     rustix::thread::set_no_new_privs(true).context("give up new privileges")?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    odeon_http::descriptors::raise();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(run(Settings::read(&arguments.config)?, stop_signal()))

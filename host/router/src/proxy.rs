@@ -24,7 +24,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use odeon_http::limits::CLIENT_IDLE_S_MAX;
 use odeon_http::{ReceiveError, Received, problem};
-use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX};
+use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -40,6 +40,8 @@ const CONNECT_S_MAX: u64 = 2;
 const BACKOFF_MS: u64 = 1_000;
 /// Requests at once.
 const REQUESTS_MAX: usize = 8_192;
+/// Requests of one app at once: an app that does not answer leaves the other half to the others.
+const APP_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
 /// Idle connections kept per host.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 /// Headers that end at the next hop (RFC 9110, 7.6.1).
@@ -66,11 +68,19 @@ pub struct Backend {
 
 /// The proxy.
 pub struct Proxy {
-    routes: RwLock<HashMap<String, Arc<Vec<Backend>>>>,
+    routes: RwLock<HashMap<String, Route>>,
     hosts: Mutex<HashMap<Arc<str>, Arc<HostLoad>>>,
     client: Client<HttpConnector, SentBody>,
     places: Arc<Semaphore>,
+    app_requests_max: usize,
     pub(crate) metrics: Metrics,
+}
+
+/// An app.
+#[derive(Clone)]
+struct Route {
+    replicas: Arc<Vec<Backend>>,
+    places: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -93,6 +103,7 @@ enum Refusal {
     UnknownApp(String),
     NoReplica(String),
     Overloaded,
+    Busy(String),
     Upstream,
     Late,
     SlowBody,
@@ -101,6 +112,13 @@ enum Refusal {
 
 impl Default for Proxy {
     fn default() -> Self {
+        Self::new(REQUESTS_MAX, APP_REQUESTS_MAX)
+    }
+}
+
+impl Proxy {
+    /// A proxy without routes, for so many requests at once, and so many of one app.
+    pub fn new(requests_max: usize, app_requests_max: usize) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(CONNECT_S_MAX)));
@@ -114,21 +132,25 @@ impl Default for Proxy {
             routes: RwLock::default(),
             hosts: Mutex::default(),
             client,
-            places: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            places: Arc::new(Semaphore::new(requests_max)),
+            app_requests_max,
             metrics: Metrics::new(),
         }
     }
-}
 
-impl Proxy {
     /// Replaces all routes.
     pub fn install(&self, routes: HashMap<String, Vec<Backend>>) {
         let addresses: HashSet<_> = routes.values().flatten().map(|backend| &backend.address).collect();
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.retain(|address, _| addresses.contains(address));
         drop(hosts);
-        let routes = routes.into_iter().map(|(name, replicas)| (name, Arc::new(replicas))).collect();
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
+        let mut known = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *known);
+        known.extend(routes.into_iter().map(|(name, replicas)| {
+            let places = before.get(&name).map(|route| route.places.clone()); // some may be taken
+            let places = places.unwrap_or_else(|| Arc::new(Semaphore::new(self.app_requests_max)));
+            (name, Route { replicas: Arc::new(replicas), places })
+        }));
     }
 
     /// Answers one request. Every request gets an answer.
@@ -153,9 +175,11 @@ impl Proxy {
         id: &str,
         peer: SocketAddr,
     ) -> Result<Response<PassedBody>, Refusal> {
-        let replicas = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let replicas = replicas.ok_or_else(|| Refusal::UnknownApp(name.to_owned()))?;
+        let route = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let Route { replicas, places } = route.ok_or_else(|| Refusal::UnknownApp(name.to_owned()))?;
         let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
+        let app_place = places.try_acquire_owned().map_err(|_| Refusal::Busy(name.to_owned()))?;
+        let place = (place, app_place);
         let (mut parts, body) = request.into_parts();
         prepare(&mut parts.headers, &parts.uri, id, peer);
         let mut message = Message::new(parts, body);
@@ -350,6 +374,9 @@ fn prepare(headers: &mut HeaderMap, uri: &Uri, id: &str, peer: SocketAddr) {
         .filter_map(|name| name.trim().parse().ok())
         .collect();
     HOP_BY_HOP.iter().chain(&named).for_each(|name| while headers.remove(name).is_some() {});
+    for ours in [CALL, TRIGGER, USER, NOT_SERVED] {
+        headers.remove(ours); // hosts' to say
+    }
     if !headers.contains_key(header::HOST)
         && let Some(host) =
             uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
@@ -390,8 +417,12 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
             format!("no host serves `{name}` now; try again in a moment"),
         ),
         Refusal::Overloaded => {
-            let detail = format!("{REQUESTS_MAX} requests are under way; try again in a moment");
+            let detail = "the router has as many requests under way as it may; try again in a moment".into();
             (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50302", detail)
+        }
+        Refusal::Busy(name) => {
+            let detail = format!("`{name}` has as many requests under way as it may; try again in a moment");
+            (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50303", detail)
         }
         Refusal::Upstream => {
             (StatusCode::BAD_GATEWAY, "OS-RTR-50201", "the host went away before it answered".to_owned())

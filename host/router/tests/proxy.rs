@@ -26,6 +26,8 @@ enum Behaviour {
     DieAfterHead,
     /// Says that it does not serve the app.
     NotServed,
+    /// Reads the head of a request and says nothing.
+    Silent,
 }
 
 /// A host that counts its requests.
@@ -69,6 +71,10 @@ async fn serve(mut stream: TcpStream, behaviour: Behaviour, requests: Arc<Atomic
             format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}")
         }
         Behaviour::DieAfterHead => return,
+        Behaviour::Silent => {
+            while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+            return;
+        }
         Behaviour::NotServed => {
             "HTTP/1.1 421 Misdirected Request\r\nx-odeon-not-served: 1\r\ncontent-length: 0\r\n\r\n"
                 .to_owned()
@@ -94,6 +100,10 @@ impl Router {
         let proxy = Arc::new(Proxy::default());
         let backends = addresses.iter().map(|address| Backend { address: (*address).into() }).collect();
         proxy.install(HashMap::from([("Shop".to_owned(), backends)]));
+        Self::serving(proxy).await
+    }
+
+    async fn serving(proxy: Arc<Proxy>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(users(proxy, listener, Stop::default()));
@@ -153,6 +163,8 @@ async fn a_host_that_does_not_serve_the_app_is_passed_over() {
         assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);
     }
     let alone = Router::to(&[&other.address]).await;
+    let answer = alone.client.get(format!("{}/Shop/", alone.url)).send().await.unwrap();
+    assert_eq!(answer.headers()["retry-after"], "1", "it says when to come back");
     check_problem(alone.get("/Shop/").await, (503, "OS-RTR-50301"));
     check_problem(alone.post("/Shop/").await, (503, "OS-RTR-50301"));
     check_problem(alone.get("/Nothing/").await, (404, "OS-RTR-40401"));
@@ -165,7 +177,11 @@ async fn a_request_carries_its_id_and_no_header_of_this_hop() {
     let router = Router::to(&[&host.address]).await;
     let send = |id: String| {
         let request = router.client.get(format!("{}/Shop/x?y=z", router.url)).header("x-request-id", id);
-        request.header("connection", "x-secret").header("x-secret", "hop").header("te", "trailers").send()
+        let request =
+            request.header("connection", "x-secret").header("x-secret", "hop").header("te", "trailers");
+        let request =
+            request.header("odeon-call", "x").header("odeon-user", "x").header("odeon-trigger", "x");
+        request.send()
     };
     let answer = send("my-id".into()).await.unwrap();
     assert_eq!(answer.headers()["x-request-id"], "my-id");
@@ -173,9 +189,37 @@ async fn a_request_carries_its_id_and_no_header_of_this_hop() {
     assert!(seen.starts_with("get /shop/x?y=z http/1.1\r\n"), "{seen}");
     assert!(seen.contains("x-request-id: my-id") && seen.contains("traceparent: 00-"), "{seen}");
     assert!(seen.contains("x-forwarded-for: 127.0.0.1"), "{seen}");
+    assert!(!seen.contains("odeon-"), "what hosts say to one another: {seen}");
     assert!(!seen.contains("x-secret") && !seen.contains("\r\nte:"), "{seen}");
     let answer = send("x".repeat(65)).await.unwrap();
     assert_ne!(answer.headers()["x-request-id"], "x".repeat(65).as_str(), "an id may have 64 bytes");
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_answer_leaves_room_for_others() {
+    const APP_REQUESTS_MAX: usize = 4;
+    let (silent, host) = (FakeHost::start(Behaviour::Silent).await, FakeHost::start(Behaviour::Echo).await);
+    let proxy = Arc::new(Proxy::new(2 * APP_REQUESTS_MAX, APP_REQUESTS_MAX));
+    let backend = |host: &FakeHost| vec![Backend { address: host.address.as_str().into() }];
+    let routes =
+        || HashMap::from([("Slow".to_owned(), backend(&silent)), ("Shop".to_owned(), backend(&host))]);
+    proxy.install(routes());
+    let router = Router::serving(proxy.clone()).await;
+    let url = format!("{}/Slow/", router.url);
+    let mut held = tokio::task::JoinSet::new();
+    for _ in 0..APP_REQUESTS_MAX {
+        held.spawn(router.client.get(&url).send());
+    }
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while silent.requests() < APP_REQUESTS_MAX {
+        assert!(tokio::time::Instant::now() < deadline, "{} requests", silent.requests());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    proxy.install(routes()); // what is taken stays taken
+    let refused = router.client.get(&url).send().await.unwrap();
+    assert_eq!(refused.headers()["retry-after"], "1");
+    check_problem((refused.status(), refused.text().await.unwrap()), (503, "OS-RTR-50303"));
+    assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ const ATTACKER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 66));
 
 #[tokio::test]
 async fn hostile_clients_are_met() {
+    odeon_http::descriptors::raise(); // for more connections than one address may have
     let site = Installation::start().await;
     publish(&site);
     let router = site.url("development", "").trim_start_matches("http://").to_owned();
@@ -101,6 +102,7 @@ impl Target<'_> {
             ("a space before a name", head("POST", "/Hostile/out/seen", &["x-a: b\r\n content-length: 5"])),
             ("a bare CR", head("POST", "/Hostile/out/seen", &["x-a: b\rcontent-length: 5"])),
             ("a NUL", head("POST", "/Hostile/out/seen", &["x-a: b\0c"])),
+            ("two hosts", head("GET", "/Hostile/out/seen", &["host: y"])),
             ("no name", head("GET", "/Hostile/out/seen", &[": x"])),
             ("a space in the path", head("GET", "/Hostile/out/ seen", &[])),
             ("no HTTP", "hello\r\n\r\n".to_owned()),
@@ -180,12 +182,13 @@ impl Target<'_> {
             "proxy-connection: x",
             "upgrade: h2c",
             "odeon-trigger: timer",
-            "x-odeon-user: root",
+            "odeon-user: root",
+            "odeon-call: x",
             "x-forwarded-for: 1.2.3.4",
         ];
         raw.send(head("GET", "/Hostile/out/seen", &hop)).await;
         let seen = raw.answer().await.unwrap().body.to_lowercase();
-        for name in ["connection:", "x-secret", "te:", "keep-alive:", "upgrade:", "trigger", "1.2.3.4"] {
+        for name in ["connection:", "x-secret", "te:", "keep-alive:", "upgrade:", "odeon-", "1.2.3.4"] {
             assert!(
                 !seen.lines().any(|line| line.starts_with(name) || line.contains("1.2.3.4")),
                 "{name}: {seen}"
