@@ -52,14 +52,15 @@ pub(super) struct Share {
 impl Gateway {
     /// Opens the Internet and `networks`. Fails when there is no TLS.
     pub fn new(networks: Networks) -> Result<Arc<Self>, rustls::Error> {
-        Ok(Arc::new(Self::with_resolver(networks, None)?))
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
+        Ok(Arc::new(Self::trusting(roots, networks, None)?))
     }
 
-    pub(super) fn with_resolver(
+    pub(super) fn trusting(
+        roots: RootCertStore,
         networks: Networks,
         resolver: Option<Box<Resolve>>,
     ) -> Result<Self, rustls::Error> {
-        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
         // Named, because a process with two providers linked in has no default.
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;

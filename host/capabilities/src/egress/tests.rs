@@ -11,6 +11,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
 use super::networks::Networks;
 use super::*;
@@ -35,6 +38,10 @@ struct App {
 impl App {
     /// Every name is at `addresses`; none means that the system knows.
     fn new(open: &[&str], addresses: &'static [&'static str]) -> Self {
+        Self::trusting(RootCertStore::empty(), open, addresses)
+    }
+
+    fn trusting(roots: RootCertStore, open: &[&str], addresses: &'static [&'static str]) -> Self {
         let resolved = Arc::new(AtomicUsize::new(0));
         let counted = resolved.clone();
         let resolver: Box<gateway::Resolve> = Box::new(move |_, port| {
@@ -45,8 +52,16 @@ impl App {
         });
         let networks = Networks::parse(open.iter().copied()).unwrap();
         let resolver = (!addresses.is_empty()).then_some(resolver);
-        let gateway = Arc::new(Gateway::with_resolver(networks, resolver).unwrap());
-        let allowed = ["peer.example", "localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "2130706433"];
+        let gateway = Arc::new(Gateway::trusting(roots, networks, resolver).unwrap());
+        let allowed = [
+            "peer.example",
+            "other.example",
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "2130706433",
+        ];
         let spellings = ["0x7f.1", "0177.0.0.1", "127.1", "017700000001"];
         let allowed = allowed.into_iter().chain(spellings).map(str::to_owned);
         Self { egress: gateway.app("app", allowed), lines: Arc::default(), resolved }
@@ -280,4 +295,44 @@ async fn an_app_has_so_many_connections_whatever_its_revision() {
     }
     let (ok, _) = peer(OK, 0, 0).await;
     assert_eq!(app.get(&format!("http://127.0.0.1:{ok}/")).await.unwrap(), 200, "places come back");
+}
+
+/// A server that speaks TLS as `peer.example`, and whoever trusts it.
+async fn tls_peer() -> (u16, RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(["peer.example".to_owned()]).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(OK.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    (port, roots)
+}
+
+#[tokio::test]
+async fn a_server_is_who_its_certificate_says() {
+    let (port, roots) = tls_peer().await;
+    let trusting = App::trusting(roots, LOOPBACK, &["127.0.0.1"]);
+    assert_eq!(trusting.get(&format!("https://peer.example:{port}/")).await.unwrap(), 200);
+    let other = trusting.get(&format!("https://other.example:{port}/")).await;
+    assert!(matches!(other, Err(Error::TlsCertificateError)), "{other:?}");
+    let stranger = App::new(LOOPBACK, &["127.0.0.1"]).get(&format!("https://peer.example:{port}/")).await;
+    assert!(matches!(stranger, Err(Error::TlsCertificateError)), "{stranger:?}");
+    let (plain, _) = peer("HTTP/1.1 400 Bad Request\r\n\r\n", 0, 0).await;
+    let plain = trusting.get(&format!("https://peer.example:{plain}/")).await;
+    assert!(matches!(plain, Err(Error::TlsProtocolError)), "{plain:?}");
 }
