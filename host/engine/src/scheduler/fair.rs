@@ -46,6 +46,8 @@ pub(super) struct Fair<T> {
     early: BTreeSet<(Virtual, FlowId)>,
     /// Past their burst, by the time when they may go on.
     throttled: BTreeSet<(Nanos, FlowId)>,
+    /// Nothing of them waits, and something runs; by start tag.
+    running: BTreeSet<(Virtual, FlowId)>,
     virtual_now: Virtual,
     /// Weights of all flows.
     weight: u64,
@@ -64,14 +66,11 @@ struct Flow<T> {
 
 #[derive(Clone, Copy)]
 enum Place {
-    /// Nothing of it waits.
     Nowhere,
+    Running(Virtual),
     Eligible(Virtual),
     Early(Virtual),
-    Throttled {
-        until: Nanos,
-        since: Nanos,
-    },
+    Throttled { until: Nanos, since: Nanos },
 }
 
 impl<T> Default for Fair<T> {
@@ -81,6 +80,7 @@ impl<T> Default for Fair<T> {
             eligible: BTreeSet::new(),
             early: BTreeSet::new(),
             throttled: BTreeSet::new(),
+            running: BTreeSet::new(),
             virtual_now: 0,
             weight: 0,
         }
@@ -99,7 +99,7 @@ impl<T> Fair<T> {
             Flow { cpu: cpu.clone(), waiting, running: 0, place: Place::Nowhere, weight }
         });
         flow.waiting.push_back((item, now));
-        if matches!(flow.place, Place::Nowhere) {
+        if matches!(flow.place, Place::Nowhere | Place::Running(_)) {
             self.settle(id, now);
         }
     }
@@ -174,8 +174,17 @@ impl<T> Fair<T> {
                 own.waiting.front().is_none_or(|&(_, since)| now.saturating_sub(since) < OVERTAKEN_NS_MAX)
             }
             Some(own) if !own.waiting.is_empty() => false,
-            _ => cpu.start.load(Relaxed) <= self.virtual_now,
+            _ => {
+                let start = cpu.start.load(Relaxed);
+                start <= self.virtual_now || (self.eligible.is_empty() && start <= self.least_ahead())
+            }
         }
+    }
+
+    /// The earliest start tag of the apps that are ahead of their share. When nobody is owed anything, it is their turn.
+    fn least_ahead(&self) -> Virtual {
+        let first = |set: &BTreeSet<(Virtual, FlowId)>| set.first().map_or(Virtual::MAX, |&(start, _)| start);
+        first(&self.early).min(first(&self.running))
     }
 
     /// Puts an app into the set where it belongs.
@@ -185,11 +194,11 @@ impl<T> Fair<T> {
         let weight = flow.cpu.weight(); // the share may have been changed meanwhile
         self.weight = self.weight - u64::from(flow.weight) + u64::from(weight);
         flow.weight = weight;
-        if flow.waiting.is_empty() {
-            return;
-        }
         let start = flow.cpu.start.load(Relaxed);
-        flow.place = if let Some(until) = flow.cpu.ready_at(now) {
+        flow.place = if flow.waiting.is_empty() {
+            self.running.insert((start, id));
+            Place::Running(start)
+        } else if let Some(until) = flow.cpu.ready_at(now) {
             self.throttled.insert((until, id));
             Place::Throttled { until, since: now }
         } else if start <= self.virtual_now {
@@ -206,6 +215,7 @@ impl<T> Fair<T> {
         let Some(flow) = self.flows.get_mut(&id) else { return };
         match std::mem::replace(&mut flow.place, Place::Nowhere) {
             Place::Nowhere => {}
+            Place::Running(start) => drop(self.running.remove(&(start, id))),
             Place::Eligible(finish) => drop(self.eligible.remove(&(finish, id))),
             Place::Early(start) => drop(self.early.remove(&(start, id))),
             Place::Throttled { until, since } => {
