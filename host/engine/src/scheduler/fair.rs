@@ -48,6 +48,9 @@ pub(super) struct Fair<T> {
     throttled: BTreeSet<(Nanos, FlowId)>,
     /// Nothing of them waits, and something runs; by start tag.
     running: BTreeSet<(Virtual, FlowId)>,
+    /// Nothing of them waits or runs, and they are ahead of their share; by start tag. They still compete, so that virtual
+    /// time goes as slowly as it must for those that come and go with every request.
+    lingering: BTreeSet<(Virtual, FlowId)>,
     virtual_now: Virtual,
     /// Weights of all flows.
     weight: u64,
@@ -68,9 +71,17 @@ struct Flow<T> {
 enum Place {
     Nowhere,
     Running(Virtual),
+    Lingering(Virtual),
     Eligible(Virtual),
     Early(Virtual),
     Throttled { until: Nanos, since: Nanos },
+}
+
+impl<T> Flow<T> {
+    /// 1 if it waits or runs, else 0.
+    fn is_busy(&self) -> usize {
+        usize::from(self.running > 0 || !self.waiting.is_empty())
+    }
 }
 
 impl<T> Default for Fair<T> {
@@ -81,6 +92,7 @@ impl<T> Default for Fair<T> {
             early: BTreeSet::new(),
             throttled: BTreeSet::new(),
             running: BTreeSet::new(),
+            lingering: BTreeSet::new(),
             virtual_now: 0,
             weight: 0,
         }
@@ -91,17 +103,22 @@ impl<T> Fair<T> {
     /// Queues a guest behind those of its app.
     pub(super) fn push(&mut self, cpu: &Arc<Cpu>, item: T, now: Nanos) {
         let id = id_of(cpu);
-        let flow = self.flows.entry(id).or_insert_with(|| {
+        let flow = self.enter(cpu);
+        flow.waiting.push_back((item, now));
+        if flow.waiting.len() == 1 {
+            self.settle(id, now);
+        }
+    }
+
+    /// The flow of an app, which competes from now on.
+    fn enter(&mut self, cpu: &Arc<Cpu>) -> &mut Flow<T> {
+        self.flows.entry(id_of(cpu)).or_insert_with(|| {
             let weight = cpu.weight();
             self.weight += u64::from(weight);
             cpu.start.fetch_max(self.virtual_now, Relaxed); // sleeping saves up nothing
             let waiting = VecDeque::new();
             Flow { cpu: cpu.clone(), waiting, running: 0, place: Place::Nowhere, weight }
-        });
-        flow.waiting.push_back((item, now));
-        if matches!(flow.place, Place::Nowhere | Place::Running(_)) {
-            self.settle(id, now);
-        }
+        })
     }
 
     /// Takes what should run now.
@@ -145,23 +162,24 @@ impl<T> Fair<T> {
         cpu.start.store(start, Relaxed);
         self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
         cpu.expect(used);
-        if flow.waiting.is_empty() && flow.running == 0 {
-            self.weight -= u64::from(flow.weight);
-            self.unplace(id, now);
-            self.flows.remove(&id);
-        } else {
-            self.settle(id, now);
-        }
+        self.settle(id, now);
+        self.let_go(now);
     }
 
     /// Counts CPU time that an app used without having been queued. Of use only while others compete.
     pub(super) fn charge(&mut self, cpu: &Arc<Cpu>, used: Nanos, now: Nanos) {
-        let (id, weight) = (id_of(cpu), cpu.weight());
-        let competing = if self.flows.contains_key(&id) { 0 } else { u64::from(weight) };
-        cpu.start.fetch_max(self.virtual_now, Relaxed);
+        let weight = self.enter(cpu).weight;
         cpu.start.fetch_add(at_rate(used, weight), Relaxed);
-        self.virtual_now += used.saturating_mul(1_000) / (self.weight + competing).max(1);
-        if competing == 0 {
+        self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
+        self.settle(id_of(cpu), now);
+        self.let_go(now);
+    }
+
+    /// Apps that linger and have been paid for compete no longer.
+    fn let_go(&mut self, now: Nanos) {
+        while let Some(&(start, id)) = self.lingering.first()
+            && start <= self.virtual_now
+        {
             self.settle(id, now);
         }
     }
@@ -170,11 +188,11 @@ impl<T> Fair<T> {
     /// overtake itself for a while: its short guests its long ones, which costs nobody anything and saves two wake-ups.
     pub(super) fn may_overtake(&self, cpu: &Arc<Cpu>, now: Nanos) -> bool {
         match self.flows.get(&id_of(cpu)) {
-            Some(own) if self.flows.len() == 1 => {
+            Some(own) if self.flows.len() == self.lingering.len() + own.is_busy() => {
                 own.waiting.front().is_none_or(|&(_, since)| now.saturating_sub(since) < OVERTAKEN_NS_MAX)
             }
             Some(own) if !own.waiting.is_empty() => false,
-            _ => {
+            Some(_) | None => {
                 let start = cpu.start.load(Relaxed);
                 start <= self.virtual_now || (self.eligible.is_empty() && start <= self.least_ahead())
             }
@@ -195,7 +213,15 @@ impl<T> Fair<T> {
         self.weight = self.weight - u64::from(flow.weight) + u64::from(weight);
         flow.weight = weight;
         let start = flow.cpu.start.load(Relaxed);
-        flow.place = if flow.waiting.is_empty() {
+        flow.place = if flow.waiting.is_empty() && flow.running == 0 {
+            if start <= self.virtual_now {
+                self.weight -= u64::from(weight);
+                self.flows.remove(&id);
+                return;
+            }
+            self.lingering.insert((start, id));
+            Place::Lingering(start)
+        } else if flow.waiting.is_empty() {
             self.running.insert((start, id));
             Place::Running(start)
         } else if let Some(until) = flow.cpu.ready_at(now) {
@@ -216,6 +242,7 @@ impl<T> Fair<T> {
         match std::mem::replace(&mut flow.place, Place::Nowhere) {
             Place::Nowhere => {}
             Place::Running(start) => drop(self.running.remove(&(start, id))),
+            Place::Lingering(start) => drop(self.lingering.remove(&(start, id))),
             Place::Eligible(finish) => drop(self.eligible.remove(&(finish, id))),
             Place::Early(start) => drop(self.early.remove(&(start, id))),
             Place::Throttled { until, since } => {

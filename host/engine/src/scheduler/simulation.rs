@@ -25,6 +25,8 @@ struct Guest {
     request: Option<Nanos>,
     /// Between two requests.
     rest: Nanos,
+    /// Its requests begin where they come in, as those of connections do, if the queue allows it.
+    begins_here: bool,
     left: Nanos,
     asked_at: Nanos,
     /// Time from asking to the answer, of all requests.
@@ -53,7 +55,15 @@ impl Simulation {
         for _ in 0..guests {
             let guest = self.guests.len();
             let (left, took) = (request.unwrap_or(Nanos::MAX), Vec::new());
-            self.guests.push(Guest { cpu: cpu.clone(), request, rest, left, asked_at: self.now, took });
+            self.guests.push(Guest {
+                cpu: cpu.clone(),
+                request,
+                rest,
+                begins_here: false,
+                left,
+                asked_at: self.now,
+                took,
+            });
             self.fair.push(&cpu, guest, self.now);
         }
         cpu
@@ -82,10 +92,28 @@ impl Simulation {
             {
                 self.resting.pop_first();
                 self.guests[guest].asked_at = self.now;
-                let cpu = self.guests[guest].cpu.clone();
-                self.fair.push(&cpu, guest, self.now);
+                self.ask(guest);
             }
         }
+    }
+
+    /// A request comes in. Where it may begin at once, the kernel takes the first CPU from whatever runs there.
+    fn ask(&mut self, guest: usize) {
+        let cpu = self.guests[guest].cpu.clone();
+        let length = self.guests[guest].left;
+        if !self.guests[guest].begins_here || !self.fair.may_overtake(&cpu, self.now) {
+            return self.fair.push(&cpu, guest, self.now);
+        }
+        if let Some((_, _, since, until)) = &mut self.cpus[0] {
+            *since += length;
+            *until += length;
+        }
+        self.now += length;
+        cpu.spend(length, self.now);
+        self.fair.charge(&cpu, length, self.now);
+        let this = &mut self.guests[guest];
+        this.took.push(self.now - this.asked_at);
+        self.resting.insert((self.now + this.rest, guest), ());
     }
 
     fn end_slices(&mut self) {
@@ -212,4 +240,27 @@ fn a_share_that_changes_counts_at_the_next_slice() {
     sim.run_until(2_000 * MS);
     let ratio = (one.used_ns() - before.0) as f64 / (other.used_ns() - before.1) as f64;
     assert!((2.9..3.1).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn requests_that_begin_at_once_get_no_more_and_no_less_than_their_share() {
+    for attackers in [1, 3] {
+        let mut sim = Simulation::new(1);
+        for _ in 0..attackers {
+            sim.app(EVEN, 2, None, 0);
+        }
+        sim.run_until(100 * MS);
+        let victim = sim.app(EVEN, 4, Some(60 * US), 60 * US);
+        sim.guests
+            .iter_mut()
+            .filter(|guest| guest.request.is_some())
+            .for_each(|guest| guest.begins_here = true);
+        let begun = sim.now;
+        sim.run_until(begun + 2_000 * MS);
+        let fair = (sim.now - begun) / (attackers + 1);
+        let used = victim.used_ns();
+        assert!(used.abs_diff(fair) <= fair / 10, "{attackers} attackers: {used} of {fair} ns");
+        let at_its_rate = 4 * 60 * US * (attackers + 1);
+        assert!(sim.longest(&victim) <= at_its_rate + 2 * SLICE, "{attackers}: {}", sim.longest(&victim));
+    }
 }
