@@ -1,5 +1,16 @@
 //! Native code: made here, and made to run here. Loading native code is trusting it with the process, so
-//! the one `unsafe` of this crate lies in this module, behind a function that says what its caller vouches for.
+//! the one `unsafe` of this crate lies in this module, behind types that say what their caller vouches for.
+//!
+//! Code is mapped from its file, so that its pages are the page cache's: clean, shared, and dropped by the kernel
+//! when memory runs short. A mapping shows its file as it is, not as it was when it was checked. So the file is
+//! opened once, what is checked and what is mapped is that open file whatever happens to its name, and a file that
+//! changed between the beginning of the check and the end of loading is refused. What must stay true: nothing that was
+//! loaded runs before that comparison.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use wasmtime::component::Component;
 
@@ -22,10 +33,72 @@ impl<'a> Verified<'a> {
     }
 }
 
-/// Loads native code. Fails when it was made for another engine; it is then compiled anew.
+/// Loads native code into memory of its own. Fails when it was made for another engine; it is then compiled anew.
 #[expect(unsafe_code, reason = "native code can only be trusted, and `Verified` says by whom")]
 pub fn load(engine: &Engine, native: Verified<'_>) -> wasmtime::Result<Component> {
     // SAFETY: `deserialize` requires bytes that `precompile_component` made, unchanged. `Verified` is made
     // from bytes whose digest was compared with a signed claim, or which come from our own compiler.
     unsafe { Component::deserialize(&engine.inner, native.0) }
+}
+
+/// A file of native code whose content was checked, open since before the check.
+pub struct VerifiedFile {
+    file: File,
+    before: Stamp,
+}
+
+impl VerifiedFile {
+    /// Lets `is_trusted` read the whole file and say whether it is native code that a trusted key signed or our own
+    /// compiler made. Bytes behind the code, which are no part of it, may be there.
+    ///
+    /// The caller also vouches for the owner of the file: nobody but this process's own user may write to it.
+    pub fn check(
+        file: File,
+        is_trusted: impl FnOnce(&File) -> io::Result<bool>,
+    ) -> io::Result<Option<VerifiedFile>> {
+        let before = Stamp::of(&file)?;
+        Ok(is_trusted(&file)?.then_some(Self { file, before }))
+    }
+
+    /// Bytes of the file.
+    pub fn bytes(&self) -> u64 {
+        self.before.bytes
+    }
+}
+
+/// Maps native code from its file. Fails when it was made for another engine, or when the file is not as it was.
+#[expect(unsafe_code, reason = "native code can only be trusted, and `VerifiedFile` says by whom")]
+pub fn load_file(engine: &Engine, native: &VerifiedFile) -> wasmtime::Result<Component> {
+    // The name of an open file: wasmtime takes a path, and a path of the folder might lead to another file by now.
+    let path = format!("/proc/self/fd/{}", native.file.as_raw_fd());
+    // SAFETY: `deserialize_file` requires a file that `precompile_component` made, and that stays unchanged. Its content
+    // was checked through this very descriptor, and below we see that nobody wrote to it since, before anything of it
+    // runs. From then on it is only ours to write (see `VerifiedFile::check`), and we remove files but never write to one:
+    // whoever else acts as our user can also write to our memory.
+    let component = unsafe { Component::deserialize_file(&engine.inner, path)? };
+    if Stamp::of(&native.file)? != native.before {
+        wasmtime::bail!("the file of native code was changed while it was loaded");
+    }
+    Ok(component)
+}
+
+/// What the kernel changes when somebody writes to a file, and nobody can set back.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    changed: (i64, i64),
+    mode: u32,
+    owner: u32,
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let about = file.metadata()?;
+        Ok(Self {
+            bytes: about.len(),
+            changed: (about.ctime(), about.ctime_nsec()),
+            mode: about.mode(),
+            owner: about.uid(),
+        })
+    }
 }

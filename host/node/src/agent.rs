@@ -5,39 +5,33 @@
 //! loop that listens, and the heartbeat has a task of its own: nothing blocks either.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use async_nats::Client;
 use async_nats::jetstream::{self, kv};
+use futures_util::StreamExt as _;
 use odeon_capabilities::Settings;
-use odeon_engine::artefact::{self, Verified};
-use odeon_engine::wasmtime::component::Component;
-use odeon_engine::{App, Fits};
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::secrets::Place;
 use odeon_protocol::{
-    AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
+    AppId, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
     Serving, SettingValue, Signed, TrustedKeys, subjects,
 };
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::Host;
 use crate::apps::Served;
-use crate::compile::{in_child, to_anyhow};
 use crate::events;
+use crate::loader::{FETCH_PAUSE_MS, FETCH_TRIES_MAX, blocking};
 use crate::timers::AppTimers;
 
 /// Apps that are loaded at once.
 const LOADS_AT_ONCE: usize = 4;
-/// How often a load is tried that failed for want of NATS, before it counts as failed.
-const FETCH_TRIES_MAX: u32 = 5;
-/// Wait between two tries, in milliseconds.
-const FETCH_PAUSE_MS: u64 = 300;
 /// Wait before a failed load is tried again, in seconds; doubles each time, up to [`RETRY_S_MAX`].
 const RETRY_S: u64 = 1;
 /// See [`RETRY_S`].
@@ -46,8 +40,14 @@ const RETRY_S_MAX: u64 = 60;
 const LEAVE_MS: u64 = 2_000;
 /// Time between two comparisons of our statuses with the bucket, in seconds.
 const COMPARE_S: u64 = 10;
+/// Statuses that are compared then: a host with more takes its turns.
+const COMPARED_MAX: usize = 500;
+/// Statuses that are written at once.
+const REPORTS_AT_ONCE: usize = 64;
 /// Wait before a lost watch is opened again, in milliseconds.
 const WATCH_RETRY_MS: u64 = 500;
+/// Time between two looks for artefacts that nobody uses, in seconds.
+const TIDY_S: u64 = 10;
 /// Requests that may wait for an instance, per app.
 const QUEUE_MAX: usize = 1_024;
 
@@ -58,12 +58,45 @@ pub(crate) struct Agent {
     incarnation: String,
     loads: Semaphore,
     known: Mutex<BTreeMap<AppId, DesiredApp>>,
+    /// Desired state that is not on the disk yet, the newest of each app.
+    unkept: Mutex<BTreeMap<AppId, Signed<DesiredApp>>>,
     /// Held while desired state is written to disk: the newest is written last.
     keeping: tokio::sync::Mutex<()>,
-    /// The artefacts that apps were loaded from.
-    objects: Mutex<BTreeMap<AppId, Digest>>,
-    statuses: Mutex<BTreeMap<AppId, Option<ReplicaStatus>>>,
+    /// The artefacts that apps are loaded from.
+    artefacts: Mutex<BTreeMap<AppId, [Digest; 2]>>,
+    statuses: Mutex<Statuses>,
     changed: Notify,
+}
+
+/// What this host says of its apps; `None` where it has nothing to say any more.
+#[derive(Default)]
+struct Statuses {
+    all: BTreeMap<AppId, Option<ReplicaStatus>>,
+    /// Those that may differ from what is in the bucket.
+    unwritten: BTreeSet<AppId>,
+    /// The app up to which they were compared.
+    compared: Option<AppId>,
+}
+
+impl Statuses {
+    fn set(&mut self, app: &AppId, status: Option<ReplicaStatus>) {
+        self.all.insert(app.clone(), status);
+        self.unwritten.insert(app.clone());
+    }
+
+    /// Marks the next of them as perhaps not written: the bucket may have been emptied or restored.
+    fn compare(&mut self) {
+        let from = self.compared.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next: Vec<AppId> =
+            self.all.range((from, Bound::Unbounded)).take(COMPARED_MAX).map(|(app, _)| app.clone()).collect();
+        self.compared = (next.len() == COMPARED_MAX).then(|| next.last().cloned()).flatten();
+        self.unwritten.extend(next);
+    }
+
+    fn take_unwritten(&mut self) -> Vec<(AppId, Option<ReplicaStatus>)> {
+        let apps = std::mem::take(&mut self.unwritten);
+        apps.into_iter().filter_map(|app| Some((app.clone(), self.all.get(&app)?.clone()))).collect()
+    }
 }
 
 impl Agent {
@@ -74,8 +107,9 @@ impl Agent {
             incarnation: uuid::Uuid::new_v4().to_string(),
             loads: Semaphore::new(LOADS_AT_ONCE),
             known: Mutex::default(),
+            unkept: Mutex::default(),
             keeping: tokio::sync::Mutex::default(),
-            objects: Mutex::default(),
+            artefacts: Mutex::default(),
             statuses: Mutex::default(),
             changed: Notify::new(),
         })
@@ -83,10 +117,26 @@ impl Agent {
 
     /// Serves what was known last, whether or not anyone can be asked. A host that knew something can do its
     /// work without NATS.
-    pub(crate) fn resume(self: &Arc<Self>) {
-        for sealed in self.host.state.desired() {
-            self.hear(&sealed);
-            self.host.mark_ready();
+    pub(crate) async fn resume(self: &Arc<Self>) {
+        let names = self.host.state.desired_names();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = names.len().div_ceil(threads).max(1);
+        let reads = names.chunks(share).map(|names| {
+            let (agent, names) = (self.clone(), names.to_owned());
+            // Reading and checking seals is work for the CPU, and there may be tens of thousands.
+            blocking(move || {
+                let read = |name: String| agent.open(agent.host.state.desired(&name)?);
+                Ok(names.into_iter().filter_map(read).collect::<Vec<_>>())
+            })
+        });
+        for read in futures_util::future::join_all(reads).await {
+            match read {
+                Ok(known) => known.into_iter().for_each(|(desired, _)| {
+                    self.learn(desired, None);
+                    self.host.mark_ready();
+                }),
+                Err(error) => warn!("desired state on disk was not read: {error:#}"),
+            }
         }
     }
 
@@ -97,7 +147,7 @@ impl Agent {
         bucket::follow(client, open, |news| match news {
             News::Opened => self.host.mark_ready(),
             News::Put { key, value } => match serde_json::from_slice::<Signed<DesiredApp>>(value) {
-                Ok(sealed) => self.hear(&sealed),
+                Ok(sealed) => self.hear(sealed),
                 Err(error) => warn!(key, "not sealed desired state: {error}"),
             },
             News::Deleted { .. } | News::CaughtUp => {} // absence means nothing
@@ -106,48 +156,74 @@ impl Agent {
     }
 
     /// Checks a piece of desired state and acts on it if it is news.
-    fn hear(self: &Arc<Self>, sealed: &Signed<DesiredApp>) {
-        let desired = match sealed.open(&self.trusted) {
-            Ok(desired) => desired,
-            Err(error) => return warn!("desired state refused: {error}"),
-        };
-        let here = &self.host.settings;
-        if desired.stage != here.stage || desired.organization != here.organization {
-            return warn!(app = %desired.app, stage = %desired.stage, "desired state of another stage refused");
+    fn hear(self: &Arc<Self>, sealed: Signed<DesiredApp>) {
+        if let Some((desired, sealed)) = self.open(sealed) {
+            self.learn(desired, Some(sealed));
         }
+    }
+
+    /// Desired state, if it is sealed and meant for this stage.
+    fn open(&self, sealed: Signed<DesiredApp>) -> Option<(DesiredApp, Signed<DesiredApp>)> {
+        let here = &self.host.settings;
+        match sealed.open(&self.trusted) {
+            Ok(desired) if desired.stage == here.stage && desired.organization == here.organization => {
+                return Some((desired, sealed));
+            }
+            Ok(desired) => {
+                warn!(app = %desired.app, stage = %desired.stage, "desired state of another stage refused")
+            }
+            Err(error) => warn!("desired state refused: {error}"),
+        }
+        None
+    }
+
+    /// Acts on desired state that was checked, if it is news; `sealed` when it is not on the disk yet.
+    fn learn(self: &Arc<Self>, desired: DesiredApp, sealed: Option<Signed<DesiredApp>>) {
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             if known.get(&desired.app).is_some_and(|have| have.generation >= desired.generation) {
                 return;
             }
             known.insert(desired.app.clone(), desired.clone());
+            if let Some(sealed) = sealed.clone() {
+                let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+                unkept.insert(desired.app.clone(), sealed); // under one lock: it is the newest
+            }
         }
         self.host.peers.hear(desired.clone());
-        let (agent, sealed) = (self.clone(), sealed.clone());
+        let (agent, is_new) = (self.clone(), sealed.is_some());
         tokio::spawn(async move {
-            agent.keep(&desired, sealed).await;
-            agent.act(desired).await;
+            if is_new {
+                agent.keep(&desired.app).await;
+            }
+            agent.act(desired, is_new).await;
         });
     }
 
-    /// Keeps desired state on disk, for a start without NATS.
-    async fn keep(&self, desired: &DesiredApp, sealed: Signed<DesiredApp>) {
+    /// Keeps desired state on disk, for a start without NATS: with that of all who wait for the same.
+    async fn keep(&self, app: &AppId) {
         let _turn = self.keeping.lock().await;
-        if !self.is_newest(&desired.app, desired.generation) {
-            return;
-        }
-        let (state, app) = (self.host.state.clone(), desired.app.clone());
-        if let Err(error) = blocking(move || state.put_desired(&app, &sealed)).await {
-            warn!(app = %desired.app, "desired state was not kept on disk: {error:#}");
+        let batch = {
+            let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+            if !unkept.contains_key(app) {
+                return; // somebody before us wrote it
+            }
+            std::mem::take(&mut *unkept)
+        };
+        let state = self.host.state.clone();
+        if let Err(error) = blocking(move || state.put_desired(&batch)).await {
+            warn!("desired state was not kept on disk: {error:#}");
         }
     }
 
-    async fn act(&self, desired: DesiredApp) {
+    async fn act(&self, desired: DesiredApp, is_new: bool) {
         let DesiredApp { app, generation, state, .. } = desired;
         match state {
             DesiredState::Serving(serving) if serving.placements.contains(&self.host.settings.host) => {
-                self.tell(&app, generation, ReplicaState::Loading);
-                self.serve(&app, generation, &serving).await;
+                if is_new {
+                    self.tell(&app, generation, ReplicaState::Loading);
+                }
+                self.serve(&app, generation, &serving, is_new).await;
             }
             DesiredState::Serving(_) | DesiredState::Removed => self.leave(&app, generation).await,
         }
@@ -155,11 +231,11 @@ impl Agent {
 
     /// Loads an app and serves it. What fails is told, and tried again for as long as it is wanted: what
     /// was missing (NATS, the migrator, room on the disk) may come back, and nobody else would ask.
-    async fn serve(&self, app: &AppId, generation: Generation, serving: &Serving) {
+    async fn serve(&self, app: &AppId, generation: Generation, serving: &Serving, is_new: bool) {
         let mut pause = Duration::from_secs(RETRY_S);
         loop {
             let Ok(turn) = self.loads.acquire().await else { return };
-            let outcome = self.load(app, generation, serving).await;
+            let outcome = self.load(app, generation, serving, is_new).await;
             drop(turn);
             if !self.is_newest(app, generation) {
                 return; // newer news came meanwhile, and has a task of its own
@@ -167,7 +243,10 @@ impl Agent {
             match outcome {
                 Ok(served) => {
                     info!(%app, name = served.name, revision = %served.revision, %generation, "serving");
-                    let served = self.host.apps.replace(served);
+                    let (served, before) = self.host.apps.replace(served);
+                    for placement in before {
+                        self.host.loader.forget(placement).await;
+                    }
                     events::look_after(&self.host, &served);
                     return self.tell(app, generation, ReplicaState::Ready);
                 }
@@ -192,33 +271,47 @@ impl Agent {
             tokio::time::sleep(Duration::from_millis(LEAVE_MS)).await;
         }
         if self.is_newest(app, generation) {
-            self.host.apps.remove(app, generation);
+            if let Some(placement) = self.host.apps.remove(app, generation) {
+                self.host.loader.forget(placement).await;
+            }
             self.host.accounts.close(app);
             self.host.pools.forget(app.as_str()).await;
             self.host.state.remove_login(app);
-            self.objects.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
-            self.statuses.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), None);
+            self.artefacts.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
+            self.statuses.lock().unwrap_or_else(PoisonError::into_inner).set(app, None);
             self.changed.notify_one();
         }
     }
 
-    async fn load(&self, app: &AppId, generation: Generation, serving: &Serving) -> Result<Served> {
+    /// What a placement needs. What was deployed now is loaded, so that its failures are told; what was served before
+    /// a restart, and whose code is on the disk, is loaded when it is asked for.
+    async fn load(
+        &self,
+        app: &AppId,
+        generation: Generation,
+        serving: &Serving,
+        is_new: bool,
+    ) -> Result<Served> {
         let claim = serving.claim.open(&self.trusted).context("the claim of the component")?;
         let here = &self.host.settings;
         ensure!(claim.app == *app && claim.organization == here.organization, "the claim is another app's");
-        let component = self.component(&claim).await?;
+        let (loader, placement) = (&self.host.loader, self.host.loader.place());
+        let artefacts = [loader.artefact(&claim).clone(), claim.wasm.clone()];
+        self.artefacts.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), artefacts);
+        if is_new || !loader.is_on_disk(&claim) {
+            loader.prepare(placement, &claim).await?;
+        }
         if serving.database {
             self.login(app).await?;
         }
-        let linked = App::link(&self.host.engine, &self.host.linker, &component);
-        let linked = linked.map_err(to_anyhow).context("link the component")?;
         let instances = serving.limits.instances_max as usize;
         Ok(Served {
             id: app.clone(),
             name: serving.name.to_string(),
             revision: claim.revision,
             generation,
-            app: linked,
+            placement,
+            claim,
             limits: serving.limits.clone(),
             account: self.host.accounts.open(app, &serving.limits),
             egress: self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned()),
@@ -264,58 +357,22 @@ impl Agent {
         }
     }
 
-    /// Native code as the claim names it, or made here from the component that the claim names.
-    async fn component(&self, claim: &Claim) -> Result<Component> {
-        let engine = self.host.engine.clone();
-        if let Some(native) = &claim.native
-            && (Fits { target: native.target.clone(), engine: native.engine.clone() }) == engine.fits()
-        {
-            let bytes = self.object(&claim.app, &native.digest).await?;
-            return blocking(move || artefact::load(&engine, Verified::vouch(&bytes)).map_err(to_anyhow))
-                .await;
-        }
-        info!(app = %claim.app, revision = %claim.revision, "no native code fits; compiling");
-        let wasm = self.object(&claim.app, &claim.wasm).await?;
-        let native = in_child(&wasm).await.context("compile the component")?;
-        blocking(move || artefact::load(&engine, Verified::vouch(&native)).map_err(to_anyhow)).await
-    }
-
-    /// An object whose bytes were compared with its digest: from disk, or from the stage's bucket.
-    async fn object(&self, app: &AppId, digest: &Digest) -> Result<Vec<u8>> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), digest.clone());
-        let (state, wanted) = (self.host.state.clone(), digest.clone());
-        if let Some(bytes) = blocking(move || Ok(state.object(&wanted))).await? {
-            return Ok(bytes);
-        }
-        let mut tries = 0;
-        let bytes = loop {
-            tries += 1;
-            match self.fetch(digest).await {
-                Ok(bytes) => break bytes,
-                Err(error) if tries == FETCH_TRIES_MAX => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(FETCH_PAUSE_MS)).await,
+    /// Removes the oldest artefacts that no app here uses, when others came.
+    pub(crate) async fn tidy(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(TIDY_S)).await;
+            if !self.host.loader.take_stored() {
+                continue;
             }
-        };
-        let used = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let used: BTreeSet<String> = used.values().map(ToString::to_string).collect();
-        let (state, digest) = (self.host.state.clone(), digest.clone());
-        blocking(move || {
-            ensure!(Digest::of(&bytes) == digest, "the object {digest} has other content than its name says");
-            state.put_object(&digest, &bytes)?;
-            state.trim_objects(&used);
-            Ok(bytes)
-        })
-        .await
-    }
-
-    async fn fetch(&self, digest: &Digest) -> Result<Vec<u8>> {
-        let client = self.host.client.get().context("NATS was not reached yet")?;
-        let store = jetstream::new(client.clone()).get_object_store(subjects::COMPONENTS_BUCKET).await;
-        let mut object = store.context("open the components bucket")?.get(digest.as_str()).await;
-        let object = object.as_mut().map_err(|error| anyhow::anyhow!("fetch {digest}: {error}"))?;
-        let mut bytes = Vec::new();
-        object.read_to_end(&mut bytes).await.with_context(|| format!("fetch {digest}"))?;
-        Ok(bytes)
+            let used: BTreeSet<String> = {
+                let artefacts = self.artefacts.lock().unwrap_or_else(PoisonError::into_inner);
+                artefacts.values().flatten().map(ToString::to_string).collect()
+            };
+            let state = self.host.state.clone();
+            if let Err(error) = blocking(move || Ok(state.trim_objects(&used))).await {
+                warn!("artefacts were not trimmed: {error:#}");
+            }
+        }
     }
 
     fn is_newest(&self, app: &AppId, generation: Generation) -> bool {
@@ -332,39 +389,42 @@ impl Agent {
             serving: self.host.apps.serving(app),
             state,
         };
-        self.statuses.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), Some(status));
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner).set(app, Some(status));
         self.changed.notify_one();
     }
 
     /// Writes statuses into the bucket: what changed at once, and now and then whatever differs there.
     pub(crate) async fn report(self: Arc<Self>, client: Client) {
         let jetstream = jetstream::new(client);
-        let mut written: BTreeMap<AppId, Option<ReplicaStatus>> = BTreeMap::new();
         loop {
             let changed = tokio::time::timeout(Duration::from_secs(COMPARE_S), self.changed.notified()).await;
             if changed.is_err() {
-                written.clear(); // the bucket may have been emptied or restored
+                self.statuses.lock().unwrap_or_else(PoisonError::into_inner).compare();
             }
-            let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let Ok(bucket) = jetstream.get_key_value(subjects::OBSERVED_BUCKET).await else {
                 tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
                 self.changed.notify_one();
                 continue;
             };
-            for (app, status) in statuses {
-                if written.get(&app) == Some(&status) {
-                    continue;
+            let unwritten = self.statuses.lock().unwrap_or_else(PoisonError::into_inner).take_unwritten();
+            let writes = unwritten.into_iter().map(|(app, status)| {
+                let (agent, bucket) = (&self, &bucket);
+                async move {
+                    let written = agent.write_status(bucket, &app, status.as_ref()).await;
+                    written.err().map(|error| (app, error))
                 }
-                match self.write_status(&bucket, &app, status.as_ref()).await {
-                    Ok(()) => {
-                        written.insert(app, status);
-                    }
-                    Err(error) => {
-                        warn!(%app, "status not written: {error:#}");
-                        self.changed.notify_one();
-                        tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
-                    }
-                }
+            });
+            let failed: Vec<_> = futures_util::stream::iter(writes)
+                .buffer_unordered(REPORTS_AT_ONCE)
+                .filter_map(|failed| async { failed })
+                .collect()
+                .await;
+            if let Some((app, error)) = failed.first() {
+                warn!(%app, statuses = failed.len(), "statuses not written: {error:#}");
+                let failed = failed.into_iter().map(|(app, _)| app);
+                self.statuses.lock().unwrap_or_else(PoisonError::into_inner).unwritten.extend(failed);
+                self.changed.notify_one();
+                tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
             }
         }
     }
@@ -413,8 +473,4 @@ impl Agent {
             }
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.context("a loading thread ended")?
 }

@@ -5,29 +5,32 @@
 //! [`DRAIN_S_MAX`]: requests that have not ended by then are ended.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use odeon_capabilities::Settings;
 use odeon_capabilities::egress::AppEgress;
-use odeon_capabilities::{Granted, Settings};
-use odeon_engine::{Account, App};
+use odeon_engine::Account;
 use odeon_protocol::events::EventHandler;
-use odeon_protocol::{AppId, Generation, Limits, Revision};
+use odeon_protocol::{AppId, Claim, Generation, Limits, Revision};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::loader::Placement;
 use crate::timers::AppTimers;
 
 /// How long the requests of a replaced revision may go on, in seconds.
 const DRAIN_S_MAX: u64 = 30;
 
-/// One revision of an app, ready to serve.
+/// One revision of an app, ready to serve: what a placement needs. Its code is loaded and unloaded beside it.
 pub(crate) struct Served {
     pub(crate) id: AppId,
     pub(crate) name: String,
     pub(crate) revision: Revision,
     pub(crate) generation: Generation,
-    pub(crate) app: App<Granted>,
+    /// What its code is loaded from: see [`crate::loader`].
+    pub(crate) placement: Placement,
+    pub(crate) claim: Claim,
     pub(crate) limits: Limits,
     pub(crate) account: Account,
     pub(crate) egress: AppEgress,
@@ -62,38 +65,67 @@ impl Served {
 
 /// The table of apps.
 #[derive(Default)]
-pub(crate) struct Apps(RwLock<HashMap<String, Arc<Served>>>);
+pub(crate) struct Apps(RwLock<Table>);
+
+/// Invariant: both maps hold the same revisions, one for each app and one for each name.
+#[derive(Default)]
+struct Table {
+    by_name: HashMap<String, Arc<Served>>,
+    by_id: HashMap<AppId, Arc<Served>>,
+}
+
+impl Table {
+    fn take(&mut self, id: &AppId) -> Option<Arc<Served>> {
+        let served = self.by_id.remove(id)?;
+        self.by_name.remove(&served.name);
+        Some(served)
+    }
+}
 
 impl Apps {
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Served>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.read().by_name.get(name).cloned()
     }
-    /// Puts a revision in the place of the one before.
-    pub(crate) fn replace(&self, served: Served) -> Arc<Served> {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for (_, before) in table.extract_if(|_, before| before.id == served.id) {
-            before.retire(); // its name may have been another
-        }
+    /// Puts a revision in the place of the one before; the placements that serve no longer are to be unloaded.
+    pub(crate) fn replace(&self, served: Served) -> (Arc<Served>, Vec<Placement>) {
         let served = Arc::new(served);
-        table.insert(served.name.clone(), served.clone());
-        served
+        let mut table = self.write();
+        let mut gone = Vec::new();
+        if let Some(before) = table.take(&served.id) {
+            before.retire(); // its name may have been another
+            gone.push(before.placement);
+        }
+        table.by_id.insert(served.id.clone(), served.clone());
+        if let Some(other) = table.by_name.insert(served.name.clone(), served.clone()) {
+            table.by_id.remove(&other.id); // its name is another's now
+            other.retire();
+            gone.push(other.placement);
+        }
+        (served, gone)
     }
     /// Takes an app out, if it is still of that generation or older.
-    pub(crate) fn remove(&self, id: &AppId, up_to: Generation) {
-        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for (_, served) in table.extract_if(|_, served| served.id == *id && served.generation <= up_to) {
-            served.retire();
-        }
+    pub(crate) fn remove(&self, id: &AppId, up_to: Generation) -> Option<Placement> {
+        let mut table = self.write();
+        table.by_id.get(id).filter(|served| served.generation <= up_to)?;
+        let served = table.take(id)?;
+        served.retire();
+        Some(served.placement)
     }
     pub(crate) fn serving(&self, id: &AppId) -> Option<Revision> {
-        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        table.values().find(|served| served.id == *id).map(|served| served.revision)
+        self.read().by_id.get(id).map(|served| served.revision)
     }
     /// Every app that serves.
     pub(crate) fn all(&self) -> Vec<Arc<Served>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.read().by_name.values().cloned().collect()
     }
     pub(crate) fn len(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.read().by_id.len()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -24,17 +24,20 @@ use odeon_capabilities::sql::session::Session;
 use odeon_engine::app::Admitted;
 use odeon_engine::scheduler::Cpu;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use odeon_engine::{Body, Failure, GuestError, RequestLimits};
+use odeon_engine::{App, Body, Failure, GuestError, RequestLimits};
 use odeon_http::{ReceiveError, Received, Stop, limits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
 use odeon_protocol::events::{PAYLOAD_BYTES_MAX, WAITING_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
 
 use crate::Host;
 use crate::apps::Served;
+use crate::loader::Unloadable;
 use crate::logs::AppLog;
+use crate::memory::Level;
 use crate::metrics::{Request as RequestLabels, class};
 use crate::peers::Caller;
 use crate::problem::{problem, text};
@@ -55,6 +58,8 @@ pub(crate) enum Refusal {
     TooLarge(u64),
     Busy,
     Memory(u64),
+    HostMemory,
+    Unloadable(Unloadable),
     Call(CallError),
     Guest(Failure),
 }
@@ -134,7 +139,7 @@ async fn pass(
         return triggers::respond(host, served, trigger).await;
     }
     let waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
-    let admitted = instance(served, Duration::from_secs(QUEUE_S_MAX)).await?;
+    let admitted = instance(host, served, Duration::from_secs(QUEUE_S_MAX)).await?;
     drop(waiting);
     let request_limits = RequestLimits {
         memory_bytes_max: limits.instance_memory_bytes_max,
@@ -154,9 +159,13 @@ async fn pass(
 
 /// Waits until one more instance of the app may live: there are not too many, and the app's budget has room for it.
 pub(crate) async fn instance(
+    host: &Host,
     served: &Served,
     wait_max: Duration,
-) -> Result<Admitted<OwnedSemaphorePermit>, Refusal> {
+) -> Result<Ready, Refusal> {
+    if host.pressure.level() == Level::RefuseRequests {
+        return Err(Refusal::HostMemory);
+    }
     let deadline = tokio::time::Instant::now() + wait_max;
     let held = match served.instances.clone().try_acquire_owned() {
         Ok(held) => held,
@@ -165,16 +174,23 @@ pub(crate) async fn instance(
             held.ok().and_then(Result::ok).ok_or(Refusal::Busy)?
         }
     };
-    let (account, bytes) = (&served.account, served.app.initial_bytes());
+    let app = host.loader.app(served.placement, &served.claim).await.map_err(Refusal::Unloadable)?;
+    let (account, bytes) = (&served.account, app.initial_bytes());
     let memory = match account.try_admit(bytes) {
         Some(memory) => memory,
         None => {
-            served.app.make_room();
+            app.make_room();
             let memory = tokio::time::timeout_at(deadline, account.admit(bytes)).await;
             memory.map_err(|_| Refusal::Memory(account.memory.max()))?
         }
     };
-    Ok(Admitted { cpu: account.cpu.clone(), memory, held })
+    Ok(Ready { app, admitted: Admitted { cpu: account.cpu.clone(), memory, held } })
+}
+
+/// An app that is loaded, and the room for one more instance of it.
+pub(crate) struct Ready {
+    app: App<Granted>,
+    admitted: Admitted<OwnedSemaphorePermit>,
 }
 
 /// A request that has an instance to run in.
@@ -192,12 +208,12 @@ pub(crate) struct Work<'w> {
 pub(crate) async fn run(
     host: &Host,
     served: &Served,
-    admitted: Admitted<OwnedSemaphorePermit>,
+    ready: Ready,
     work: Work<'_>,
 ) -> Result<Response<Body>, Refusal> {
     let Grants { granted, sql, log } = grant(host, served, &work);
     let unload = served.unload.clone().cancelled_owned();
-    let response = served.app.handle(work.request, work.limits, granted, admitted, unload).await;
+    let response = ready.app.handle(work.request, work.limits, granted, ready.admitted, unload).await;
     let mut response = response.map_err(Refusal::Guest)?;
     response.headers_mut().remove(NOT_SERVED); // ours to say
     let too_much = oversized(response.status(), response.headers());
@@ -344,6 +360,17 @@ pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id
                 format!("the app's instances use all of its {most} bytes of memory; try again in a moment");
             (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50310", detail)
         }
+        Refusal::HostMemory => {
+            let detail = "this host is short of memory; try again in a moment".to_owned();
+            (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50313", detail)
+        }
+        Refusal::Unloadable(why) => {
+            let code = match why {
+                Unloadable::Failed(_) => "OS-BERT-50311",
+                Unloadable::Memory => "OS-BERT-50312",
+            };
+            (StatusCode::SERVICE_UNAVAILABLE, code, why.to_string())
+        }
         Refusal::Call(why) => (StatusCode::FORBIDDEN, "OS-BERT-40301", why.to_string()),
         Refusal::Guest(Failure { error, .. }) => (error.status(), error.code(), error.to_string()),
     };
@@ -353,6 +380,9 @@ pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id
         let line = if place.is_empty() { detail.clone() } else { format!("{detail} ({place})") };
         let origin = origin.as_ref().map(|origin| (origin.action.clone(), origin.node.clone()));
         RequestLog::new(Arc::new(sink), id).host_line(code, line, origin);
+    }
+    if let (Some(served), Refusal::Unloadable(Unloadable::Failed(why))) = (served, refusal) {
+        warn!(app = %served.id, name = served.name, request_id = id, "an app cannot be loaded: {why}");
     }
     let mut response = problem(status, code, &detail, id);
     if matches!(refusal, Refusal::UnknownApp(_)) {

@@ -1,7 +1,7 @@
 //! A host: one process that runs many apps of a stage.
 //!
 //! Map: [`ingress`] takes requests, [`apps`] finds who answers, [`accounts`] what it may use, [`agent`] brings the host to its desired
-//! state, [`state`] is its disk, [`logins`] its way to databases, [`timers`] and [`events`] start what runs by itself,
+//! state, [`loader`] loads and unloads their code from [`native`] files, [`memory`] watches how much there is, [`state`] is its disk, [`logins`] its way to databases, [`timers`] and [`events`] start what runs by itself,
 //! through [`triggers`], [`peers`] knows the hosts of other apps, [`logs`] and [`metrics`] are what it says, [`admin`]
 //! how it is asked, [`compile`] the child that makes native code.
 //!
@@ -15,9 +15,12 @@ mod apps;
 pub mod compile;
 mod events;
 mod ingress;
+mod loader;
 mod logins;
 mod logs;
+mod memory;
 mod metrics;
+mod native;
 mod peers;
 mod problem;
 pub mod settings;
@@ -31,14 +34,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_nats::{Client, ConnectOptions};
-use odeon_capabilities::Granted;
 use odeon_capabilities::egress::Gateway;
 use odeon_capabilities::egress::networks::Networks;
 use odeon_capabilities::sql::pool::Pools;
-use odeon_engine::wasmtime::component::Linker;
-use odeon_engine::{Engine, EngineSettings, State};
+use odeon_engine::{Engine, EngineSettings};
 use odeon_protocol::secrets::StageKey;
 use odeon_protocol::{TrustedKeys, subjects};
+use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tracing::info;
@@ -47,8 +49,10 @@ use crate::accounts::Accounts;
 use crate::agent::Agent;
 use crate::apps::Apps;
 use crate::compile::to_anyhow;
+use crate::loader::{Bounds, Loader};
 use crate::logins::MigratorLogins;
 use crate::logs::Logs;
+use crate::memory::{Pressure, Source};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::settings::Settings;
@@ -70,7 +74,8 @@ pub(crate) struct Host {
     /// The key that the hosts of the stage share.
     pub(crate) secrets: StageKey,
     pub(crate) engine: Engine,
-    pub(crate) linker: Linker<State<Granted>>,
+    pub(crate) loader: Loader,
+    pub(crate) pressure: Arc<Pressure>,
     pub(crate) apps: Apps,
     pub(crate) accounts: Accounts,
     /// The way to other servers.
@@ -118,12 +123,19 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let (logs, lines) = Logs::new(settings.host.clone(), metrics.clone());
     let logins = MigratorLogins { client: client.clone(), host: settings.host.clone(), state: state.clone() };
     let pools = Arc::new(Pools::new(logins, settings.database_connections_max));
+    let (memory, pressure) = (Source::of_process(), Arc::new(Pressure::default()));
+    let bytes = settings.loaded_bytes_max.unwrap_or_else(|| memory::loaded_bytes_max(memory.read()));
+    let bounds = Bounds::of_process(bytes, memory::mappings_max(), open_files_max());
+    info!(?bounds, "apps that may be loaded");
+    let told = (metrics.clone(), pressure.clone());
+    let loader = Loader::new((engine.clone(), linker), state.clone(), client.clone(), told, bounds)?;
     let host = Arc::new_cyclic(|this| Host {
         this: this.clone(),
         settings,
         secrets,
         engine,
-        linker,
+        loader,
+        pressure,
         apps: Apps::default(),
         accounts: Accounts::default(),
         gateway,
@@ -145,10 +157,12 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     info!(host = %settings.host, address, admin_address, "the host serves");
 
     let agent = Agent::new(host.clone(), trusted);
-    agent.resume();
+    agent.resume().await;
     tokio::spawn(ingress::serve(host.clone(), listener));
     tokio::spawn(admin::serve(host.clone(), admin));
     tokio::spawn(tidy(host.clone()));
+    tokio::spawn(watch_memory(host.clone(), memory));
+    tokio::spawn(agent.clone().tidy());
     let options = ConnectOptions::with_credentials_file(&settings.credentials).await;
     let nats = options
         .with_context(|| format!("read {}", settings.credentials.display()))?
@@ -187,6 +201,24 @@ async fn tidy(host: Arc<Host>) {
     loop {
         tokio::time::sleep(Duration::from_secs(TIDY_S)).await;
         host.pools.tidy().await;
-        host.apps.all().iter().for_each(|served| served.app.tidy());
+        host.loader.tidy().await;
     }
+}
+
+async fn watch_memory(host: Arc<Host>, source: Source) {
+    let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let tell = |reading: memory::Reading| {
+        host.metrics.memory_used.set(gauge(reading.used));
+        host.metrics.memory_limit.set(gauge(reading.limit));
+    };
+    let unload = || {
+        let host = host.clone();
+        async move { host.loader.unload_idle().await }
+    };
+    memory::watch(&host.pressure, || source.read(), tell, unload).await;
+}
+
+/// Files this process may have open; each loaded app holds one.
+fn open_files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }

@@ -13,6 +13,9 @@ use prometheus_client::registry::Registry;
 /// Upper bounds of request times, in seconds: from what a small app takes to what a request may take.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0];
 
+/// Upper bounds of load times, in seconds: from a file in the page cache to a component that is compiled here.
+const LOAD_SECONDS: [f64; 10] = [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05, 0.25, 2.0, 20.0];
+
 /// Labels of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Request {
@@ -32,7 +35,14 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<Request, Counter>,
     pub(crate) seconds: Histogram,
     pub(crate) in_flight: Gauge,
+    /// Placed here.
     pub(crate) apps: Gauge,
+    pub(crate) apps_loaded: Gauge,
+    pub(crate) loads: Counter,
+    pub(crate) unloads: Counter,
+    pub(crate) load_seconds: Histogram,
+    pub(crate) memory_used: Gauge,
+    pub(crate) memory_limit: Gauge,
     pub(crate) log_lines_dropped: Counter<u64, AtomicU64>,
     cpu_seconds: Family<App, Gauge<f64, AtomicU64>>,
     throttled_seconds: Family<App, Gauge<f64, AtomicU64>>,
@@ -47,11 +57,21 @@ impl Metrics {
         let requests = Family::default();
         let seconds = Histogram::new(SECONDS);
         let (in_flight, apps) = (Gauge::default(), Gauge::default());
+        let (apps_loaded, memory_used, memory_limit) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (loads, unloads) = (Counter::default(), Counter::default());
+        let load_seconds = Histogram::new(LOAD_SECONDS);
         let log_lines_dropped = Counter::default();
         registry.register("requests", "Requests by app and class of status", requests.clone());
         registry.register("request_seconds", "Time until the head of the response", seconds.clone());
         registry.register("requests_in_flight", "Requests whose head was not sent yet", in_flight.clone());
-        registry.register("apps", "Apps that serve", apps.clone());
+        registry.register("apps", "Apps that serve, loaded or not", apps.clone());
+        registry.register("apps_loaded", "Apps whose code is in memory", apps_loaded.clone());
+        registry.register("app_loads", "Loads of an app's code", loads.clone());
+        registry.register("app_unloads", "Unloads of an app's code", unloads.clone());
+        registry.register("app_load_seconds", "Time to load an app's code", load_seconds.clone());
+        let used = "Memory in use where this host runs, without what the kernel can drop, in bytes";
+        registry.register("memory_used_bytes", used, memory_used.clone());
+        registry.register("memory_limit_bytes", "Memory this host may use, in bytes", memory_limit.clone());
         registry.register(
             "log_lines_dropped",
             "Lines over an app's rate or the queue",
@@ -80,6 +100,12 @@ impl Metrics {
             seconds,
             in_flight,
             apps,
+            apps_loaded,
+            loads,
+            unloads,
+            load_seconds,
+            memory_used,
+            memory_limit,
             log_lines_dropped,
             cpu_seconds,
             throttled_seconds,

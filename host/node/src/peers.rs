@@ -93,7 +93,7 @@ impl Peers {
             }
             false => *known.away_since.get_or_insert_with(Instant::now),
         };
-        let route = known.table.routes(now).into_iter().find(|route| route.name == app);
+        let route = known.table.route_of(app, now);
         drop(known);
         let mut addresses: Vec<String> =
             route.into_iter().flat_map(|route| route.replicas).map(|(_, address)| address).collect();

@@ -37,6 +37,9 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Database connections of all apps together.
     pub database_connections_max: usize,
+    /// Code of loaded apps, in bytes; half of the memory that the host may use when absent.
+    #[serde(default)]
+    pub loaded_bytes_max: Option<u64>,
     /// Networks that apps may reach besides the Internet, as `10.1.0.0/16`; none when absent.
     #[serde(default)]
     pub egress_networks: Vec<String>,

@@ -1,27 +1,32 @@
-//! What a host keeps on disk: artefacts by digest, the last known desired state, and the logins of its apps.
+//! What a host keeps on disk: artefacts by digest, the last known desired state, and the logins of its apps. Native code
+//! is in a folder of its own, sealed: see [`crate::native`].
 //!
 //! Every access goes through one folder handle (cap-std): no name, however made, leads out of it. Files are
 //! written whole or not at all. Bytes are checked against their digest after they were read, in memory.
 //! Artefacts that nothing here uses any more are kept for a rollback, up to a bound.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use cap_std::ambient_authority;
-use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt as _};
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _};
 use odeon_protocol::{AppId, DesiredApp, Digest, Signed};
 
 /// Largest object that is read, in bytes: native code is a few times its component.
 const OBJECT_BYTES_MAX: u64 = 1 << 30;
 
+/// Files of desired state that are written and open before they are placed.
+const OPEN_FILES_MAX: usize = 256;
 /// Artefacts that no app here uses, in bytes together; beyond it the oldest go.
 const UNUSED_BYTES_MAX: u64 = 4 << 30;
 /// The folders inside.
-const FOLDERS: [&str; 3] = ["objects", "desired", "logins"];
+const FOLDERS: [&str; 4] = ["objects", FOLDER_NATIVE, "desired", "logins"];
+/// Holds native code, sealed by this host.
+pub(crate) const FOLDER_NATIVE: &str = "native";
 /// Ends the name of a file that is being written.
-const UNFINISHED: &str = ".new";
+pub(crate) const UNFINISHED: &str = ".new";
 
 /// The state folder of a host.
 pub(crate) struct StateDir(Dir);
@@ -42,6 +47,11 @@ impl StateDir {
         Ok(state)
     }
 
+    /// The folder itself.
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.0
+    }
+
     /// An object, if it is here and undamaged.
     pub(crate) fn object(&self, digest: &Digest) -> Option<Vec<u8>> {
         self.read(&format!("objects/{digest}")).filter(|bytes| Digest::of(bytes) == *digest)
@@ -50,38 +60,67 @@ impl StateDir {
     pub(crate) fn put_object(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         self.write(&format!("objects/{digest}"), bytes)
     }
-    /// Removes the oldest of the objects that are not `used`, down to their bound.
+    /// Removes the oldest of the objects and of the native code that are not `used`, down to their bound.
     pub(crate) fn trim_objects(&self, used: &BTreeSet<String>) {
         self.trim(used, UNUSED_BYTES_MAX);
     }
 
     fn trim(&self, used: &BTreeSet<String>, bytes_max: u64) {
-        let unused = self.names("objects").into_iter().filter(|name| {
-            !used.contains(name) && !name.ends_with(UNFINISHED) // which somebody is writing
-        });
-        let about = |name: String| {
-            let about = self.0.metadata(format!("objects/{name}")).ok()?;
-            Some((about.modified().ok()?.into_std(), about.len(), name))
+        let about = |folder: &str, name: String| {
+            let is_written = name.ends_with(UNFINISHED); // by somebody, now
+            let path = (!used.contains(&name) && !is_written).then(|| format!("{folder}/{name}"))?;
+            let about = self.0.symlink_metadata(&path).ok()?;
+            Some((about.modified().ok()?.into_std(), about.len(), path))
         };
-        let mut unused: Vec<_> = unused.filter_map(about).collect();
+        let mut unused: Vec<_> = ["objects", FOLDER_NATIVE]
+            .into_iter()
+            .flat_map(|folder| self.names(folder).into_iter().filter_map(move |name| about(folder, name)))
+            .collect();
         unused.sort();
         let mut bytes: u64 = unused.iter().map(|(_, bytes, _)| bytes).sum();
-        for (_, size, name) in unused {
+        for (_, size, path) in unused {
             if bytes <= bytes_max {
                 return;
             }
-            self.remove(&format!("objects/{name}"));
+            self.remove(&path);
             bytes -= size;
         }
     }
 
-    /// The sealed desired states that were known last.
-    pub(crate) fn desired(&self) -> Vec<Signed<DesiredApp>> {
-        let read = |name: String| serde_json::from_slice(&self.read(&format!("desired/{name}"))?).ok();
-        self.names("desired").into_iter().filter(|name| name.ends_with(".json")).filter_map(read).collect()
+    /// The names of the sealed desired states that were known last.
+    pub(crate) fn desired_names(&self) -> Vec<String> {
+        self.names("desired").into_iter().filter(|name| name.ends_with(".json")).collect()
     }
-    pub(crate) fn put_desired(&self, app: &AppId, sealed: &Signed<DesiredApp>) -> Result<()> {
-        self.write(&format!("desired/{app}.json"), &serde_json::to_vec(sealed)?)
+    /// One of them.
+    pub(crate) fn desired(&self, name: &str) -> Option<Signed<DesiredApp>> {
+        serde_json::from_slice(&self.read(&format!("desired/{name}"))?).ok()
+    }
+    /// Writes many pieces of desired state with one wait for the disk. Each is there whole or not at all.
+    pub(crate) fn put_desired(&self, batch: &BTreeMap<AppId, Signed<DesiredApp>>) -> Result<()> {
+        let mut written = Vec::with_capacity(batch.len());
+        for (app, sealed) in batch {
+            let name = format!("desired/{app}.json");
+            let (new, file) = self.create(&name, &serde_json::to_vec(sealed)?)?;
+            written.push((new, name, file));
+            if written.len() == OPEN_FILES_MAX {
+                self.place(&mut written)?;
+            }
+        }
+        self.place(&mut written)
+    }
+
+    /// Gives written files their names, when all of them are on the disk.
+    fn place(&self, written: &mut Vec<(String, String, File)>) -> Result<()> {
+        match written.as_slice() {
+            [] => return Ok(()),
+            [(_, name, file)] => file.sync_all().with_context(|| format!("write {name}"))?,
+            // One wait instead of one for each file, for whatever else this file system holds as well.
+            [(_, _, file), ..] => rustix::fs::syncfs(file).context("write desired state to the disk")?,
+        }
+        for (new, name, _) in written.drain(..) {
+            self.0.rename(&new, &self.0, &name).with_context(|| format!("put {name} in place"))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn login<T: serde::de::DeserializeOwned>(&self, app: &str) -> Option<T> {
@@ -115,12 +154,19 @@ impl StateDir {
         Some(bytes)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    /// Creates the file that will have `name`.
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<(String, File)> {
         let new = format!("{name}.{}{UNFINISHED}", uuid::Uuid::new_v4());
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let mut file = self.0.open_with(&new, &options).with_context(|| format!("create {new}"))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("write {new}"))?;
+        file.write_all(bytes).with_context(|| format!("write {new}"))?;
+        Ok((new, file))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let (new, file) = self.create(name, bytes)?;
+        file.sync_all().with_context(|| format!("write {new}"))?;
         self.0.rename(&new, &self.0, name).with_context(|| format!("put {name} in place"))?;
         ensure!(self.0.is_file(name), "{name} is not a file");
         Ok(())

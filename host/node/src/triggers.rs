@@ -106,7 +106,7 @@ pub(crate) async fn respond(
     served: &Served,
     trigger: Trigger,
 ) -> Result<Response<Body>, Refusal> {
-    let admitted = ingress::instance(served, Duration::from_secs(INSTANCE_S_MAX)).await?;
+    let admitted = ingress::instance(host, served, Duration::from_secs(INSTANCE_S_MAX)).await?;
     let request = Request::post(format!("/{}/{}", served.name, trigger.path))
         .header(http::header::HOST, "localhost")
         .header(REQUEST_ID, &trigger.id)

@@ -10,7 +10,7 @@ use async_nats::Client;
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
-use odeon_protocol::routes::Table;
+use odeon_protocol::routes::{Route, Table};
 use odeon_protocol::{
     AppId, DesiredApp, HostHeartbeat, ReplicaStatus, RouterHeartbeat, RouterStatus, Signed, TrustedKeys,
     subjects,
@@ -26,6 +26,12 @@ use crate::proxy::Backend;
 const WATCH_RETRY_MS: u64 = 500;
 /// Time between two looks at the table when nothing is heard, in milliseconds: silence is news too.
 const LOOK_MS: u64 = 500;
+/// Time between two writes of the table to disk, in milliseconds: it is written whole, and may be tens of megabytes.
+const SAVE_MS: u64 = 2_000;
+/// Time between two readings of the table when news follow on news, in milliseconds.
+const APPLY_MS: u64 = 50;
+/// Statuses that are written at once.
+const REPORTS_AT_ONCE: usize = 64;
 /// Time between two comparisons of our statuses with the bucket, in seconds.
 const COMPARE_S: u64 = 10;
 
@@ -43,6 +49,8 @@ pub(crate) struct Follower {
 struct Known {
     table: Table,
     sealed: BTreeMap<AppId, Signed<DesiredApp>>,
+    /// Grows with all that is heard and worth keeping.
+    version: u64,
     /// How long ago the connection was lost, if it is: silence then says nothing of hosts.
     away_since: Option<Instant>,
 }
@@ -71,7 +79,7 @@ impl Follower {
                 let mut known = self.lock();
                 saved.hosts.into_iter().for_each(|beat| known.table.remember_host(beat));
                 saved.replicas.into_iter().for_each(|status| known.table.hear_replica(status));
-                self.router.proxy.install(backends(&known.table, Instant::now()));
+                self.router.proxy.install(backends(&known.table.routes(Instant::now())));
             }
             Err(error) => warn!("{} cannot be read and is passed over: {error}", self.file.display()),
         }
@@ -112,6 +120,7 @@ impl Follower {
                 let mut known = self.lock();
                 if known.table.hear_desired(desired) {
                     known.sealed.insert(app, sealed);
+                    known.version += 1;
                 }
             }
             Ok(desired) => {
@@ -126,6 +135,7 @@ impl Follower {
             return;
         };
         let mut known = self.lock();
+        known.version += 1;
         if let Some(value) = value {
             if let Ok(status) = serde_json::from_slice::<ReplicaStatus>(value) {
                 known.table.hear_replica(status);
@@ -140,9 +150,11 @@ impl Follower {
             match client.subscribe(subjects::HOST_HEARTBEATS).await {
                 Ok(mut beats) => {
                     while let Some(message) = beats.next().await {
-                        if let Ok(beat) = serde_json::from_slice::<HostHeartbeat>(&message.payload)
-                            && self.lock().table.hear_host(beat, Instant::now())
-                        {
+                        let Ok(beat) = serde_json::from_slice(&message.payload) else { continue };
+                        let mut known = self.lock();
+                        if known.table.hear_host(beat, Instant::now()) {
+                            known.version += 1;
+                            drop(known);
                             self.changed.notify_one();
                         }
                     }
@@ -177,22 +189,30 @@ impl Follower {
     async fn apply(self: Arc<Self>, client: Client) {
         let jetstream = jetstream::new(client.clone());
         let mut written: HashMap<AppId, RouterStatus> = HashMap::new();
-        let mut saved = Vec::new();
+        let mut saved = (0, None::<Instant>);
         let mut compared = Instant::now();
+        let mut every = tokio::time::interval(Duration::from_millis(APPLY_MS));
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS), self.changed.notified()).await;
+            every.tick().await; // at once after a pause; else what comes meanwhile is read together
             let connected = client.connection_state() == async_nats::connection::State::Connected;
-            let (routes, bytes) = {
+            let (routes, save) = {
                 let mut known = self.lock();
                 let now = self.now(&mut known, connected);
-                self.router.proxy.install(backends(&known.table, now));
-                (known.table.routes(now), save(&known))
+                let routes = known.table.routes(now);
+                let is_due = saved.1.is_none_or(|at| at.elapsed() >= Duration::from_millis(SAVE_MS));
+                let save = (is_due && known.version != saved.0).then(|| (known.version, snapshot(&known)));
+                (routes, save)
             };
-            if bytes != saved {
-                if let Err(error) = keep(&self.file, &bytes) {
-                    warn!("the table was not kept on disk: {error:#}");
+            self.router.proxy.install(backends(&routes));
+            if let Some((version, snapshot)) = save {
+                let file = self.file.clone();
+                match tokio::task::spawn_blocking(move || keep(&file, &snapshot)).await {
+                    Ok(Ok(())) => saved = (version, Some(Instant::now())),
+                    Ok(Err(error)) => warn!("the table was not kept on disk: {error:#}"),
+                    Err(error) => warn!("the table was not kept on disk: {error}"),
                 }
-                saved = bytes;
             }
             if !connected {
                 continue;
@@ -213,8 +233,16 @@ impl Follower {
                 continue;
             }
             let Ok(bucket) = jetstream.get_key_value(subjects::OBSERVED_BUCKET).await else { continue };
-            for status in news {
-                match write_status(&bucket, &status).await {
+            let writes = news.into_iter().map(|status| {
+                let bucket = &bucket;
+                async move {
+                    let done = write_status(bucket, &status).await;
+                    (status, done)
+                }
+            });
+            let mut writes = futures_util::stream::iter(writes).buffer_unordered(REPORTS_AT_ONCE);
+            while let Some((status, done)) = writes.next().await {
+                match done {
                     Ok(()) => {
                         written.insert(status.app.clone(), status);
                     }
@@ -242,23 +270,19 @@ impl Follower {
     }
 }
 
-fn backends(table: &Table, now: Instant) -> HashMap<String, Vec<Backend>> {
-    let routes = table.routes(now).into_iter().filter(|route| !route.name.is_empty());
-    routes
-        .map(|route| {
-            let replicas = route.replicas.into_iter().map(|(_, address)| Backend { address: address.into() });
-            (route.name, replicas.collect())
-        })
-        .collect()
+fn backends(routes: &[Route]) -> HashMap<String, Vec<Backend>> {
+    let named = routes.iter().filter(|route| !route.name.is_empty());
+    let backend = |(_, address): &(_, String)| Backend { address: address.as_str().into() };
+    named.map(|route| (route.name.clone(), route.replicas.iter().map(backend).collect())).collect()
 }
 
-fn save(known: &Known) -> Vec<u8> {
+fn snapshot(known: &Known) -> Saved {
     let (hosts, replicas) = known.table.snapshot();
-    let saved = Saved { desired: known.sealed.values().cloned().collect(), hosts, replicas };
-    serde_json::to_vec(&saved).expect("the table has string keys only")
+    Saved { desired: known.sealed.values().cloned().collect(), hosts, replicas }
 }
 
-fn keep(file: &std::path::Path, bytes: &[u8]) -> Result<()> {
+fn keep(file: &std::path::Path, saved: &Saved) -> Result<()> {
+    let bytes = serde_json::to_vec(saved).context("encode the table")?;
     let new = file.with_extension("new");
     std::fs::write(&new, bytes).with_context(|| format!("write {}", new.display()))?;
     std::fs::rename(&new, file).with_context(|| format!("put {} in place", file.display()))

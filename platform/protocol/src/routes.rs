@@ -4,7 +4,7 @@
 //! What must stay true: only a signed tombstone takes an app away; older generations change nothing; and the
 //! hosts of an app never count as away all at once, because then it is more likely that we are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 #[derive(Default)]
 pub struct Table {
     desired: BTreeMap<AppId, DesiredApp>,
+    /// The apps that serve under a name: one, but for a moment when names change hands.
+    names: BTreeMap<String, BTreeSet<AppId>>,
     hosts: BTreeMap<HostId, Heard>,
     replicas: BTreeMap<(AppId, HostId), ReplicaStatus>,
 }
@@ -44,7 +46,19 @@ impl Table {
         if self.desired.get(&app.app).is_some_and(|have| have.generation >= app.generation) {
             return false;
         }
-        self.desired.insert(app.app.clone(), app);
+        if let Some(name) = name_of(&app) {
+            self.names.entry(name.to_owned()).or_default().insert(app.app.clone());
+        }
+        if let Some(before) = self.desired.insert(app.app.clone(), app)
+            && let Some(name) = name_of(&before)
+            && self.desired.get(&before.app).and_then(name_of) != Some(name)
+            && let Some(apps) = self.names.get_mut(name)
+        {
+            apps.remove(&before.app);
+            if apps.is_empty() {
+                self.names.remove(name);
+            }
+        }
         true
     }
     /// A host is alive. True when its address or incarnation is new.
@@ -82,6 +96,12 @@ impl Table {
         self.desired.values().map(|desired| self.route(desired, now)).collect()
     }
 
+    /// The route of the app of that name.
+    pub fn route_of(&self, name: &str, now: Instant) -> Option<Route> {
+        let app = self.names.get(name)?.first()?;
+        self.desired.get(app).map(|desired| self.route(desired, now))
+    }
+
     fn route(&self, desired: &DesiredApp, now: Instant) -> Route {
         let (app, generation) = (desired.app.clone(), desired.generation);
         let DesiredState::Serving(serving) = &desired.state else {
@@ -112,6 +132,13 @@ impl Table {
             ReplicaState::Loading | ReplicaState::Failed { .. } => status.serving.is_some(),
             ReplicaState::Draining => false,
         }
+    }
+}
+
+fn name_of(desired: &DesiredApp) -> Option<&str> {
+    match &desired.state {
+        DesiredState::Serving(serving) => Some(serving.name.as_str()),
+        DesiredState::Removed => None,
     }
 }
 
@@ -191,6 +218,23 @@ mod tests {
             table.routes(now).remove(0).replicas.into_iter().map(|(host, _)| host.to_string()).collect();
         assert_eq!(hosts, expect);
     }
+    #[test]
+    fn a_name_leads_to_the_app_that_has_it_now() {
+        let now = Instant::now();
+        let mut table = two_hosts(now);
+        assert_eq!(table.route_of("Shop", now), table.routes(now).pop());
+        assert_eq!(table.route_of("Store", now), None);
+        let mut renamed = desired(2, &["a", "b"]);
+        if let DesiredState::Serving(serving) = &mut renamed.state {
+            serving.name = "Store".parse().unwrap();
+        }
+        table.hear_desired(renamed);
+        assert_eq!(table.route_of("Shop", now), None);
+        assert_eq!(table.route_of("Store", now), table.routes(now).pop());
+        table.hear_desired(desired(3, &[]));
+        assert!(table.names.is_empty());
+    }
+
     fn two_hosts(now: Instant) -> Table {
         let mut table = Table::default();
         table.hear_desired(desired(1, &["a", "b"]));
