@@ -3,7 +3,7 @@
 NATS := .odeon/venv/bin/nats-server
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 
-.PHONY: up down build guests test bench bench-contenders bench-smoke bench-runtime setup fmt lint
+.PHONY: up down build guests test bench bench-contenders bench-smoke bench-runtime bench-density setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -44,6 +44,10 @@ bench-smoke: build guests
 # The runtime library inside each app, beside one that all share: 1,000 apps, compiled three times.
 bench-runtime: build
 	env -u RUST_BACKTRACE target/release/odeon-bench runtime-sharing --page docs/benchmarks/runtime-sharing.md
+
+# A host with 10,000 different apps loaded, and 50,000 placed. The first run prepares the apps: minutes, and 8 GB of disk.
+bench-density: build guests
+	env -u RUST_BACKTRACE target/release/odeon-bench density --page docs/benchmarks/density.md
 
 # What is built for Wasm is no member of the workspace, so it is linted by name.
 lint: setup

@@ -17,8 +17,8 @@ use odeon_capabilities::Settings;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::secrets::Place;
 use odeon_protocol::{
-    AppId, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
-    Serving, SettingValue, Signed, TrustedKeys, subjects,
+    AppId, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus, Serving,
+    SettingValue, Signed, TrustedKeys, subjects,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;

@@ -264,9 +264,13 @@ impl Loader {
             Err(Absent::Refused(why)) => warn!(app = %claim.app, "{why}; it is made anew"),
         }
         let code = self.obtain(claim).await?;
-        let (files, name) = (self.files.clone(), digest.clone());
+        let (files, state, name) = (self.files.clone(), self.state.clone(), digest.clone());
+        let is_signed = self.native(claim).is_some();
         let code = blocking(move || {
             let stored = files.put(&name, &code);
+            if stored.is_ok() && is_signed {
+                state.remove_object(&name); // an older host kept signed native code there
+            }
             Ok(stored.map_err(|error| (error, code)))
         });
         let error = match code.await? {

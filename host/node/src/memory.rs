@@ -174,7 +174,9 @@ impl Source {
     /// The tightest of what the groups and the machine say.
     pub(crate) fn read(&self) -> Option<Reading> {
         let of_groups = self.groups.iter().filter_map(|(path, names)| group(path, names));
-        of_groups.chain(machine(&self.meminfo)).min_by_key(|reading| reading.limit.saturating_sub(reading.used))
+        of_groups
+            .chain(machine(&self.meminfo))
+            .min_by_key(|reading| reading.limit.saturating_sub(reading.used))
     }
 }
 
@@ -260,7 +262,11 @@ mod tests {
         let meminfo = folder.path().join("meminfo");
         std::fs::write(&meminfo, "MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable: 4 kB\n").unwrap();
         let source = || Source::find("0::/a/b\n", folder.path(), &meminfo).read().unwrap();
-        assert_eq!(source(), Reading { used: 4_096, limit: 8_192 }, "the machine, when no group says anything");
+        assert_eq!(
+            source(),
+            Reading { used: 4_096, limit: 8_192 },
+            "the machine, when no group says anything"
+        );
         group("a/b", "max\n", "500\n");
         group("a", "1000\n", "500\n");
         assert_eq!(source(), Reading { used: 470, limit: 1_000 });

@@ -12,9 +12,8 @@ use super::*;
 
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| {
-        Engine::new(EngineSettings { instances_max: 1, memory_bytes_max: 1 << 20 }).unwrap()
-    })
+    ENGINE
+        .get_or_init(|| Engine::new(EngineSettings { instances_max: 1, memory_bytes_max: 1 << 20 }).unwrap())
 }
 
 /// Code of the app of that number.
@@ -51,7 +50,7 @@ impl Folder {
     fn write(&self, bytes: &[u8]) {
         std::fs::remove_file(self.path()).unwrap();
         std::fs::write(self.path(), bytes).unwrap();
-        std::fs::set_permissions(self.path(), PermissionsExt::from_mode(0o400)).unwrap();
+        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o400)).unwrap();
     }
 
     /// The file loads as it is; after `change` it is refused and gone.
@@ -133,7 +132,7 @@ fn only_a_regular_file_of_ours_that_nobody_can_write_is_loaded() {
     for mode in [0o600, 0o420, 0o402] {
         let folder = Folder::with_file();
         folder.check_refused("mode", |path| {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
         });
     }
 }
@@ -158,7 +157,7 @@ fn a_file_that_is_written_to_after_the_check_is_refused() {
     let check = || files.check(files.open_file(&folder.digest).unwrap(), &folder.digest).unwrap().unwrap();
     assert!(artefact::load_file(engine(), &check()).is_ok(), "the control");
     let checked = check();
-    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o600)).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(folder.path()).unwrap();
     let last = file.metadata().unwrap().len() - 1;
     file.write_all_at(b"x", last).unwrap();
@@ -175,7 +174,7 @@ fn without_its_key_a_host_trusts_nothing() {
     let folder = Folder::with_file();
     folder.check_refused("seal", |_| {
         let key = folder.folder.path().join(KEY_FILE);
-        std::fs::set_permissions(key, PermissionsExt::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o644)).unwrap();
     });
 }
 

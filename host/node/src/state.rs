@@ -60,6 +60,10 @@ impl StateDir {
     pub(crate) fn put_object(&self, digest: &Digest, bytes: &[u8]) -> Result<()> {
         self.write(&format!("objects/{digest}"), bytes)
     }
+    /// Removes an object of which a sealed copy is kept.
+    pub(crate) fn remove_object(&self, digest: &Digest) {
+        self.remove(&format!("objects/{digest}"));
+    }
     /// Removes the oldest of the objects and of the native code that are not `used`, down to their bound.
     pub(crate) fn trim_objects(&self, used: &BTreeSet<String>) {
         self.trim(used, UNUSED_BYTES_MAX);

@@ -4,6 +4,7 @@
 //! are interleaved, because a machine drifts. What is measured runs as in production: release builds, logs,
 //! metrics, limits and signatures on. The result is a page in `docs/benchmarks/`.
 
+mod density;
 mod host;
 mod load;
 mod page;
@@ -44,6 +45,18 @@ enum What {
         /// How many different apps.
         #[arg(long, default_value_t = 1_000)]
         apps: usize,
+        /// Where the page is written.
+        #[arg(long)]
+        page: PathBuf,
+    },
+    /// A host with thousands of different apps: memory, mappings, CPU, loading and unloading; fails when a limit is missed.
+    Density {
+        /// How many different apps; five times as many are placed on the second host.
+        #[arg(long, default_value_t = 10_000)]
+        apps: usize,
+        /// Where prepared apps are kept for later runs.
+        #[arg(long, default_value = "target/bench/density")]
+        folder: PathBuf,
         /// Where the page is written.
         #[arg(long)]
         page: PathBuf,
@@ -158,6 +171,11 @@ async fn run(what: What) -> anyhow::Result<ExitCode> {
             let throughput = throughput::measure(&wasmtime).await?;
             keep(&page, &page::write(&publish, &throughput)?)?;
             let is_met = publish.iter().all(publish::Step::is_met);
+            Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        What::Density { apps, folder, page } => {
+            let (text, is_met) = density::measure(apps, &folder).await?;
+            keep(&page, &text)?;
             Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         What::RuntimeSharing { apps, page } => {
