@@ -1,7 +1,7 @@
 //! Accepts connections and drives them, within [`Limits`].
 //!
 //! In order, each step cheaper than the next: a place among all connections, a place for the address, HTTP with bounds on
-//! everything the client sizes, the URL and the number of headers. Meanwhile each connection is looked at every two
+//! everything the client sizes, the URL and the number of headers. Meanwhile all connections are looked at every two
 //! seconds. Invariant: nothing that a client does ends the listener, and whoever stops it waits for its requests only.
 
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -31,7 +31,7 @@ use crate::body::{Received, Sending};
 use crate::limits::{self, Codes, Limits};
 use crate::peers::Peers;
 use crate::problem::problem;
-use crate::watch::{Begun, Verdict, Watch, Watched};
+use crate::watch::{Begun, Verdict, Watch, Watched, Watches};
 
 /// Wait after a failed accept, in milliseconds: out of descriptors, some must close first.
 const ACCEPT_PAUSE_MS: u64 = 10;
@@ -76,14 +76,23 @@ where
 {
     let (places, peers) = (Arc::new(Semaphore::new(limits.connections_max)), Peers::default());
     let builder = Arc::new(builder(limits));
+    let mut watches = Watches::default();
+    let mut looks = tokio::time::interval(Duration::from_millis(limits::LOOK_MS));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = async {
             let place = places.clone().acquire_owned().await.ok()?;
             Some((place, listener.accept().await))
         };
-        let accepted =
-            tokio::select! { accepted = accepted => accepted, () = stop.asked.cancelled() => return };
-        let Some((place, accepted)) = accepted else { return };
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            () = stop.asked.cancelled() => break,
+            _ = looks.tick() => {
+                watches.look();
+                continue;
+            }
+        };
+        let Some((place, accepted)) = accepted else { break };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -97,7 +106,7 @@ where
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let connection = Connection { limits, peer, stop: stop.asked.clone(), builder: builder.clone() };
+        let connection = Connection { limits, peer, watch: watches.add(limits), builder: builder.clone() };
         let (answer, around) = open();
         stop.connections.spawn(async move {
             let mut driven = pin!(connection.drive(stream, answer));
@@ -109,6 +118,11 @@ where
             .await;
             drop((place, peer_place));
         });
+    }
+    drop(listener);
+    watches.leave();
+    while watches.look() {
+        looks.tick().await;
     }
 }
 
@@ -138,7 +152,7 @@ fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
 struct Connection {
     limits: Limits,
     peer: SocketAddr,
-    stop: CancellationToken,
+    watch: Arc<Watch>,
     builder: Arc<auto::Builder<TokioExecutor>>,
 }
 
@@ -150,8 +164,7 @@ impl Connection {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Self { limits, peer, stop, builder } = self;
-        let watch = Watch::new(limits);
+        let Self { limits, peer, watch, builder } = self;
         let told = watch.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut begun = told.begin();
@@ -168,35 +181,31 @@ impl Connection {
         });
         let socket = TokioIo::new(Watched { socket, watch: watch.clone() });
         let mut connection = pin!(builder.serve_connection(socket, service));
-        let look = Duration::from_millis(limits::LOOK_MS);
-        let mut looks = interval_at(Instant::now() + look, look);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut leaving = false;
-        loop {
-            let mut leave = false;
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        debug!(%peer, "connection: {error}");
-                    }
-                    return;
+        // Polled with every piece that comes or goes: whoever looks at connections wakes those that are to end.
+        poll_fn(|context| {
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                if let Err(error) = ended {
+                    debug!(%peer, "connection: {error}");
                 }
-                () = stop.cancelled(), if !leaving => leave = true,
-                _ = looks.tick() => match watch.verdict() {
-                    Verdict::Stay => {}
-                    Verdict::Leave => leave = true,
-                    Verdict::Close(why) => {
-                        debug!(%peer, "closed: {why}");
-                        return;
-                    }
-                },
+                return Poll::Ready(());
             }
-            if leave && !leaving {
-                leaving = true;
-                connection.as_mut().graceful_shutdown();
+            match watch.ordered(context.waker()) {
+                Verdict::Stay => Poll::Pending,
+                Verdict::Close(why) => {
+                    debug!(%peer, "closed: {why}");
+                    Poll::Ready(())
+                }
+                Verdict::Leave if leaving => Poll::Pending,
+                Verdict::Leave => {
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                    context.waker().wake_by_ref();
+                    Poll::Pending
+                }
             }
-        }
+        })
+        .await;
     }
 }
 

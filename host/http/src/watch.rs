@@ -2,18 +2,19 @@
 //!
 //! hyper bounds heads, buffers and windows. It does not mind a client that connects and says nothing, never reads,
 //! pings for ever, or gives up request after request: each is cheap to do and holds something here. A [`Watch`] is told by
-//! the socket ([`Watched`]) and by bodies what happens, and is asked now and then.
+//! the socket ([`Watched`]) and by bodies what happens, and is looked at now and then ([`Watches`]).
 //! Invariant: to tell costs atomics, or a lock that only this connection takes.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -32,7 +33,7 @@ const ACKNOWLEDGED: u64 = 8;
 const NEVER: u64 = u64::MAX;
 
 /// What is to be done with a connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Stay,
     /// Ends when its requests have.
@@ -55,8 +56,10 @@ pub(crate) struct Watch {
     /// Since when nothing can be written.
     blocked_since_ms: AtomicU64,
     blocked_ms: AtomicU64,
-    /// Ends with a reset, not in peace.
-    resets: AtomicBool,
+    /// What the connection is to do: whether there is news, and the news.
+    has_order: AtomicBool,
+    order: Mutex<Verdict>,
+    waker: AtomicWaker,
     /// Pieces of responses that were handed over, and since when the next one was not asked for.
     unread: Mutex<BTreeMap<u64, u64>>,
 }
@@ -75,7 +78,9 @@ impl Watch {
             ended_at_ms: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(NEVER),
             blocked_ms: AtomicU64::new(0),
-            resets: AtomicBool::new(false),
+            has_order: AtomicBool::new(false),
+            order: Mutex::new(Verdict::Stay),
+            waker: AtomicWaker::new(),
             unread: Mutex::default(),
         })
     }
@@ -84,7 +89,7 @@ impl Watch {
     pub(crate) fn begin(self: &Arc<Self>) -> Begun {
         let number = self.begun.fetch_add(1, Relaxed);
         self.bytes_due.fetch_add(REQUEST_BYTES, Relaxed);
-        Begun { watch: self.clone(), number, is_whole: false }
+        Begun { watch: self.clone(), number, is_unread: false, is_whole: false }
     }
 
     /// A piece of a request's body came.
@@ -94,12 +99,33 @@ impl Watch {
         }
     }
 
-    pub(crate) fn verdict(&self) -> Verdict {
-        let verdict = self.verdict_at(self.now_ms());
-        if matches!(verdict, Verdict::Close(_)) {
-            self.resets.store(true, Relaxed);
+    /// What the connection is to do. The task behind `waker` is woken when that changes.
+    pub(crate) fn ordered(&self, waker: &Waker) -> Verdict {
+        self.waker.register(waker);
+        match self.has_order.load(Acquire) {
+            true => self.order(),
+            false => Verdict::Stay,
         }
-        verdict
+    }
+
+    fn order(&self) -> Verdict {
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an order of a verdict, unless there is a stronger one.
+    fn tell(&self, verdict: Verdict) {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = match (*order, verdict) {
+            (Verdict::Stay, Verdict::Leave) => true,
+            (Verdict::Stay | Verdict::Leave, Verdict::Close(_)) => true,
+            (_, Verdict::Stay | Verdict::Leave) | (Verdict::Close(_), Verdict::Close(_)) => false,
+        };
+        if is_news {
+            *order = verdict;
+            drop(order);
+            self.has_order.store(true, Release);
+            self.waker.wake();
+        }
     }
 
     fn verdict_at(&self, now_ms: u64) -> Verdict {
@@ -169,6 +195,34 @@ impl Watch {
     }
 }
 
+/// The watches of a listener's connections.
+#[derive(Default)]
+pub(crate) struct Watches(Vec<Weak<Watch>>);
+
+impl Watches {
+    /// A watch for a new connection.
+    pub(crate) fn add(&mut self, limits: Limits) -> Arc<Watch> {
+        let watch = Watch::new(limits);
+        self.0.push(Arc::downgrade(&watch));
+        watch
+    }
+
+    /// Looks at all connections. False when there are none.
+    pub(crate) fn look(&mut self) -> bool {
+        self.each(|watch| watch.tell(watch.verdict_at(watch.now_ms())));
+        !self.0.is_empty()
+    }
+
+    /// Asks all to end when their requests have.
+    pub(crate) fn leave(&mut self) {
+        self.each(|watch| watch.tell(Verdict::Leave));
+    }
+
+    fn each(&mut self, act: impl Fn(&Watch)) {
+        self.0.retain(|watch| watch.upgrade().inspect(|watch| act(watch)).is_some());
+    }
+}
+
 fn ms(seconds: u64) -> u64 {
     seconds * 1_000
 }
@@ -177,18 +231,23 @@ fn ms(seconds: u64) -> u64 {
 pub(crate) struct Begun {
     watch: Arc<Watch>,
     number: u64,
+    is_unread: bool,
     is_whole: bool,
 }
 
 impl Begun {
     /// A piece of the response was handed over.
-    pub(crate) fn gave(&self) {
+    pub(crate) fn gave(&mut self) {
+        self.is_unread = true;
         let now = self.watch.now_ms();
         self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, now);
     }
 
     /// The next piece is asked for.
-    pub(crate) fn asked(&self) {
+    pub(crate) fn asked(&mut self) {
+        if !std::mem::take(&mut self.is_unread) {
+            return;
+        }
         self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
 
@@ -218,7 +277,7 @@ pub(crate) struct Watched {
 impl Drop for Watched {
     /// What a client does not read would stay with the kernel, which goes on trying for minutes.
     fn drop(&mut self) {
-        if self.watch.resets.load(Relaxed) {
+        if matches!(self.watch.order(), Verdict::Close(_)) {
             let _ = self.socket.set_zero_linger();
         }
     }
@@ -309,7 +368,7 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_is_left() {
         let watch = Watch::new(USERS);
-        let begun = watch.begin();
+        let mut begun = watch.begin();
         begun.gave();
         assert_eq!(watch.verdict_at(30_000), Verdict::Stay);
         assert_eq!(watch.verdict_at(31_000), Verdict::Close("the client does not read"));
@@ -351,6 +410,25 @@ mod tests {
         assert!(matches!(watch.verdict_at(1), Verdict::Close(_)));
         (0..=ABANDONED_MAX).for_each(|_| watch.begin().whole());
         assert_eq!(watch.verdict_at(1), Verdict::Stay, "a browser that cancels has others that end");
+    }
+
+    #[test]
+    fn an_order_only_becomes_stronger() {
+        let mut watches = Watches::default();
+        let watch = watches.add(USERS);
+        let ordered = || watch.ordered(Waker::noop());
+        assert!(watches.look() && ordered() == Verdict::Stay);
+        watches.leave();
+        assert!(
+            watches.look() && ordered() == Verdict::Leave,
+            "a look that finds nothing takes nothing back"
+        );
+        watch.tell(Verdict::Close("first"));
+        watch.tell(Verdict::Close("second"));
+        watches.leave();
+        assert_eq!(ordered(), Verdict::Close("first"));
+        drop(watch);
+        assert!(!watches.look(), "nothing is kept of those who are gone");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use wasip2::io::streams::StreamError;
 
 use crate::{respond, write};
 
-const PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
 
 pub(crate) fn run(attack: &[&str], request: IncomingRequest, out: ResponseOutparam) {
     match attack {
@@ -48,7 +48,7 @@ fn headers(count: u64, bytes: u64, out: ResponseOutparam) {
     let fields = Fields::new();
     let value = vec![b'x'; usize::try_from(bytes).expect("it fits")];
     for at in 0..count {
-        if fields.set(&format!("x-{at}"), &[value.clone()]).is_err() {
+        if fields.set(&format!("x-{at}"), std::slice::from_ref(&value)).is_err() {
             return respond(out, "refused\n");
         }
     }
