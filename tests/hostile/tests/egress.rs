@@ -244,12 +244,18 @@ impl Attacker<'_> {
     }
 
     async fn bodies_that_are_never_sent_hold_little(&self) {
-        const BODIES: u64 = 2_000;
+        const BODIES: u64 = 300;
         let beside = self.beside();
         let (said, _) = self.attack(&format!("hoard/{BODIES}")).await;
         let bytes = said.strip_prefix("holds ").and_then(|said| said.split(' ').next()).unwrap();
         let bytes: u64 = bytes.parse().unwrap();
         assert!(bytes > 0 && bytes <= BODIES * HELD_BYTES_MAX, "{said}");
+        let many = self.site.url("test", "/Hostile/net/hoard/5000");
+        assert_eq!(
+            self.site.get(&many).await.0,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a guest has so many resources"
+        );
         beside.stop().await;
     }
 
