@@ -255,15 +255,18 @@ async fn roles_are_granted_and_revoked(site: &Installation) {
 }
 
 async fn nobody_outside_starts_what_hosts_start(site: &Installation) {
-    let url = site.url("development", "/Producer/services/Add");
-    for (header, value, expect) in [
-        ("odeon-trigger", "service", StatusCode::NOT_FOUND),
-        ("odeon-call", "AAAA", StatusCode::FORBIDDEN),
-        ("x-nothing", "1", StatusCode::NOT_FOUND),
+    let routed = site.url("development", "/Producer/services/Add");
+    let direct = format!("http://{}/Producer/services/Add", site.host_address("development-1"));
+    for (url, header, value, expect) in [
+        (&routed, "odeon-trigger", "service", StatusCode::NOT_FOUND),
+        (&routed, "odeon-call", "AAAA", StatusCode::NOT_FOUND), // a router passes none of these on
+        (&routed, "x-nothing", "1", StatusCode::NOT_FOUND),
+        (&direct, "odeon-trigger", "service", StatusCode::NOT_FOUND),
+        (&direct, "odeon-call", "AAAA", StatusCode::FORBIDDEN), // not sealed by a host
     ] {
-        let request = site.client.post(&url).header(header, value).json(&json!({ "A": 1 }));
+        let request = site.client.post(url).header(header, value).json(&json!({ "A": 1 }));
         let response = request.send().await.unwrap();
-        assert_eq!(response.status(), expect, "{header}: {}", response.text().await.unwrap());
+        assert_eq!(response.status(), expect, "{header} at {url}: {}", response.text().await.unwrap());
     }
 }
 
