@@ -12,8 +12,14 @@ use super::*;
 
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE
-        .get_or_init(|| Engine::new(EngineSettings { instances_max: 1, memory_bytes_max: 1 << 20 }).unwrap())
+    ENGINE.get_or_init(|| {
+        Engine::new(EngineSettings {
+            instances_max: 1,
+            memory_bytes_max: 1 << 20,
+            ..EngineSettings::default()
+        })
+        .unwrap()
+    })
 }
 
 /// Code of the app of that number.

@@ -18,6 +18,15 @@ const POLL_MS: u64 = 40;
 /// How long an operation is waited for, in seconds: longer than the Platform's own limits together.
 const OPERATION_S_MAX: u64 = 300;
 
+/// What a deployment may say.
+#[derive(Default)]
+pub(crate) struct How<'h> {
+    pub(crate) revision: Option<u32>,
+    pub(crate) egress_allow: Option<&'h [String]>,
+    pub(crate) limits: Option<&'h Value>,
+    pub(crate) accept_impact: bool,
+}
+
 /// A connection to a Platform.
 pub(crate) struct Api {
     client: Client,
@@ -222,12 +231,10 @@ impl Api {
         &self,
         operation: &str,
         asset: &Asset,
-        revision: Option<u32>,
         stage: &str,
-        egress_allow: Option<&[String]>,
-        limits: Option<&Value>,
-        accept_impact: bool,
+        how: How<'_>,
     ) -> Result<Operation> {
+        let How { revision, egress_allow, limits, accept_impact } = how;
         let body = json!({
             "operation": operation, "assetKey": asset.key, "revision": revision, "environment": stage,
             "egressAllow": egress_allow, "limits": limits, "acceptImpact": accept_impact,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::api::Api;
+use crate::api::{Api, How};
 use crate::commands::publish;
 use crate::layout::Layout;
 
@@ -62,15 +62,6 @@ pub(crate) async fn undeploy(layout: &Layout, app: &str, stage: &str) -> Result<
     run(layout, "Undeploy", app, stage, How::default()).await
 }
 
-/// What a deployment may say.
-#[derive(Default)]
-struct How<'h> {
-    revision: Option<u32>,
-    egress_allow: Option<&'h [String]>,
-    limits: Option<&'h Value>,
-    accept_impact: bool,
-}
-
 /// `name=value` as the Platform reads limits; it knows their names and ranges.
 fn read_limits(limits: &[String]) -> Result<Value> {
     let read = |limit: &String| {
@@ -87,9 +78,8 @@ fn read_limits(limits: &[String]) -> Result<Value> {
 }
 
 async fn run(layout: &Layout, operation: &str, app: &str, stage: &str, how: How<'_>) -> Result<ExitCode> {
-    let How { revision, egress_allow, limits, accept_impact } = how;
     let api = Api::connect(layout)?;
     let asset = api.asset(app).await?;
-    let done = api.deploy(operation, &asset, revision, stage, egress_allow, limits, accept_impact).await?;
+    let done = api.deploy(operation, &asset, stage, how).await?;
     publish::tell(&api, &done, None, operation != "Undeploy").await
 }

@@ -1,8 +1,11 @@
 //! A component that attacks its host: the first segments of the path say how.
 //!
-//! `/<app>/net/...` asks other servers, see [`net`]; `/<app>/out/...` answers what no app should, see [`out`]. The answer
-//! tells what came of the attack, for a test to judge.
+//! `/<app>/net/...` asks other servers, see [`net`]; `/<app>/out/...` answers what no app should, see [`out`];
+//! `/<app>/cpu/...` does not let go of the CPU, see [`cpu`]; `/<app>/memory/...` wants more than there is, see [`memory`].
+//! The answer tells what came of the attack, for a test to judge.
 
+mod cpu;
+mod memory;
 mod net;
 mod out;
 
@@ -19,7 +22,9 @@ impl Guest for Hostile {
         match parts.as_slice() {
             ["net", attack @ ..] => respond(out, &net::run(attack)),
             ["out", attack @ ..] => out::run(attack, request, out),
-            _ => respond(out, "net, out\n"),
+            ["cpu", attack @ ..] => cpu::run(attack, out),
+            ["memory", attack @ ..] => memory::run(attack, out),
+            _ => respond(out, "cpu, memory, net, out\n"),
         }
     }
 }

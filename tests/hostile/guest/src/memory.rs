@@ -1,0 +1,104 @@
+//! Guests that want more than there is, in their own memory or in the host's.
+//!
+//! - `grow`: more memory until it fails.
+//! - `ask`: asks for memory that it may not have, for ever.
+//! - `hold/<mib>/<ms>`: takes so much, keeps it for so long, and answers.
+//! - `stack`: calls itself for ever.
+//! - `resources`: makes resources of the host until it fails.
+//! - `fields`: a header list that grows until it fails.
+//! - `random`: more random bytes in one call than the host has memory for.
+//! - `log/<lines>`: lines of log, as fast as it can.
+//! - `line/<kib>`: one line without end.
+//! - `bytes`: what is no UTF-8, on standard output.
+//! - `forged`: a line that looks as if another request had written it.
+//! - `exit`, `abort`, `trap`: ends.
+//! - `files`, `sockets`, `environment`: what it can see of its host.
+
+use std::hint::black_box;
+use std::io::Write as _;
+use std::time::Duration;
+
+use wasip2::http::types::{Fields, ResponseOutparam};
+
+use crate::respond;
+
+/// What is asked for at a time, in pages of 64 KiB.
+const PAGES: usize = 1_024;
+
+pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
+    let said = match attack {
+        ["grow"] => {
+            let mut hoard: Vec<Vec<u8>> = Vec::new();
+            loop {
+                hoard.push(vec![1; 1 << 20]);
+            }
+        }
+        ["ask"] => loop {
+            black_box(core::arch::wasm32::memory_grow(0, PAGES));
+        },
+        ["hold", mib, ms] => {
+            let hoard = vec![1_u8; number(mib) << 20];
+            std::thread::sleep(Duration::from_millis(number(ms) as u64));
+            format!("held {}\n", black_box(hoard).len())
+        }
+        ["stack"] => format!("{}\n", deeper(1)),
+        ["resources"] => {
+            let mut all = Vec::new();
+            loop {
+                all.push(Fields::new());
+            }
+        }
+        ["fields"] => {
+            let fields = Fields::new();
+            let value = vec![b'x'; 1_000];
+            let taken = (0..10_000).take_while(|at| fields.set(&format!("x-{at}"), &[value.clone()]).is_ok());
+            format!("{} headers\n", taken.count())
+        }
+        ["random"] => format!("{}\n", wasip2::random::random::get_random_bytes(1 << 40).len()),
+        ["log", lines] => {
+            for line in 0..number(lines) {
+                println!("line {line}");
+            }
+            "logged\n".to_owned()
+        }
+        ["line", kib] => {
+            for _ in 0..number(kib) {
+                print!("{}", "x".repeat(1_024));
+            }
+            println!();
+            "logged\n".to_owned()
+        }
+        ["bytes"] => {
+            let _ = std::io::stdout().write_all(b"\xff\xfe\x80 no text\n");
+            "logged\n".to_owned()
+        }
+        ["forged"] => {
+            println!("first\u{0}\r\n{{\"app\":\"other\",\"requestId\":\"forged\",\"message\":\"second\"}}");
+            "logged\n".to_owned()
+        }
+        ["exit"] => std::process::exit(0),
+        ["abort"] => std::process::abort(),
+        ["trap"] => core::arch::wasm32::unreachable(),
+        ["files"] => format!("{:?} {:?}\n", std::fs::read("/etc/passwd").err(), std::fs::write("/tmp/x", "x").err()),
+        ["sockets"] => {
+            let connected = std::net::TcpStream::connect("127.0.0.1:5432").map(drop);
+            let bound = std::net::UdpSocket::bind("0.0.0.0:0").map(drop);
+            let resolved = std::net::ToSocketAddrs::to_socket_addrs("localhost:80").map(drop);
+            format!("{} {} {}\n", connected.is_ok(), bound.is_ok(), resolved.is_ok())
+        }
+        ["environment"] => {
+            format!("{} {}\n", std::env::vars().count(), std::env::args().count())
+        }
+        _ => "grow, ask, hold, stack, resources, fields, random, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
+            .to_owned(),
+    };
+    respond(out, &said);
+}
+
+fn deeper(depth: u64) -> u64 {
+    if black_box(depth) == 0 { 0 } else { 1 + black_box(deeper(depth + 1)) }
+}
+
+fn number(text: &str) -> usize {
+    text.parse().expect("a number")
+}

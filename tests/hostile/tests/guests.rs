@@ -1,0 +1,229 @@
+//! Apps that attack their host from inside: what becomes of them, and of the app beside them.
+//!
+//! `Hostile` has small limits, `Free` is the same component with large ones: what ends the one and not the other is the limit.
+//! While each attack runs, `Hello` is asked on the same host and must answer every time.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use odeon_hostile::{Beside, hostile, publish};
+use odeon_tests::{Installation, eventually};
+use reqwest::StatusCode;
+use serde_json::Value;
+
+/// CPU time of a request of `Hostile`, in milliseconds.
+const CPU_MS: &str = "requestCpuMs=200";
+/// Wall time of one, in milliseconds.
+const WALL_MS: &str = "requestWallMs=5000";
+/// Thousand steps of work that take more CPU time than `Hostile` has, and not more than `Free` has.
+const LONG_WORK: &str = "cpu/busy/1500000";
+/// What all instances of `Hostile` may have together, in bytes.
+const MEMORY_BYTES_MAX: f64 = (64 << 20) as f64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_app_harms_itself_only() {
+    let site = Installation::start_with(&["--no-sample"]).await;
+    publish(&site);
+    site.succeed(&["publish", hostile().to_str().unwrap(), "--name", "Free"]);
+    deploy(&site, "Hostile", &[CPU_MS, WALL_MS, "instanceMemoryMib=32", "memoryMib=64", "instances=50"]);
+    deploy(&site, "Free", &["requestCpuMs=60000"]);
+    let attack = Attack { site: &site };
+    attack.whoever_keeps_the_cpu_is_ended().await;
+    attack.whoever_works_on_after_its_answer_is_ended().await;
+    attack.many_busy_requests_hold_up_nobody().await;
+    attack.whoever_wants_more_memory_than_there_is_fails().await;
+    attack.instances_together_keep_to_the_budget_of_their_app().await;
+    attack.the_host_holds_a_bounded_amount_for_a_guest().await;
+    attack.a_guest_sees_nothing_of_its_host().await;
+    attack.logs_are_bounded_and_stay_apart().await;
+    attack.an_app_past_its_burst_waits_and_is_not_ended().await;
+}
+
+fn deploy(site: &Installation, app: &str, limits: &[&str]) {
+    let mut arguments = vec!["deploy", app, "--revision", "1", "--to", "development"];
+    limits.iter().for_each(|limit| arguments.extend(["--limit", limit]));
+    site.succeed(&arguments);
+}
+
+struct Attack<'s> {
+    site: &'s Installation,
+}
+
+/// What came of an attack.
+#[derive(Debug)]
+struct Outcome {
+    status: StatusCode,
+    code: String,
+    text: String,
+    retry_after: bool,
+}
+
+impl Attack<'_> {
+    /// Asks once, for an app and a path below it.
+    async fn ask(&self, app: &str, path: &str) -> Outcome {
+        let url = self.site.url("development", &format!("/{app}/{path}"));
+        let answer = self.site.client.get(url).send().await.unwrap();
+        let (status, retry_after) = (answer.status(), answer.headers().contains_key("retry-after"));
+        let text = answer.text().await.unwrap();
+        let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+        let code = problem["code"].as_str().unwrap_or_default().to_owned();
+        Outcome { status, code, text, retry_after }
+    }
+
+    /// Attacks, while a well-behaved app is asked.
+    async fn run(&self, path: &str) -> Outcome {
+        let beside = self.beside();
+        let outcome = self.ask("Hostile", path).await;
+        beside.stop().await;
+        outcome
+    }
+
+    #[track_caller]
+    fn beside(&self) -> Beside {
+        Beside::start(self.site.url("development", "/Hello/"))
+    }
+
+    async fn fails(&self, path: &str, status: StatusCode, code: &str) -> String {
+        let outcome = self.run(path).await;
+        assert_eq!((outcome.status, outcome.code.as_str()), (status, code), "{path}: {outcome:?}");
+        outcome.text
+    }
+
+    /// A figure that the host tells of an app, or of itself when no app is named.
+    async fn metric(&self, name: &str, app: Option<&str>) -> f64 {
+        let text = self.site.host_metrics("development-1").await;
+        let label = app.map(|app| format!("{name}{{app=\"{}\"}} ", self.site.key_of(app)));
+        let start = label.unwrap_or_else(|| format!("{name} "));
+        let found = text.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok());
+        found.unwrap_or_else(|| panic!("{start} in {text}"))
+    }
+
+    async fn whoever_keeps_the_cpu_is_ended(&self) {
+        for path in ["cpu/loop", "cpu/calls", "cpu/host", "cpu/fill/16", LONG_WORK] {
+            self.fails(path, StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50402").await;
+        }
+        self.fails("cpu/sleep", StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50401").await;
+        let control = self.ask("Free", LONG_WORK).await;
+        assert_eq!(control.status, StatusCode::OK, "the limit ended it, nothing else: {control:?}");
+    }
+
+    async fn whoever_works_on_after_its_answer_is_ended(&self) {
+        let outcome = self.run("cpu/after").await;
+        assert_eq!((outcome.status, outcome.text.as_str()), (StatusCode::OK, "answered\n"));
+        eventually("its instance is gone", async || {
+            (self.metric("odeon_host_app_memory_bytes", Some("Hostile")).await == 0.0).then_some(())
+        })
+        .await;
+    }
+
+    async fn many_busy_requests_hold_up_nobody(&self) {
+        let beside = self.beside();
+        let all = futures_util::future::join_all((0..200).map(|_| self.ask("Hostile", "cpu/loop"))).await;
+        let answers = beside.stop().await;
+        assert!(answers > 3, "{answers}");
+        for outcome in all {
+            // Each has its CPU time, or waited for it as long as a request may.
+            let ends = ["OS-BERT-50402", "OS-BERT-50401", "OS-BERT-50302"];
+            assert!(ends.contains(&outcome.code.as_str()), "{outcome:?}");
+            assert_eq!(outcome.retry_after, outcome.status == StatusCode::SERVICE_UNAVAILABLE, "{outcome:?}");
+        }
+    }
+
+    async fn whoever_wants_more_memory_than_there_is_fails(&self) {
+        let internal = StatusCode::INTERNAL_SERVER_ERROR;
+        let text = self.fails("memory/grow", internal, "OS-BERT-50002").await;
+        assert!(text.contains("33554432 bytes"), "{text}");
+        self.fails("memory/ask", internal, "OS-BERT-50002").await;
+        self.fails("memory/stack", internal, "OS-BERT-50003").await;
+        let control = self.ask("Free", "memory/hold/48/1").await;
+        assert_eq!(control.text, format!("held {}\n", 48 << 20), "without that limit there is room");
+        self.fails("memory/hold/48/1", internal, "OS-BERT-50002").await;
+    }
+
+    async fn instances_together_keep_to_the_budget_of_their_app(&self) {
+        let beside = self.beside();
+        let attack =
+            futures_util::future::join_all((0..20).map(|_| self.ask("Hostile", "memory/hold/20/500")));
+        let mut attack = std::pin::pin!(attack);
+        let mut most: f64 = 0.0;
+        let all = loop {
+            tokio::select! {
+                all = &mut attack => break all,
+                held = self.metric("odeon_host_app_memory_bytes", Some("Hostile")) => most = most.max(held),
+            }
+        };
+        beside.stop().await;
+        assert!((20.0 * f64::from(1 << 20)..=MEMORY_BYTES_MAX).contains(&most), "{most}");
+        let held = all.iter().filter(|outcome| outcome.status == StatusCode::OK).count();
+        assert!((1..20).contains(&held), "some fit, and not all: {all:?}");
+        for outcome in all.iter().filter(|outcome| outcome.status != StatusCode::OK) {
+            assert!(["OS-BERT-50005", "OS-BERT-50310"].contains(&outcome.code.as_str()), "{outcome:?}");
+        }
+        eventually("everything is given back", async || {
+            (self.metric("odeon_host_app_memory_bytes", Some("Hostile")).await == 0.0).then_some(())
+        })
+        .await;
+        let together =
+            futures_util::future::join_all((0..10).map(|_| self.ask("Free", "memory/hold/20/1"))).await;
+        assert!(
+            together.iter().all(|outcome| outcome.status == StatusCode::OK),
+            "a larger budget holds them"
+        );
+    }
+
+    async fn the_host_holds_a_bounded_amount_for_a_guest(&self) {
+        let internal = StatusCode::INTERNAL_SERVER_ERROR;
+        self.fails("memory/resources", internal, "OS-BERT-50001").await;
+        self.fails("memory/random", internal, "OS-BERT-50001").await;
+        let fields = self.run("memory/fields").await;
+        let count: u32 = fields.text.trim().trim_end_matches(" headers").parse().unwrap();
+        assert!((10..100).contains(&count), "64 KiB of headers, a thousand bytes each: {count}");
+    }
+
+    async fn a_guest_sees_nothing_of_its_host(&self) {
+        let files = self.run("memory/files").await.text;
+        assert!(!files.contains("None"), "each of both failed: {files}");
+        assert_eq!(self.run("memory/sockets").await.text, "false false false\n");
+        assert_eq!(self.run("memory/environment").await.text, "0 0\n");
+        for path in ["memory/exit", "memory/abort", "memory/trap"] {
+            let outcome = self.run(path).await;
+            assert!(outcome.status.is_server_error(), "{path}: {outcome:?}");
+        }
+        assert_eq!(self.ask("Hostile", "memory/hold/1/1").await.status, StatusCode::OK, "the host lives");
+    }
+
+    async fn logs_are_bounded_and_stay_apart(&self) {
+        let dropped = self.metric("odeon_host_log_lines_dropped_total", None).await;
+        assert_eq!(self.ask("Free", "memory/log/20000").await.text, "logged\n");
+        assert!(self.metric("odeon_host_log_lines_dropped_total", None).await > dropped, "a flood is cut");
+        let lines = async |path: &str| {
+            eventually("a second has passed", async || {
+                let url = self.site.url("development", &format!("/Hostile/{path}"));
+                let answer = self.site.client.get(url).send().await.unwrap();
+                let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+                let shown = ["logs", "Hostile", "--stage", "development", "--request", id.as_str()];
+                let text = self.site.succeed(&shown);
+                (!text.trim().is_empty()).then_some((id, text))
+            })
+            .await
+        };
+        let (_, long) = lines("memory/line/64").await;
+        assert!((8 << 10..10 << 10).contains(&long.len()), "{} bytes", long.len());
+        let (_, bytes) = lines("memory/bytes").await;
+        assert!(bytes.contains("\u{fffd}") && bytes.contains("no text"), "{bytes}");
+        let (_, forged) = lines("memory/forged").await;
+        assert!(forged.contains("second"), "it is in the log of the request that wrote it: {forged}");
+        let other = self.site.succeed(&["logs", "Hostile", "--stage", "development", "--request", "forged"]);
+        assert!(!other.contains("second"), "and in no other: {other}");
+    }
+
+    async fn an_app_past_its_burst_waits_and_is_not_ended(&self) {
+        deploy(self.site, "Hostile", &["cpuShareMillicores=100", "cpuBurstMs=50", WALL_MS]);
+        let throttled = self.metric("odeon_host_app_throttled_seconds", Some("Hostile")).await;
+        let beside = self.beside();
+        let work =
+            futures_util::future::join_all((0..4).map(|_| self.ask("Hostile", "cpu/busy/50000"))).await;
+        beside.stop().await;
+        assert!(work.iter().all(|outcome| outcome.status == StatusCode::OK), "{work:?}");
+        assert!(self.metric("odeon_host_app_throttled_seconds", Some("Hostile")).await > throttled);
+    }
+}
