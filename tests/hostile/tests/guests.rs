@@ -65,7 +65,7 @@ impl Attack<'_> {
         let (status, retry_after) = (answer.status(), answer.headers().contains_key("retry-after"));
         let text = answer.text().await.unwrap();
         let problem: Value = serde_json::from_str(&text).unwrap_or_default();
-        let code = problem["code"].as_str().unwrap_or_default().to_owned();
+        let code = problem["errorCode"].as_str().unwrap_or_default().to_owned();
         Outcome { status, code, text, retry_after }
     }
 
@@ -142,7 +142,7 @@ impl Attack<'_> {
     async fn instances_together_keep_to_the_budget_of_their_app(&self) {
         let beside = self.beside();
         let attack =
-            futures_util::future::join_all((0..20).map(|_| self.ask("Hostile", "memory/hold/20/500")));
+            futures_util::future::join_all((0..20).map(|_| self.ask("Hostile", "memory/hold/20/3000")));
         let mut attack = std::pin::pin!(attack);
         let mut most: f64 = 0.0;
         let all = loop {
@@ -156,7 +156,10 @@ impl Attack<'_> {
         let held = all.iter().filter(|outcome| outcome.status == StatusCode::OK).count();
         assert!((1..20).contains(&held), "some fit, and not all: {all:?}");
         for outcome in all.iter().filter(|outcome| outcome.status != StatusCode::OK) {
-            assert!(["OS-BERT-50005", "OS-BERT-50310"].contains(&outcome.code.as_str()), "{outcome:?}");
+            assert!(
+                ["OS-BERT-50005", "OS-BERT-50310", "OS-BERT-50401"].contains(&outcome.code.as_str()),
+                "{outcome:?}"
+            );
         }
         eventually("everything is given back", async || {
             (self.metric("odeon_host_app_memory_bytes", Some("Hostile")).await == 0.0).then_some(())
@@ -174,9 +177,8 @@ impl Attack<'_> {
         let internal = StatusCode::INTERNAL_SERVER_ERROR;
         self.fails("memory/resources", internal, "OS-BERT-50001").await;
         self.fails("memory/random", internal, "OS-BERT-50001").await;
-        let fields = self.run("memory/fields").await;
-        let count: u32 = fields.text.trim().trim_end_matches(" headers").parse().unwrap();
-        assert!((10..100).contains(&count), "64 KiB of headers, a thousand bytes each: {count}");
+        let text = self.fails("memory/fields", internal, "OS-BERT-50001").await; // 64 KiB of headers
+        assert!(text.contains("field"), "{text}");
     }
 
     async fn a_guest_sees_nothing_of_its_host(&self) {
@@ -196,21 +198,21 @@ impl Attack<'_> {
         assert_eq!(self.ask("Free", "memory/log/20000").await.text, "logged\n");
         assert!(self.metric("odeon_host_log_lines_dropped_total", None).await > dropped, "a flood is cut");
         let lines = async |path: &str| {
-            eventually("a second has passed", async || {
-                let url = self.site.url("development", &format!("/Hostile/{path}"));
-                let answer = self.site.client.get(url).send().await.unwrap();
-                let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
-                let shown = ["logs", "Hostile", "--stage", "development", "--request", id.as_str()];
+            let url = self.site.url("development", &format!("/Hostile/{path}"));
+            let answer = self.site.client.get(url).send().await.unwrap();
+            let id = answer.headers()["x-request-id"].to_str().unwrap().to_owned();
+            let shown = ["logs", "Hostile", "--stage", "development", "--request", id.as_str()];
+            eventually("its lines are there", async || {
                 let text = self.site.succeed(&shown);
-                (!text.trim().is_empty()).then_some((id, text))
+                (!text.trim().is_empty()).then_some(text)
             })
             .await
         };
-        let (_, long) = lines("memory/line/64").await;
+        let long = lines("memory/line/64").await;
         assert!((8 << 10..10 << 10).contains(&long.len()), "{} bytes", long.len());
-        let (_, bytes) = lines("memory/bytes").await;
+        let bytes = lines("memory/bytes").await;
         assert!(bytes.contains("\u{fffd}") && bytes.contains("no text"), "{bytes}");
-        let (_, forged) = lines("memory/forged").await;
+        let forged = lines("memory/forged").await;
         assert!(forged.contains("second"), "it is in the log of the request that wrote it: {forged}");
         let other = self.site.succeed(&["logs", "Hostile", "--stage", "development", "--request", "forged"]);
         assert!(!other.contains("second"), "and in no other: {other}");

@@ -130,7 +130,10 @@ impl Stage {
             one("make itself superuser", "alter role current_user superuser"),
             one("join the other app", &format!("grant \"{owner}\" to current_user")),
             one("load a library", "load 'plpgsql'"),
-            one("make a language", "create function t() returns int language c as 'libc.so.6', 'getpid'"),
+            one(
+                "make a language",
+                "create function t() returns int language c as '$libdir/plpgsql', 'plpgsql_call_handler'",
+            ),
             without_control("make an extension that dials", "create extension dblink"),
             without_control("make a database", "create database t"),
             without_control("change the server", "alter system set work_mem = '1GB'"),
