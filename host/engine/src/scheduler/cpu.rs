@@ -62,13 +62,15 @@ impl Cpu {
         cpu
     }
 
-    /// Gives another share from now on; what was used stays.
+    /// Gives another share from now on. One that differs begins with its whole burst: debts at another rate mean nothing.
     pub fn set_share(&self, share: CpuShare) {
         let millicores = share.millicores.max(SHARE_MILLICORES_MIN);
         let ahead =
             share.burst_ms.map_or(u64::MAX, |ms| at_rate(ms.saturating_mul(1_000_000), millicores).max(1));
-        self.millicores.store(millicores, Relaxed);
-        self.ahead_ns_max.store(ahead, Relaxed);
+        let before = (self.millicores.swap(millicores, Relaxed), self.ahead_ns_max.swap(ahead, Relaxed));
+        if before != (millicores, ahead) {
+            self.paid_at.store(0, Relaxed);
+        }
     }
 
     /// CPU time used so far.
@@ -135,6 +137,17 @@ mod tests {
         cpu.spend(101 * MS, later);
         assert_eq!(cpu.ready_at(later), Some(later + 4 * MS));
         assert_eq!(cpu.used_ns(), 211 * MS);
+    }
+
+    #[test]
+    fn another_share_begins_with_its_whole_burst_and_the_same_one_goes_on() {
+        let cpu = Cpu::new(CpuShare { millicores: 250, burst_ms: Some(1_000) });
+        cpu.spend(1_100 * MS, 0);
+        assert!(cpu.ready_at(0).is_some());
+        cpu.set_share(CpuShare { millicores: 250, burst_ms: Some(1_000) });
+        assert!(cpu.ready_at(0).is_some(), "a new revision has the debts of the one before");
+        cpu.set_share(CpuShare { millicores: 500, burst_ms: Some(10) });
+        assert_eq!(cpu.ready_at(0), None);
     }
 
     #[test]
