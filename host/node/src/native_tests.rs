@@ -13,19 +13,22 @@ use super::*;
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| {
-        Engine::new(EngineSettings {
-            instances_max: 1,
-            memory_bytes_max: 1 << 20,
-            ..EngineSettings::default()
-        })
-        .unwrap()
+        Engine::new(EngineSettings { instances_max: 1, memory_bytes_max: 1 << 20, ..Default::default() })
+            .unwrap()
     })
 }
 
-/// Code of the app of that number.
+/// Code of the app of that number, below 64: a component with one module, whose function gives the number.
 fn code(number: u8) -> Vec<u8> {
-    let text = format!(r#"(component (core module (func (export "f") (result i32) i32.const {number})))"#);
-    artefact::compile(engine(), text.as_bytes()).unwrap()
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    module.extend([1, 5, 1, 0x60, 0, 1, 0x7f]); // a type: no parameters, an i32
+    module.extend([3, 2, 1, 0]); // a function of it
+    module.extend([7, 5, 1, 1, b'f', 0, 0]); // exported as `f`
+    module.extend([10, 6, 1, 4, 0, 0x41, number, 0x0b]); // i32.const
+    let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+    component.extend([1, u8::try_from(module.len()).unwrap()]);
+    component.extend(module);
+    artefact::compile(engine(), &component).unwrap()
 }
 
 struct Folder {
