@@ -27,7 +27,6 @@ fn answer(host: &Host, request: &Request<Received>) -> Response<Body> {
         "/metrics" => {
             host.metrics.apps.set(i64::try_from(host.apps.len()).unwrap_or(i64::MAX));
             host.metrics.read(&host.accounts, host.engine.scheduler().competing());
-            host.metrics.apps_loaded.set(i64::try_from(host.loader.loaded()).unwrap_or(i64::MAX));
             (StatusCode::OK, host.metrics.encode())
         }
         _ => (StatusCode::NOT_FOUND, "healthz, readyz, metrics\n".to_owned()),

@@ -23,6 +23,7 @@ use odeon_engine::artefact::{self, Verified};
 use odeon_engine::wasmtime::component::{Component, Linker};
 use odeon_engine::{App, Engine, Fits, State};
 use odeon_protocol::{Claim, Digest, subjects};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OnceCell, Semaphore};
 use tracing::{debug, info, warn};
@@ -45,6 +46,9 @@ pub(crate) const FETCH_PAUSE_MS: u64 = 300;
 const WAIT_S_MAX: u64 = 10;
 /// An app that nobody called for so long is unloaded, in seconds: long enough for what is called by the hour.
 const IDLE_S_MAX: u64 = 2 * 3_600;
+/// When memory is short, an app is idle that nobody called for so long, in milliseconds: what is in use would come back at
+/// once, and the host would only load.
+const SHORT_IDLE_MS: u64 = 5_000;
 /// What a loaded app holds beside its file, in bytes: the types and tables that wasmtime makes of it. Measured by
 /// `make bench-density`.
 const METADATA_BYTES: u64 = 64 << 10;
@@ -96,6 +100,23 @@ struct Loaded {
     bytes: u64,
     /// When it was used last, in milliseconds since the loader was made.
     used_ms: AtomicU64,
+    _counted: Counted,
+}
+
+/// Counts a loaded app until it is dropped, which may be after it left the cache.
+struct Counted(Gauge);
+
+impl Counted {
+    fn begin(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Loads and unloads.
@@ -197,11 +218,6 @@ impl Loader {
         self.native(claim).unwrap_or(&claim.wasm)
     }
 
-    /// Apps in memory.
-    pub(crate) fn loaded(&self) -> u64 {
-        self.cache.entry_count()
-    }
-
     /// Unloads a placement that was replaced or taken away; what runs keeps its code until it ends.
     pub(crate) async fn forget(&self, placement: Placement) {
         self.cache.invalidate(&placement).await;
@@ -218,7 +234,7 @@ impl Loader {
         std::mem::take(&mut *self.stored.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Unloads the half of the apps that was not used for longest.
+    /// Unloads apps that nobody called for a while: of all that are loaded half at most, those that waited longest first.
     pub(crate) async fn unload_idle(&self) -> usize {
         let mut loaded: Vec<_> = self
             .cache
@@ -226,7 +242,9 @@ impl Loader {
             .map(|(placement, loaded)| (loaded.used_ms.load(Ordering::Relaxed), *placement))
             .collect();
         loaded.sort();
-        loaded.truncate(loaded.len() / 2);
+        loaded.truncate(loaded.len().div_ceil(2));
+        let idle_since = self.now_ms().saturating_sub(SHORT_IDLE_MS);
+        loaded.retain(|(used_ms, _)| *used_ms < idle_since);
         for (_, placement) in &loaded {
             self.cache.invalidate(placement).await;
         }
@@ -235,9 +253,12 @@ impl Loader {
     }
 
     fn used(&self, loaded: &Loaded) -> App<Granted> {
-        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        loaded.used_ms.store(now_ms, Ordering::Relaxed);
+        loaded.used_ms.store(self.now_ms(), Ordering::Relaxed);
         loaded.app.clone()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn get_or_load(&self, placement: Placement, claim: &Claim) -> Result<Arc<Loaded>, String> {
@@ -249,9 +270,12 @@ impl Loader {
             self.metrics.loads.inc();
             self.metrics.load_seconds.observe(started.elapsed().as_secs_f64());
             let bytes = mapped.bytes + METADATA_BYTES;
-            Ok::<_, String>(Arc::new(Loaded { app, bytes, used_ms: AtomicU64::default() }))
+            let (used_ms, counted) =
+                (AtomicU64::new(self.now_ms()), Counted::begin(&self.metrics.apps_loaded));
+            Ok::<_, String>(Arc::new(Loaded { app, bytes, used_ms, _counted: counted }))
         };
         let loaded = self.cache.try_get_with(placement, Box::pin(load)).await;
+        self.cache.run_pending_tasks().await; // the bound holds now, not at some later use
         loaded.map_err(|error: Arc<String>| error.as_ref().clone())
     }
 
