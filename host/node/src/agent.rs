@@ -369,7 +369,11 @@ impl Agent {
                 artefacts.values().flatten().map(ToString::to_string).collect()
             };
             let state = self.host.state.clone();
-            if let Err(error) = blocking(move || Ok(state.trim_objects(&used))).await {
+            let trimmed = blocking(move || {
+                state.trim_objects(&used);
+                Ok(())
+            });
+            if let Err(error) = trimmed.await {
                 warn!("artefacts were not trimmed: {error:#}");
             }
         }
