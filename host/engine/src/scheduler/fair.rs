@@ -17,7 +17,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::cpu::{Cpu, Nanos, at_rate};
 
 /// How long guests that wait may be overtaken by others of their app, in nanoseconds.
-const OVERTAKEN_NS_MAX: Nanos = 20_000_000;
+const OVERTAKEN_NS_MAX: Nanos = 2_000_000;
+/// The same, while no other app competes: waiting then costs nobody else anything.
+const OVERTAKEN_ALONE_NS_MAX: Nanos = 20_000_000;
+
+/// CPU time by which an app may be ahead of its share and still begin without being queued, in nanoseconds: what others
+/// have in slices it has in many short runs, and few wake-ups.
+const AHEAD_NS_MAX: Nanos = 500_000;
 
 /// Virtual time, in nanoseconds of an app that has a whole core.
 type Virtual = u64;
@@ -184,19 +190,20 @@ impl<T> Fair<T> {
         }
     }
 
-    /// Whether a guest may run at once, without being queued: its app would be next. An app that nobody competes with may
-    /// overtake itself for a while: its short guests its long ones, which costs nobody anything and saves two wake-ups.
+    /// Whether a guest may run at once, without being queued: its app would be next. An app may overtake itself for a
+    /// while, its short guests its long ones, which saves two wake-ups each; for longer when nobody competes with it.
     pub(super) fn may_overtake(&self, cpu: &Arc<Cpu>, now: Nanos) -> bool {
-        match self.flows.get(&id_of(cpu)) {
-            Some(own) if self.flows.len() == self.lingering.len() + own.is_busy() => {
-                own.waiting.front().is_none_or(|&(_, since)| now.saturating_sub(since) < OVERTAKEN_NS_MAX)
-            }
-            Some(own) if !own.waiting.is_empty() => false,
-            Some(_) | None => {
-                let start = cpu.start.load(Relaxed);
-                start <= self.virtual_now || (self.eligible.is_empty() && start <= self.least_ahead())
-            }
+        let (mut alone, mut waits) = (false, 0);
+        if let Some(own) = self.flows.get(&id_of(cpu)) {
+            alone = self.flows.len() == self.lingering.len() + own.is_busy();
+            waits = own.waiting.front().map_or(0, |&(_, since)| now.saturating_sub(since));
         }
+        if alone {
+            return waits < OVERTAKEN_ALONE_NS_MAX;
+        }
+        let start = cpu.start.load(Relaxed).saturating_sub(at_rate(AHEAD_NS_MAX, cpu.weight()));
+        let is_next = start <= self.virtual_now || (self.eligible.is_empty() && start <= self.least_ahead());
+        waits < OVERTAKEN_NS_MAX && is_next
     }
 
     /// The earliest start tag of the apps that are ahead of their share. When nobody is owed anything, it is their turn.

@@ -36,8 +36,9 @@ use task::{Task, Work};
 /// once for a thread that has a packet to look at.
 const GUEST_NICE: i32 = 10;
 /// A guest that has its thread for longer than this does not count as one that runs, in milliseconds: it is in one long
-/// operation, such as filling all of its memory, and a spare thread runs somebody else beside it.
-const OVERRUN_MS: u64 = 3;
+/// operation, such as filling all of its memory, and a spare thread runs somebody else beside it. Longer than a slice
+/// lasts when the network takes most of the core.
+const OVERRUN_MS: u64 = 10;
 /// How long a guests' thread waits before it looks again whether the engine is gone, in milliseconds.
 const IDLE_MS_MAX: u64 = 200;
 
@@ -169,7 +170,9 @@ impl Shared {
         self.competing.fetch_add(1, Ordering::Relaxed);
         let meter = task.meter.clone();
         self.fair().push(&meter.cpu, task, self.now());
-        self.pushed.notify_one();
+        if self.free_cpus() > 0 {
+            self.pushed.notify_one();
+        } // else whoever lets go of one looks
     }
 
     /// How many more guests may run now. Those that overrun do not count.

@@ -260,7 +260,8 @@ fn requests_that_begin_at_once_get_no_more_and_no_less_than_their_share() {
         let fair = (sim.now - begun) / (attackers + 1);
         let used = victim.used_ns();
         assert!(used.abs_diff(fair) <= fair / 10, "{attackers} attackers: {used} of {fair} ns");
+        // Those that wait may be overtaken for two slices by those that begin at once.
         let at_its_rate = 4 * 60 * US * (attackers + 1);
-        assert!(sim.longest(&victim) <= at_its_rate + 2 * SLICE, "{attackers}: {}", sim.longest(&victim));
+        assert!(sim.longest(&victim) <= at_its_rate + 4 * SLICE, "{attackers}: {}", sim.longest(&victim));
     }
 }
