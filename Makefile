@@ -3,7 +3,7 @@
 NATS := .odeon/venv/bin/nats-server
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 
-.PHONY: up down build guests test bench bench-contenders bench-smoke bench-runtime bench-density setup fmt lint
+.PHONY: up down build guests test bench bench-speed bench-host bench-contenders bench-smoke bench-runtime bench-density setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -24,16 +24,26 @@ test: setup guests
 	cargo build --workspace --bins
 	cargo test --workspace --no-fail-fast
 
-# What is promised about speed, beside Rust, node, and axum with sqlx: figures of this machine, into
+# Everything that is promised about speed and density.
+bench: bench-speed bench-host bench-density
+
+# Compiled apps, beside Rust, node, and axum with sqlx: figures of this machine, into
 # docs/benchmarks/speed.md. Fails when a limit is missed.
-bench: build bench-contenders
+bench-speed: build bench-contenders
 	env -u RUST_BACKTRACE target/release/odeon-bench speed --guest target/guests/wasm32-wasip2/release/jobs_rust.wasm \
 		--peer target/peers/release/expenses-axum --page docs/benchmarks/speed.md
+
+# What a host does with a request, beside `wasmtime serve`, workerd, a bare loop of wasmtime, and hostile neighbours: into
+# docs/benchmarks/host.md. Fails when a limit is missed.
+bench-host: build bench-contenders
+	env -u RUST_BACKTRACE target/release/odeon-bench host --guest target/guests/wasm32-wasip2/release/work_rust.wasm \
+		--wasmtime .odeon/bench/bin/wasmtime --workerd .odeon/bench/node_modules/.bin/workerd --page docs/benchmarks/host.md
 
 # By hand, and of no use but to be compared with.
 bench-contenders: setup
 	@tools/setup bench
 	cargo build --release --target wasm32-wasip2 --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --target-dir target/guests
+	cargo build --release --target wasm32-wasip2 --manifest-path tests/bench/guests/work-rust/Cargo.toml --target-dir target/guests
 	cargo build --release --manifest-path tests/bench/peers/expenses-axum/Cargo.toml --target-dir target/peers
 
 # Figures of this machine, into docs/benchmarks/. Fails when a limit is missed.
@@ -56,6 +66,7 @@ lint: setup
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml --check
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --check
+	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --manifest-path platform/oml-runtime/Cargo.toml --target-dir target/guests -- -D warnings
@@ -68,6 +79,7 @@ fmt:
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml
+	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml
 	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml
 
 setup:

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -288,14 +289,16 @@ async fn logs_are_followed(site: &Installation) {
 }
 
 async fn a_host_trusts_only_what_it_verified(site: &Installation) {
-    let objects = site.data().join("run/stages/development/development-1/objects");
+    let objects = site.data().join("run/stages/development/development-1/native");
     let kept: Vec<_> = fs::read_dir(&objects).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!kept.is_empty());
     for object in &kept {
         let mut bytes = fs::read(object).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
+        fs::set_permissions(object, Permissions::from_mode(0o600)).unwrap();
         fs::write(object, bytes).unwrap();
+        fs::set_permissions(object, Permissions::from_mode(0o400)).unwrap();
     }
     let restarts = site.process("host-development-1")["restarts"].as_u64().unwrap();
     site.kill("host-development-1", Signal::KILL);

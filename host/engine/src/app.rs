@@ -29,6 +29,7 @@ use crate::origin;
 use crate::scheduler::{Cpu, Lost, Meter, slice};
 use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
 use crate::warm::{Instance, Warm};
+use crate::whole::whole_if_here;
 
 /// Bytes of a page of linear memory.
 const WASM_PAGE_BYTES: u64 = 64 << 10;
@@ -252,7 +253,7 @@ where
         None => AssertUnwindSafe(&mut guest).catch_unwind().await,
     };
     match (response.try_recv(), ended) {
-        (Ok(head), _) => head.map_err(refused),
+        (Ok(head), _) => head.map(|head| head.map(whole_if_here)).map_err(refused),
         (Err(_), Ok(Err(error))) => Err(error),
         (Err(_), Ok(Ok(()))) => Err(GuestError::NoResponse("it returned without one".into()).into()),
         (Err(_), Err(_)) => Err(GuestError::Trap("its task ended".into()).into()),

@@ -18,6 +18,7 @@ pub mod origin;
 pub mod scheduler;
 pub mod state;
 mod warm;
+mod whole;
 
 pub use account::Account;
 pub use app::{App, Body, RequestLimits};

@@ -89,7 +89,8 @@ fn hash(seed: u32, steps: u32) -> u32 {
 fn answer(out: ResponseOutparam, kind: &str, text: &[u8]) {
     let count = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
     let headers = Fields::new();
-    let set = |name: &str, value: &[u8]| headers.set(name, &[value.to_vec()]).expect("a header that may be set");
+    let set =
+        |name: &str, value: &[u8]| headers.set(name, &[value.to_vec()]).expect("a header that may be set");
     set("content-type", kind.as_bytes());
     set("x-instance-requests", count.to_string().as_bytes());
     let response = OutgoingResponse::new(headers);
