@@ -8,6 +8,10 @@ use odeon_router::run;
 use odeon_router::settings::Settings;
 use tracing_subscriber::EnvFilter;
 
+/// As in hosts: glibc's allocator took a tenth of the CPU time of a request that passes through.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The load balancer of a stage.
 #[derive(Parser)]
 #[command(version, about)]
