@@ -36,8 +36,13 @@ fn around(module: &Module) -> Vec<u8> {
 fn hoarder() -> Module {
     let (mut module, mut memories) = (Module::new(), MemorySection::new());
     for _ in 0..200 {
-        let memory =
-            MemoryType { minimum: 65_536, maximum: None, memory64: false, shared: false, page_size_log2: None };
+        let memory = MemoryType {
+            minimum: 65_536,
+            maximum: None,
+            memory64: false,
+            shared: false,
+            page_size_log2: None,
+        };
         memories.memory(memory);
     }
     module.section(&memories);
