@@ -169,6 +169,7 @@ impl<C: Capabilities> App<C> {
         let warm = if limits.reuse_max > 1 { self.warm.take() } else { None };
         let mut instance = match warm {
             Some(mut warm) => {
+                drop(memory); // it has its own
                 warm.store.data_mut().renew(meter.clone(), cpu_ns(&limits), capabilities);
                 warm.store.set_epoch_deadline(1);
                 warm

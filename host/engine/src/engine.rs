@@ -2,8 +2,8 @@
 //! that makes them yield.
 //!
 //! Memories come from a pool that is reserved once: making an instance is then a matter of
-//! microseconds, and giving a slot back is a `madvise`, done in batches because each one interrupts the
-//! other cores. The clock is an epoch: a thread raises it every [`TICK_MS`], and a guest that notices yields.
+//! microseconds. A slot that is given back keeps what a small request wrote; the rest goes back to the kernel, which
+//! interrupts the other cores. The clock is an epoch: a thread raises it every [`TICK_MS`], and a guest that notices yields.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;

@@ -152,7 +152,8 @@ impl<C> State<C> {
     {
         let before = std::mem::replace(&mut self.capabilities, capabilities);
         self.capabilities.take_over(before);
-        (self.meter, self.cpu_ns_max, self.memory.denied) = (meter, cpu_ns_max, None);
+        (self.meter, self.cpu_ns_max) = (meter, cpu_ns_max);
+        (self.memory.denied, self.memory.refusals) = (None, 0);
     }
 }
 

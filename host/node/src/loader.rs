@@ -49,8 +49,8 @@ const IDLE_S_MAX: u64 = 2 * 3_600;
 /// When memory is short, an app is idle that nobody called for so long, in milliseconds: what is in use would come back at
 /// once, and the host would only load.
 const SHORT_IDLE_MS: u64 = 5_000;
-/// What a loaded app holds beside its file, in bytes: the types and tables that wasmtime makes of it. Measured by
-/// `make bench-density`.
+/// What a loaded app holds beside its file, in bytes: the types and tables that wasmtime makes of it. An estimate;
+/// docs/benchmarks/density.md has what an app really takes.
 const METADATA_BYTES: u64 = 64 << 10;
 /// Mappings of one loaded app: data before its code, its code, data behind it.
 const MAPPINGS_PER_APP: u64 = 3;

@@ -8,6 +8,7 @@ mod density;
 mod host;
 mod load;
 mod page;
+mod peer;
 mod publish;
 mod sharing;
 mod speed;

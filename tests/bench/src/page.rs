@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use crate::load::{CONNECTIONS, ROUND_S, Round};
+use crate::peer::SERVE_FLAGS;
 use crate::publish::{Step, median};
-use crate::throughput::{Contender, PEER_FLAGS};
+use crate::speed::{Found, Target};
+use crate::throughput::Contender;
 
 type Figure = fn(&Round) -> f64;
 
@@ -31,7 +33,7 @@ pub(crate) fn write(steps: &[Step], contenders: &[Contender]) -> Result<String> 
         "`guest-examples/hello-rust`, a fresh instance per request (the guest proves it), `wrk` with one thread and {CONNECTIONS} connections on the same cores, {} interleaved rounds of {ROUND_S} s, medians. \
          CPU is user and system time of the processes on the path. The peer: `wasmtime serve {}`; Odeon's engine is wasmtime 48.\n",
         contenders.first().map_or(0, |contender| contender.rounds.len()),
-        PEER_FLAGS.join(" ")
+        SERVE_FLAGS.join(" ")
     )?;
     page.push_str("| | requests/s | ratio | CPU us per request | ratio | p50 us | p99 us |\n|---|---|---|---|---|---|---|\n");
     for contender in contenders {
@@ -56,6 +58,22 @@ pub(crate) fn write(steps: &[Step], contenders: &[Contender]) -> Result<String> 
         )?;
     }
     Ok(page)
+}
+
+/// A page of limits, of which each part says more; and whether every limit was met.
+pub(crate) fn of_limits(title: &str, command: &str, found: &[Found]) -> Result<(String, bool)> {
+    let mut page = format!(
+        "# {title}\n\nWritten by `{command}`, which fails when a limit is missed; run it again rather than quoting it.\n\n"
+    );
+    writeln!(page, "Machine: {}.\n\n## Limits\n\n| | measured | limit | |\n|---|---|---|---|", machine())?;
+    for target in found.iter().flat_map(|found| &found.targets) {
+        page.push_str(&target.row());
+    }
+    for part in found {
+        page.push('\n');
+        page.push_str(&part.text);
+    }
+    Ok((page, found.iter().flat_map(|found| &found.targets).all(Target::is_met)))
 }
 
 /// What the figures depend on.

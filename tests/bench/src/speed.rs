@@ -13,12 +13,11 @@ mod plot;
 mod project;
 mod runs;
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::page::machine;
+use crate::page::of_limits;
 
 pub(crate) use compile::compile_here;
 pub(crate) use runs::{LIMITS, account, admitted, granted, run_here};
@@ -101,19 +100,7 @@ pub(crate) async fn measure(
     if wanted("expenses") {
         found.push(expenses::measure(contenders).await?);
     }
-    let mut page = String::from(
-        "# Speed\n\nWritten by `make bench`, which fails when a limit is missed; run it again rather than quoting it.\n\n",
-    );
-    writeln!(page, "Machine: {}.\n\n## Limits\n\n| | measured | limit | |\n|---|---|---|---|", machine())?;
-    for target in found.iter().flat_map(|found| &found.targets) {
-        page.push_str(&target.row());
-    }
-    for part in &found {
-        page.push('\n');
-        page.push_str(&part.text);
-    }
-    let is_met = found.iter().flat_map(|found| &found.targets).all(Target::is_met);
-    Ok((page, is_met))
+    of_limits("Speed", "make bench-speed", &found)
 }
 
 /// The number on a line of `/proc/self/status`, in KiB.

@@ -4,26 +4,18 @@
 //! header must be 1. The peer runs with the pooling allocator and the batch size that helps it most; its logs go
 //! to /dev/null, while Odeon's go where they go in production.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use odeon_tests::{Installation, hello};
 
 use crate::load::{Round, round};
+use crate::peer::{Peer, version};
 
 /// Rounds of each contender.
 const ROUNDS: usize = 3;
 /// Requests that are looked at for a fresh instance, before and after the rounds.
 const PROOFS: usize = 50;
-/// How long the peer may take to answer.
-const START_MAX: Duration = Duration::from_secs(10);
-/// Flags of the peer: the pooling allocator, and memories given back in batches.
-pub(crate) const PEER_FLAGS: [&str; 4] =
-    ["-Scli", "-Opooling-allocator=y", "-Opooling-decommit-batch-size=64", "-Omemory-init-cow=y"];
-
 /// A contender and its rounds.
 pub(crate) struct Contender {
     pub(crate) name: String,
@@ -39,7 +31,7 @@ pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
     let pid = |process: &str| site.process(process)["pid"].as_u64().map(u32::try_from);
     let pid = |process: &str| Ok::<_, anyhow::Error>(pid(process).context("a running process")??);
     let (host, router) = (pid("host-development-1")?, pid("router-development-router")?);
-    let peer = Peer::start(wasmtime, &file)?;
+    let peer = Peer::serve(wasmtime, &file, &[]).await?;
     let contender = |name: &str, url: String, pids: Vec<u32>| Contender {
         name: name.into(),
         url,
@@ -50,13 +42,12 @@ pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
     let mut contenders = vec![
         contender(
             &format!("`wasmtime serve` {}", version(wasmtime)?),
-            peer.url.clone(),
-            vec![peer.child.id()],
+            format!("http://{}/Hello/", peer.address),
+            vec![peer.pid()],
         ),
         contender("Odeon, router and host", site.url("development", "/Hello/"), vec![host, router]),
         contender("Odeon, host alone", direct, vec![host]),
     ];
-    peer.wait(&site).await?;
     for contender in &contenders {
         prove_fresh(&site, &contender.url).await?;
         round(&contender.url, &contender.pids)?; // warms up: not counted
@@ -72,13 +63,6 @@ pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
     Ok(contenders)
 }
 
-/// Which release the peer is; Odeon's own engine is wasmtime 48, the long-term one.
-fn version(wasmtime: &Path) -> Result<String> {
-    let said = Command::new(wasmtime).arg("--version").output().context("ask the peer for its version")?;
-    let said = String::from_utf8(said.stdout)?;
-    Ok(said.split_whitespace().nth(1).context("a version")?.to_owned())
-}
-
 async fn prove_fresh(site: &Installation, url: &str) -> Result<()> {
     for _ in 0..PROOFS {
         let answer = site.client.get(url).send().await?;
@@ -86,42 +70,4 @@ async fn prove_fresh(site: &Installation, url: &str) -> Result<()> {
         ensure!(answer.text().await? == "Hello from Odeon\n", "{url} answers something else");
     }
     Ok(())
-}
-
-struct Peer {
-    child: Child,
-    url: String,
-}
-
-impl Peer {
-    fn start(wasmtime: &Path, file: &Path) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let child = Command::new(wasmtime)
-            .arg("serve")
-            .args(PEER_FLAGS)
-            .args(["--addr", &format!("127.0.0.1:{port}")])
-            .arg(file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start {}", wasmtime.display()))?;
-        Ok(Self { child, url: format!("http://127.0.0.1:{port}/Hello/") })
-    }
-
-    async fn wait(&self, site: &Installation) -> Result<()> {
-        let deadline = Instant::now() + START_MAX;
-        while site.client.get(&self.url).send().await.is_err() {
-            ensure!(Instant::now() < deadline, "`wasmtime serve` does not answer");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

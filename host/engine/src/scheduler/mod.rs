@@ -128,7 +128,8 @@ impl Scheduler {
 
     /// Looks whether a guest overruns, and if so wakes a spare thread: to be called at every tick of the guests' clock.
     pub(crate) fn tick(&self) {
-        if self.competing() > 0 && self.shared.free_cpus() > 0 {
+        let running = self.shared.running.iter().filter(|since| since.load(Ordering::Relaxed) > 0).count();
+        if self.competing() > running && self.shared.free_cpus() > 0 {
             self.shared.pushed.notify_one();
         }
     }

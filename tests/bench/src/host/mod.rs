@@ -6,15 +6,13 @@
 
 mod in_process;
 mod neighbours;
-mod peer;
 mod requests;
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::page::machine;
+use crate::page::of_limits;
 use crate::speed::{Bound, Found, Target};
 
 /// Where the contenders are that `make bench-host` brings.
@@ -40,17 +38,5 @@ pub(crate) async fn measure(contenders: &Contenders, only: &[String]) -> Result<
     if wanted("neighbours") {
         found.push(neighbours::measure(contenders).await?);
     }
-    let mut page = String::from(
-        "# The host\n\nWritten by `make bench-host`, which fails when a limit is missed; run it again rather than quoting it.\n\n",
-    );
-    writeln!(page, "Machine: {}.\n\n## Limits\n\n| | measured | limit | |\n|---|---|---|---|", machine())?;
-    for target in found.iter().flat_map(|found| &found.targets) {
-        page.push_str(&target.row());
-    }
-    for part in &found {
-        page.push('\n');
-        page.push_str(&part.text);
-    }
-    let is_met = found.iter().flat_map(|found| &found.targets).all(Target::is_met);
-    Ok((page, is_met))
+    of_limits("The host", "make bench-host", &found)
 }

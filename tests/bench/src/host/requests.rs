@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use odeon_tests::Installation;
 
-use super::peer::{Peer, SERVE_FLAGS, version};
 use super::{Bound, Contenders, Found, Target};
 use crate::load::{CONNECTIONS, ROUND_S, Round, round_with};
+use crate::peer::{Peer, SERVE_FLAGS, version};
 use crate::publish::median;
 
 /// Rounds of each contender.
