@@ -69,7 +69,8 @@ struct NewDeployment {
     /// Where the app may call from this stage on, as `host` or `host:port`; without it, as before. For `Deploy` only.
     egress_allow: Option<Vec<String>>,
     /// What the app may use in this stage from now on; without it, as before. For `Deploy` only.
-    limits: Option<OwnLimits>,
+    #[schema(value_type = Option<OwnLimits>)]
+    limits: Option<serde_json::Value>,
     /// Deploy although other apps, or this one, will miss something. For `Deploy` only.
     #[serde(default)]
     accept_impact: bool,
@@ -168,7 +169,7 @@ async fn deploy(
             }
             let egress_allow = new.egress_allow.map(check_egress).transpose()?;
             let (app, accept_impact) = (asset.key.clone(), new.accept_impact);
-            let limits = new.limits.map(OwnLimits::check).transpose()?;
+            let limits = new.limits.map(OwnLimits::read).transpose()?;
             (Task::Deploy { app, revision, egress_allow, limits, accept_impact }, Some(revision))
         }
         Kind::ApplyConfigs => {

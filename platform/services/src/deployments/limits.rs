@@ -49,8 +49,13 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::
 }
 
 impl OwnLimits {
-    /// Refuses what no host could keep, naming the limit and its range.
-    pub(crate) fn check(self) -> Result<Self, ApiError> {
+    /// Reads limits, and refuses names that there are not and what no host could keep, naming the limit and its range.
+    pub(crate) fn read(value: serde_json::Value) -> Result<Self, ApiError> {
+        let read = serde_json::from_value::<Self>(value);
+        read.map_err(|error| ApiError::bad_request("OS-DPL-40008", format!("a limit: {error}")))?.check()
+    }
+
+    fn check(self) -> Result<Self, ApiError> {
         let ranges = [
             ("instanceMemoryMib", self.instance_memory_mib, 1, 512),
             ("memoryMib", self.memory_mib, 16, 65_536),
@@ -105,7 +110,12 @@ mod tests {
 
     #[test]
     fn what_no_host_could_keep_is_refused_by_name() {
-        let refused = OwnLimits { instances: Some(0), ..OwnLimits::default() }.check().unwrap_err();
-        assert!(format!("{refused:?}").contains("the limit `instances` may be 1 to 1000, not 0"));
+        let refused = |text: &str| {
+            let value = serde_json::from_str(text).unwrap();
+            format!("{:?}", OwnLimits::read(value).unwrap_err())
+        };
+        assert!(refused(r#"{"instances": 0}"#).contains("the limit `instances` may be 1 to 1000, not 0"));
+        let unknown = refused(r#"{"foo": 1}"#);
+        assert!(unknown.contains("unknown field `foo`, expected one of `instanceMemoryMib`"), "{unknown}");
     }
 }
