@@ -17,6 +17,7 @@ build:
 
 guests: setup
 	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests
+	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-wasip3/Cargo.toml --target-dir target/guests
 	cargo build --release --target wasm32-wasip2 --manifest-path tests/hostile/guest/Cargo.toml --target-dir target/guests
 
 test: setup guests
@@ -64,6 +65,7 @@ lint: setup
 	cargo fmt --all --check
 	cargo fmt --manifest-path platform/oml-runtime/Cargo.toml --check
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml --check
+	cargo fmt --manifest-path guest-examples/hello-wasip3/Cargo.toml --check
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml --check
@@ -71,12 +73,14 @@ lint: setup
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --manifest-path platform/oml-runtime/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests -- -D warnings
+	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-wasip3/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/hostile/guest/Cargo.toml --target-dir target/guests -- -D warnings
 
 fmt:
 	cargo fmt --all
 	cargo fmt --manifest-path platform/oml-runtime/Cargo.toml
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml
+	cargo fmt --manifest-path guest-examples/hello-wasip3/Cargo.toml
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml
 	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml

@@ -24,6 +24,7 @@ async fn a_deployment_works_or_changes_nothing() {
     what_cannot_be_a_component_is_refused(&site).await;
     a_deployment_under_load_fails_no_request(&site).await;
     a_replaced_revision_ends_its_requests(&site).await;
+    an_app_for_wasi_0_3_may_serve_several_requests_in_one_instance(&site).await;
     an_incompatible_model_leaves_the_old_revision(&site).await;
     a_killed_migration_is_done_again(&site).await;
     a_failed_request_leads_to_its_node(&site).await;
@@ -150,6 +151,36 @@ async fn a_replaced_revision_ends_its_requests(site: &Installation) {
     let answer = slow.await.unwrap().unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.text().await.unwrap(), "Hello from Odeon\n");
+}
+
+async fn an_app_for_wasi_0_3_may_serve_several_requests_in_one_instance(site: &Installation) {
+    let guest = odeon_tests::guest("hello_wasip3");
+    site.succeed(&["publish", guest.to_str().unwrap(), "--name", "Waiting"]);
+    let ask = async |path: &str| site.client.get(site.url("development", path)).send().await.unwrap();
+    for _ in 0..3 {
+        let answer = ask("/Waiting/").await;
+        assert_eq!(
+            (answer.status(), &answer.headers()["x-instance-requests"]),
+            (StatusCode::OK, &"1".parse().unwrap())
+        );
+        assert_eq!(answer.text().await.unwrap(), "Hello from Odeon\n");
+    }
+    let limits = ["--limit", "concurrency=2", "--limit", "requestWallMs=2000"];
+    let deploy = ["deploy", "Waiting", "--revision", "1", "--to", "development"];
+    site.succeed(&[&deploy[..], &limits[..]].concat());
+    // Each waits until two are in its instance, so the second one must come when the first one waits.
+    eventually("two requests meet in an instance", async || {
+        let first = tokio::spawn(site.client.get(site.url("development", "/Waiting/meet-2")).send());
+        eventually("the first one runs", async || {
+            let metrics = site.host_metrics("development-1").await;
+            metrics.lines().any(|line| line == "odeon_host_requests_in_flight 1").then_some(())
+        })
+        .await;
+        let second = ask("/Waiting/meet-2").await.status();
+        let first = first.await.unwrap().unwrap().status();
+        (first == StatusCode::OK && second == StatusCode::OK).then_some(())
+    })
+    .await;
 }
 
 async fn an_incompatible_model_leaves_the_old_revision(site: &Installation) {

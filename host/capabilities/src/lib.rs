@@ -1,7 +1,7 @@
 //! The capabilities a host gives to its guests, each in a module of its own: [`sql`], [`log`], [`egress`], [`timers`],
 //! [`events`].
 //!
-//! [`Granted`] is what one request has; [`linker`] is what every app is linked against. Of WASI a guest gets
+//! [`Granted`] is what one request has; [`linkers`] is what every app is linked against. Of WASI a guest gets
 //! clocks, randomness, streams, HTTP and its settings. File system, sockets and environment are linked, because many
 //! toolchains import them, and empty.
 
@@ -13,8 +13,8 @@ pub mod timers;
 
 use std::sync::Arc;
 
-use odeon_engine::{Capabilities, Engine, Finish, State};
-use wasmtime::component::{HasData, Linker};
+use odeon_engine::{Capabilities, Engine, Finish, Linkers, State};
+use wasmtime::component::HasData;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_config::WasiConfig;
 use wasmtime_wasi_http::WasiHttpHooks;
@@ -74,9 +74,9 @@ impl Capabilities for Granted {
             .max_random_size(RANDOM_BYTES_MAX)
             .build()
     }
-    fn take_over(&mut self, before: Self) {
+    fn take_over(&mut self, before: &Self) {
         before.output.turn(self.log.clone());
-        self.output = before.output;
+        self.output = before.output.clone();
     }
     fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
         &mut self.egress
@@ -91,15 +91,16 @@ impl HasData for HasGranted {
 }
 
 /// Everything an app may import.
-pub fn linker(engine: &Engine) -> wasmtime::Result<Linker<State<Granted>>> {
-    let mut linker = Linker::new(engine.wasmtime());
-    odeon_engine::add_wasi_to_linker(&mut linker)?;
-    sql::add_to_linker(&mut linker)?;
-    log::add_to_linker(&mut linker)?;
-    timers::add_to_linker(&mut linker)?;
-    events::add_to_linker(&mut linker)?;
-    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State<Granted>| {
-        WasiConfig::from(&*state.capabilities.settings)
+pub fn linkers(engine: &Engine) -> wasmtime::Result<Linkers<Granted>> {
+    let mut linkers = Linkers::new(engine)?;
+    linkers.add_alone("odeon:sql/session", sql::add_to_linker)?;
+    linkers.add(log::add_to_linker)?;
+    linkers.add(timers::add_to_linker)?;
+    linkers.add_alone("odeon:events/publisher", events::add_to_linker)?;
+    linkers.add(|linker| {
+        wasmtime_wasi_config::add_to_linker(linker, |state: &mut State<Granted>| {
+            WasiConfig::from(&*state.capabilities.settings)
+        })
     })?;
-    Ok(linker)
+    Ok(linkers)
 }

@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use odeon_engine::State;
 use tokio::io::AsyncWrite;
-use wasmtime::component::Linker;
+use wasmtime::AsContextMut as _;
+use wasmtime::component::{Access, Linker};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
 use crate::{Granted, HasGranted};
@@ -18,7 +19,11 @@ use crate::{Granted, HasGranted};
 pub const LINE_BYTES_MAX: usize = 8 << 10;
 
 mod bindings {
-    wasmtime::component::bindgen!({ path: "../../sdk/wit/log.wit", world: "imports" });
+    wasmtime::component::bindgen!({
+        path: "../../sdk/wit/log.wit",
+        world: "imports",
+        imports: { default: store | trappable },
+    });
 }
 
 use bindings::odeon::log::logging::{self, Level as GuestLevel, Origin};
@@ -98,8 +103,16 @@ impl RequestLog {
     }
 }
 
-impl logging::Host for Granted {
-    fn log(&mut self, level: GuestLevel, message: String, origin: Origin) {
+impl logging::Host for Granted {}
+
+impl logging::HostWithStore<State<Granted>> for HasGranted {
+    fn log(
+        mut access: Access<'_, State<Granted>, Self>,
+        level: GuestLevel,
+        message: String,
+        origin: Origin,
+    ) -> wasmtime::Result<()> {
+        odeon_engine::turn_to_caller(&mut access.as_context_mut())?;
         let level = match level {
             GuestLevel::Debug => Level::Debug,
             GuestLevel::Info => Level::Info,
@@ -107,7 +120,8 @@ impl logging::Host for Granted {
             GuestLevel::Error => Level::Error,
         };
         let origin = (!origin.action.is_empty()).then_some((origin.action, origin.node));
-        self.log.take(level, "app", message, None, origin);
+        access.get().log.take(level, "app", message, None, origin);
+        Ok(())
     }
 }
 

@@ -16,23 +16,30 @@ use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::oneshot;
-use wasmtime::component::{Component, Linker};
+use tokio::time::Instant;
+use wasmtime::component::Component;
 use wasmtime::{Store, Trap, UpdateDeadline};
-use wasmtime_wasi_http::WasiHttpView as _;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
+use crate::call::{self, Answer, NoAnswer};
 use crate::engine::Engine;
 use crate::error::{Failure, GuestError};
 use crate::memory::Held;
 use crate::origin;
 use crate::scheduler::{Cpu, Lost, Meter, slice};
 use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
+use crate::together::{self, Doors, End, First, Job};
 use crate::warm::{Instance, Warm};
+use crate::wasi::Linkers;
 use crate::whole::whole_if_here;
 
 /// Bytes of a page of linear memory.
 const WASM_PAGE_BYTES: u64 = 64 << 10;
+
+/// Handles of resources, streams, futures and calls that the components of an instance may have at once: the host keeps
+/// something small for each.
+const HANDLES_MAX: usize = 4_096;
 
 /// A body, of a request or a response.
 pub type Body = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -48,6 +55,8 @@ pub struct RequestLimits {
     pub cpu_ms_max: u64,
     /// Requests that one instance may serve, one after the other: 1 gives each its own.
     pub reuse_max: u32,
+    /// Requests that one instance may serve at once, if it is for WASI 0.3.
+    pub concurrency_max: u32,
 }
 
 /// A request that was let in: who pays for it, and what is held for it until its guest has ended.
@@ -66,6 +75,8 @@ pub struct App<C: 'static> {
     engine: Engine,
     pre: Arc<ProxyPre<State<C>>>,
     warm: Arc<Warm<C>>,
+    /// None where an instance serves one request at a time.
+    doors: Option<Arc<Doors<C>>>,
     initial_bytes: u64,
 }
 
@@ -75,6 +86,7 @@ impl<C> Clone for App<C> {
             engine: self.engine.clone(),
             pre: self.pre.clone(),
             warm: self.warm.clone(),
+            doors: self.doors.clone(),
             initial_bytes: self.initial_bytes,
         }
     }
@@ -90,19 +102,26 @@ pub struct Idle<C: 'static> {
 struct CpuDeadline;
 
 impl<C: Capabilities> App<C> {
-    /// Resolves the imports of a component. Fails, naming the import, when `linker` lacks one, or when the
-    /// component does not export `wasi:http/incoming-handler`.
-    pub fn link(engine: &Engine, linker: &Linker<State<C>>, component: &Component) -> wasmtime::Result<Self> {
-        let pre = Arc::new(ProxyPre::new(linker.instantiate_pre(component)?)?);
+    /// Resolves the imports of a component. Fails, naming the import, when the linker of its WASI lacks one, or when the
+    /// component exports neither `wasi:http/incoming-handler` nor, of WASI 0.3, `wasi:http/handler`.
+    pub fn link(engine: &Engine, linkers: &Linkers<C>, component: &Component) -> wasmtime::Result<Self> {
+        let pre = Arc::new(linkers.link(engine, component)?);
+        let may_share = matches!(*pre, ProxyPre::P3(_)) && linkers.may_share(component);
+        let doors = may_share.then(Arc::default);
         let needs = component.resources_required();
         let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
         let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
-        Ok(Self { engine: engine.clone(), pre, warm: Arc::default(), initial_bytes })
+        Ok(Self { engine: engine.clone(), pre, warm: Arc::default(), doors, initial_bytes })
     }
 
     /// Memory that an instance has when it begins, in bytes.
     pub fn initial_bytes(&self) -> u64 {
         self.initial_bytes
+    }
+
+    /// Instances that serve somebody, wait, and would let another request in: what tests wait for.
+    pub fn open_instances(&self) -> usize {
+        self.doors.as_ref().map_or(0, |doors| doors.count_open())
     }
 
     /// Drops instances that wait to be used again and that nobody needed for a while; to be called now and then.
@@ -137,13 +156,22 @@ impl<C: Capabilities> App<C> {
     ) -> Store<State<C>> {
         let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
-        let mut store = Store::new(self.pre.engine(), state);
+        let (engine, is_p3) = match &*self.pre {
+            ProxyPre::P2(pre) => (pre.engine(), false),
+            ProxyPre::P3(pre) => (pre.engine(), true),
+        };
+        let mut store = Store::new(engine, state);
+        store.set_max_component_handles(HANDLES_MAX);
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|context| {
+        store.epoch_deadline_callback(move |mut context| {
             let state = context.data();
             let tick = state.meter.tick();
-            if tick.used > state.cpu_ns_max {
+            let has_time = match is_p3 {
+                true => together::charge(&mut context, tick.used)?,
+                false => tick.used <= state.cpu_ns_max,
+            };
+            if !has_time {
                 return Err(CpuDeadline.into());
             }
             Ok(match tick.is_over {
@@ -164,38 +192,22 @@ impl<C: Capabilities> App<C> {
         admitted: Admitted<H>,
         unload: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
+        if limits.concurrency_max > 1
+            && let Some(doors) = &self.doors
+        {
+            return self.handle_together(doors, request, limits, capabilities, admitted, unload).await;
+        }
         let Admitted { cpu, memory, held } = admitted;
         let meter = Arc::new(Meter::new(cpu));
-        let warm = if limits.reuse_max > 1 { self.warm.take() } else { None };
-        let mut instance = match warm {
-            Some(mut warm) => {
-                drop(memory); // it has its own
-                warm.store.data_mut().renew(meter.clone(), cpu_ns(&limits), capabilities);
-                warm.store.set_epoch_deadline(1);
-                warm
-            }
-            None => {
-                let store = self.store(limits, capabilities, memory, meter.clone());
-                Instance { store, proxy: None, served: 0 }
-            }
-        };
-        let store = &mut instance.store;
+        let mut instance = self.take(limits, capabilities, memory, &meter);
         let (head, response) = oneshot::channel();
-        let mut http = store.data_mut().http();
-        let unusable = |error: wasmtime::Error| Failure::from(GuestError::NoResponse(error.to_string()));
-        let request = http.new_incoming_request(Scheme::Http, request).map_err(unusable)?;
-        let out = http.new_response_outparam(head).map_err(unusable)?;
-
         let (pre, warm) = (self.pre.clone(), self.warm.clone());
         let guest = async move {
             let _held = held;
             let Instance { store, proxy, served } = &mut instance;
             let call = async {
-                let proxy = match proxy {
-                    Some(proxy) => proxy,
-                    None => proxy.insert(pre.instantiate_async(&mut *store).await?),
-                };
-                proxy.wasi_http_incoming_handler().call_handle(&mut *store, request, out).await
+                let proxy = instantiated(&pre, store, proxy).await?;
+                call::call(store, proxy, request, head).await
             };
             let result = call.await.map_err(|error| failure(&error, store.data().memory.denied, &limits));
             let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };
@@ -222,6 +234,91 @@ impl<C: Capabilities> App<C> {
         };
         answer_of(Box::pin(guest), response).await
     }
+
+    /// An instance that waited, or a store for a fresh one.
+    fn take(&self, limits: RequestLimits, capabilities: C, memory: Held, meter: &Arc<Meter>) -> Instance<C> {
+        let warm = if limits.reuse_max > 1 { self.warm.take() } else { None };
+        let Some(mut warm) = warm else {
+            let store = self.store(limits, capabilities, memory, meter.clone());
+            return Instance { store, proxy: None, served: 0 };
+        };
+        drop(memory); // it has its own
+        warm.store.data_mut().renew(meter.clone(), cpu_ns(&limits), capabilities);
+        warm.store.set_epoch_deadline(1);
+        warm
+    }
+
+    /// Serves a request in an instance that may have others.
+    async fn handle_together<H: Send + 'static>(
+        &self,
+        doors: &Arc<Doors<C>>,
+        request: Request<Body>,
+        limits: RequestLimits,
+        capabilities: C,
+        admitted: Admitted<H>,
+        unload: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Response<Body>, Failure> {
+        let Admitted { cpu, memory, held } = admitted;
+        let (head, response) = oneshot::channel();
+        let deadline = Instant::now() + Duration::from_millis(limits.wall_ms_max);
+        let held: Box<dyn Send> = Box::new(held);
+        self.dispatch(doors, Job { request, capabilities, memory, held, deadline, head }, cpu, limits);
+        tokio::select! {
+            answer = tokio::time::timeout_at(deadline, response) => match answer {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => Err(GuestError::Trap("its task ended".into()).into()),
+                Err(_) => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
+            },
+            () = unload => Err(GuestError::Unloaded.into()),
+        }
+    }
+
+    /// Gives a request to an instance that waits while it serves others, or to one of its own.
+    fn dispatch(&self, doors: &Arc<Doors<C>>, job: Job<C>, cpu: Arc<Cpu>, limits: RequestLimits) {
+        let Some(job) = doors.enter(job, &limits) else { return };
+        let Job { request, capabilities, memory, held, deadline, head } = job;
+        let meter = Arc::new(Meter::new(cpu.clone()));
+        let mut instance = self.take(limits, capabilities, memory, &meter);
+        let door = doors.open(instance.served, deadline);
+        let first = First { request, held, deadline, head };
+        let (app, doors) = (self.clone(), doors.clone());
+        let serve = async move {
+            let Instance { store, proxy, .. } = &mut instance;
+            store.data_mut().begin_together();
+            let end = match instantiated(&app.pre, store, proxy).await {
+                Ok(proxy) => together::serve(store, proxy, &door, first).await,
+                Err(error) => {
+                    door.admit(first.head);
+                    End::Failed(error)
+                }
+            };
+            let denied = store.data().memory.denied;
+            let explain = |error: &wasmtime::Error| failure(error, denied, &limits);
+            let waiting = together::close(store, &door, &end, limits.wall_ms_max, explain).await;
+            doors.remove(&door);
+            instance.served = door.served();
+            if matches!(end, End::Done { is_reusable: true }) && instance.served < limits.reuse_max {
+                app.warm.put(instance);
+            } else {
+                drop(instance);
+            }
+            for job in waiting {
+                app.dispatch(&doors, job, cpu.clone(), limits);
+            }
+        };
+        tokio::spawn(self.engine.scheduler().run(meter, Box::pin(serve)));
+    }
+}
+
+async fn instantiated<'p, C: Capabilities>(
+    pre: &ProxyPre<State<C>>,
+    store: &mut Store<State<C>>,
+    proxy: &'p mut Option<Proxy>,
+) -> wasmtime::Result<&'p Proxy> {
+    Ok(match proxy {
+        Some(proxy) => proxy,
+        None => proxy.insert(pre.instantiate_async(store).await?),
+    })
 }
 
 fn cpu_ns(limits: &RequestLimits) -> u64 {
@@ -229,7 +326,7 @@ fn cpu_ns(limits: &RequestLimits) -> u64 {
 }
 
 /// What a guest sets, once, and the host waits for.
-type Head = oneshot::Receiver<Result<Response<Body>, ErrorCode>>;
+type Head = oneshot::Receiver<Answer>;
 
 /// Runs a guest until it has answered. What is left of it behind the head goes on in a task of its own.
 /// Most guests leave nothing: their answer is whole when they have ended, and their caller gets it whole.
@@ -273,6 +370,9 @@ fn failure(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLimi
 fn classify(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLimits) -> GuestError {
     if error.downcast_ref::<CpuDeadline>().is_some() {
         return GuestError::CpuDeadline(limits.cpu_ms_max);
+    }
+    if let Some(NoAnswer(why)) = error.downcast_ref::<NoAnswer>() {
+        return GuestError::NoResponse(why.clone());
     }
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         return GuestError::Full;

@@ -15,11 +15,17 @@ use std::os::unix::fs::MetadataExt as _;
 use wasmtime::component::Component;
 
 use crate::engine::Engine;
+use crate::wasi::Wasi;
 
-/// Compiles a component to native code for this engine. Runs long and takes memory in proportion to
+/// Compiles a component to native code for the WASI that it needs. Runs long and takes memory in proportion to
 /// the input: call it in a limited child process.
 pub fn compile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
-    engine.inner.precompile_component(component)
+    engine.of(Wasi::of(component)).precompile_component(component)
+}
+
+/// Compiles a component, like [`compile`], to run it or to look at it.
+pub fn component(engine: &Engine, component: &[u8]) -> wasmtime::Result<Component> {
+    Component::new(engine.of(Wasi::of(component)), component)
 }
 
 /// Native code whose digest and signature were checked, in these very bytes.
@@ -36,9 +42,9 @@ impl<'a> Verified<'a> {
 /// Loads native code into memory of its own. Fails when it was made for another engine; it is then compiled anew.
 #[expect(unsafe_code, reason = "native code can only be trusted, and `Verified` says by whom")]
 pub fn load(engine: &Engine, native: Verified<'_>) -> wasmtime::Result<Component> {
-    // SAFETY: `deserialize` requires bytes that `precompile_component` made, unchanged. `Verified` is made
+    // SAFETY: `deserialize` requires bytes that wasmtime's compiler made, unchanged. `Verified` is made
     // from bytes whose digest was compared with a signed claim, or which come from our own compiler.
-    unsafe { Component::deserialize(&engine.inner, native.0) }
+    for_either(engine, |engine| unsafe { Component::deserialize(engine, native.0) })
 }
 
 /// A file of native code whose content was checked, open since before the check.
@@ -71,15 +77,23 @@ impl VerifiedFile {
 pub fn load_file(engine: &Engine, native: &VerifiedFile) -> wasmtime::Result<Component> {
     // The name of an open file: wasmtime takes a path, and a path of the folder might lead to another file by now.
     let path = format!("/proc/self/fd/{}", native.file.as_raw_fd());
-    // SAFETY: `deserialize_file` requires a file that `precompile_component` made, and that stays unchanged. Its content
+    // SAFETY: `deserialize_file` requires a file that wasmtime's compiler made, and that stays unchanged. Its content
     // was checked through this very descriptor, and below we see that nobody wrote to it since, before anything of it
     // runs. From then on it is only ours to write (see `VerifiedFile::check`), and we remove files but never write to one:
     // whoever else acts as our user can also write to our memory.
-    let component = unsafe { Component::deserialize_file(&engine.inner, path)? };
+    let component = for_either(engine, |engine| unsafe { Component::deserialize_file(engine, &path) })?;
     if Stamp::of(&native.file)? != native.before {
         wasmtime::bail!("the file of native code was changed while it was loaded");
     }
     Ok(component)
+}
+
+/// Native code says itself which engine it was made for; that of WASI 0.2 is asked first, for most of it is for that one.
+fn for_either(
+    engine: &Engine,
+    load: impl Fn(&wasmtime::Engine) -> wasmtime::Result<Component>,
+) -> wasmtime::Result<Component> {
+    load(engine.of(Wasi::P2)).or_else(|error| load(engine.of(Wasi::P3)).map_err(|_| error))
 }
 
 /// What the kernel changes when somebody writes to a file, and nobody can set back.

@@ -1,5 +1,5 @@
-//! The one wasmtime engine of a process: how guests are compiled, where their memories lie, and the clock
-//! that makes them yield.
+//! The wasmtime engines of a process: how guests are compiled, where their memories lie, and the clock
+//! that makes them yield. There is one for each WASI ([`crate::wasi`]), and they differ in nothing else.
 //!
 //! Memories come from a pool that is reserved once: making an instance is then a matter of
 //! microseconds. A slot that is given back keeps what a small request wrote; the rest goes back to the kernel, which
@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use crate::scheduler::{Begin, Scheduler};
+use crate::wasi::Wasi;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Time between two ticks of the guests' clock, in milliseconds. One: a neighbour waits no longer for its turn.
@@ -33,13 +34,15 @@ const MEMORIES_MAX: u32 = 4;
 const TABLES_MAX: u32 = 16;
 /// Elements of one table.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Stacks of one instance where it may wait for several things at once, on average.
+const STACKS_PER_INSTANCE: u32 = 4;
 /// The target all pools run. Naming it fixes the CPU baseline: the same artefact runs on every host.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What a host reserves.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineSettings {
-    /// Live instances of all apps together. Each reserves 4 GiB of address space and no memory.
+    /// Live instances of all apps of one WASI together. Each reserves 4 GiB of address space and no memory.
     pub instances_max: u32,
     /// Most memory one instance may ever have, in bytes; an app's own limit may be lower.
     pub memory_bytes_max: usize,
@@ -65,51 +68,38 @@ pub struct Fits {
 /// The engine of this process.
 #[derive(Clone)]
 pub struct Engine {
-    pub(crate) inner: wasmtime::Engine,
+    p2: wasmtime::Engine,
+    p3: wasmtime::Engine,
     scheduler: Scheduler,
 }
 
 impl Engine {
-    /// Makes the engine and starts its clock, which ends with the last clone of the engine.
+    /// Makes the engines and starts their clock, which ends with the last clone of this.
     pub fn new(settings: EngineSettings) -> wasmtime::Result<Self> {
-        let mut pool = PoolingAllocationConfig::new();
-        pool.total_component_instances(settings.instances_max)
-            .total_core_instances(settings.instances_max * 4)
-            .total_memories(settings.instances_max)
-            .total_tables(settings.instances_max * 4)
-            .total_stacks(settings.instances_max)
-            .max_core_instances_per_component(CORE_INSTANCES_MAX)
-            .max_memories_per_component(MEMORIES_MAX)
-            .max_tables_per_component(TABLES_MAX)
-            .table_elements(TABLE_ELEMENTS_MAX)
-            .max_memory_size(settings.memory_bytes_max)
-            .pagemap_scan(Enabled::Auto);
-        // Without the kernel's help every page would be copied, whether it was written or not.
-        if PoolingAllocationConfig::is_pagemap_scan_available() {
-            pool.linear_memory_keep_resident(KEPT_BYTES_MAX).table_keep_resident(KEPT_BYTES_MAX);
-            pool.decommit_batch_size(1);
-        } else {
-            pool.decommit_batch_size(DECOMMIT_BATCH);
-        }
-        let mut config = config()?;
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-        let inner = wasmtime::Engine::new(&config)?;
+        let pooled = |wasi| {
+            let mut config = config(wasi)?;
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&settings, wasi)));
+            wasmtime::Engine::new(&config)
+        };
+        let (p2, p3) = (pooled(Wasi::P2)?, pooled(Wasi::P3)?);
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let scheduler = Scheduler::start(cpus, settings.begin)?;
-        start_clock(&inner, scheduler.clone())?;
-        Ok(Self { inner, scheduler })
+        start_clock([&p2, &p3], scheduler.clone())?;
+        Ok(Self { p2, p3, scheduler })
     }
 
-    /// An engine that only compiles: it reserves nothing.
+    /// Engines that only compile: they reserve nothing.
     pub fn for_compiling() -> wasmtime::Result<Self> {
-        let scheduler = Scheduler::without_threads();
-        Ok(Self { inner: wasmtime::Engine::new(&config()?)?, scheduler })
+        let engine = |wasi| wasmtime::Engine::new(&config(wasi)?);
+        Ok(Self { p2: engine(Wasi::P2)?, p3: engine(Wasi::P3)?, scheduler: Scheduler::without_threads() })
     }
 
     /// What native code must have been made for.
     pub fn fits(&self) -> Fits {
         let mut hash = DefaultHasher::new();
-        self.inner.precompile_compatibility_hash().hash(&mut hash);
+        for engine in [&self.p2, &self.p3] {
+            engine.precompile_compatibility_hash().hash(&mut hash);
+        }
         Fits { target: TARGET.to_owned(), engine: format!("wasmtime-48-{:016x}", hash.finish()) }
     }
 
@@ -118,31 +108,63 @@ impl Engine {
         &self.scheduler
     }
 
-    /// The wasmtime engine, to make linkers with.
-    pub fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.inner
+    /// The wasmtime engine for components of one WASI.
+    pub fn of(&self, wasi: Wasi) -> &wasmtime::Engine {
+        match wasi {
+            Wasi::P2 => &self.p2,
+            Wasi::P3 => &self.p3,
+        }
     }
 }
 
-fn config() -> wasmtime::Result<Config> {
+fn pool(settings: &EngineSettings, wasi: Wasi) -> PoolingAllocationConfig {
+    let stacks = match wasi {
+        Wasi::P2 => settings.instances_max,
+        Wasi::P3 => settings.instances_max * STACKS_PER_INSTANCE,
+    };
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(settings.instances_max)
+        .total_core_instances(settings.instances_max * 4)
+        .total_memories(settings.instances_max)
+        .total_tables(settings.instances_max * 4)
+        .total_stacks(stacks)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_memory_size(settings.memory_bytes_max)
+        .pagemap_scan(Enabled::Auto);
+    // Without the kernel's help every page would be copied, whether it was written or not.
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.linear_memory_keep_resident(KEPT_BYTES_MAX).table_keep_resident(KEPT_BYTES_MAX);
+        pool.decommit_batch_size(1);
+    } else {
+        pool.decommit_batch_size(DECOMMIT_BATCH);
+    }
+    pool
+}
+
+fn config(wasi: Wasi) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     config.target(TARGET)?;
     config.epoch_interruption(true);
     config.wasm_component_model(true);
-    config.concurrency_support(false);
+    config.wasm_component_model_async(wasi == Wasi::P3);
+    config.concurrency_support(wasi == Wasi::P3);
     config.memory_init_cow(true);
     config.max_wasm_stack(STACK_BYTES_MAX);
     config.async_stack_size(FIBER_BYTES);
     Ok(config)
 }
 
-fn start_clock(engine: &wasmtime::Engine, scheduler: Scheduler) -> wasmtime::Result<()> {
-    let weak = engine.weak();
+fn start_clock(engines: [&wasmtime::Engine; 2], scheduler: Scheduler) -> wasmtime::Result<()> {
+    let engines = engines.map(wasmtime::Engine::weak);
     std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || {
-        while let Some(engine) = weak.upgrade() {
-            engine.increment_epoch();
+        while let [Some(p2), Some(p3)] = engines.each_ref().map(wasmtime::EngineWeak::upgrade) {
+            p2.increment_epoch();
+            p3.increment_epoch();
             scheduler.tick();
-            drop(engine);
+            drop((p2, p3));
             std::thread::sleep(Duration::from_millis(TICK_MS));
         }
     })?;

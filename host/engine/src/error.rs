@@ -51,6 +51,9 @@ pub enum GuestError {
     /// The app was replaced or taken away, and the time its requests had to end has passed.
     #[error("the app was replaced by another revision while it worked on this request")]
     Unloaded,
+    /// Another request of the same instance failed.
+    #[error("this request shared an instance with another one that failed; try again")]
+    Neighbour,
     /// All instance slots of the host are taken.
     #[error("this host runs as many instances as it may; try again in a moment")]
     Full,
@@ -65,7 +68,7 @@ impl GuestError {
             }
             Self::CpuDeadline(_) | Self::WallDeadline(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::NoResponse(_) => StatusCode::BAD_GATEWAY,
-            Self::Full | Self::Unloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::Unloaded | Self::Neighbour => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -80,6 +83,7 @@ impl GuestError {
             Self::NoResponse(_) => "OS-BERT-50201",
             Self::Full => "OS-BERT-50301",
             Self::Unloaded => "OS-BERT-50303",
+            Self::Neighbour => "OS-BERT-50314",
             Self::WallDeadline(_) => "OS-BERT-50401",
             Self::CpuDeadline(_) => "OS-BERT-50402",
         }

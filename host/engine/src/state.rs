@@ -1,15 +1,15 @@
-//! What the store of one request holds: WASI with nothing granted, the limits, and the host's capabilities.
+//! What the store of an instance holds: WASI with nothing granted, the limits, and the host's capabilities.
 
 use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
-use wasmtime::component::{HasData, Linker, ResourceTable};
-use wasmtime_wasi::p2::bindings::io;
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use crate::memory::Held;
 use crate::scheduler::Meter;
+use crate::together::Together;
 
 /// Resources of the host that one request may have, by count: with the limits of what each may hold, they bound
 /// the host's memory for it.
@@ -37,16 +37,19 @@ pub trait Capabilities: Send + 'static {
     fn finish(&mut self, how: Finish) -> impl Future<Output = ()> + Send;
     /// WASI for an instance that begins with these.
     fn wasi(&self) -> WasiCtx;
-    /// These follow `before` in an instance that is used again, and that keeps the WASI of its first request.
-    fn take_over(&mut self, before: Self);
+    /// These follow `before`, or come beside them, in an instance that keeps the WASI of its first request.
+    fn take_over(&mut self, before: &Self);
     /// Rules for outgoing HTTP.
     fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks;
 }
 
-/// The data of a request's store.
+/// The data of an instance's store.
 pub struct State<C> {
-    /// The host's capabilities.
+    /// The host's capabilities, for the request that the guest works on. Where it may serve several at once, a function of
+    /// the host calls [`crate::turn_to_caller`] first.
     pub capabilities: C,
+    /// Where the instance may serve several requests at once: all of them.
+    pub(crate) together: Option<Box<Together<C>>>,
     pub(crate) memory: InstanceMemory,
     pub(crate) meter: Arc<Meter>,
     /// CPU time of a request, in nanoseconds.
@@ -55,26 +58,6 @@ pub struct State<C> {
     /// Made when it is asked for first: many guests use of WASI only streams and HTTP, which do not need it.
     wasi: Option<WasiCtx>,
     http: WasiHttpCtx,
-}
-
-/// Everything of WASI that a guest may import: clocks, randomness, streams, HTTP; file system, sockets and environment,
-/// which are empty.
-pub fn add_wasi_to_linker<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_async(linker)?;
-    // Again, with nothing but the table behind them.
-    linker.allow_shadowing(true);
-    io::error::add_to_linker::<_, HasTable>(linker, |state| &mut state.table)?;
-    io::poll::add_to_linker::<_, HasTable>(linker, |state| &mut state.table)?;
-    io::streams::add_to_linker::<_, HasTable>(linker, |state| &mut state.table)?;
-    linker.allow_shadowing(false);
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
-}
-
-/// Marks the table as what streams borrow.
-struct HasTable;
-
-impl HasData for HasTable {
-    type Data<'a> = &'a mut ResourceTable;
 }
 
 /// The memory of one request's instances.
@@ -142,7 +125,12 @@ impl<C> State<C> {
         http.set_field_size_limit(HEADER_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { capabilities, memory, meter, cpu_ns_max, table, wasi: None, http }
+        Self { capabilities, together: None, memory, meter, cpu_ns_max, table, wasi: None, http }
+    }
+
+    /// What resources are kept in.
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
 
     /// Makes an instance's state that of another request. Its memory stays what it is.
@@ -151,7 +139,7 @@ impl<C> State<C> {
         C: Capabilities,
     {
         let before = std::mem::replace(&mut self.capabilities, capabilities);
-        self.capabilities.take_over(before);
+        self.capabilities.take_over(&before);
         (self.meter, self.cpu_ns_max) = (meter, cpu_ns_max);
         (self.memory.denied, self.memory.refusals) = (None, 0);
     }

@@ -1,14 +1,15 @@
 //! Instances that are used again, for apps that ask for it: what an instance left in its memory, the next request finds.
 //!
 //! By default nothing is ever used again. An app that opts in gets more speed and less isolation between its own requests,
-//! never between apps: a pool belongs to one linked component. An instance serves one request at a time, as the world
-//! `wasi:http/proxy` wants it; it is dropped after so many, after any failure, and when nobody needed it for a while.
+//! never between apps: a pool belongs to one linked component. An instance is dropped after so many requests, after any
+//! failure, and when nobody needed it for a while. One that serves several at once ([`crate::together`]) comes here when it
+//! has none.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use wasmtime::Store;
-use wasmtime_wasi_http::p2::bindings::Proxy;
+use wasmtime_wasi_http::handler::Proxy;
 
 use crate::state::State;
 

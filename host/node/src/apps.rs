@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use odeon_capabilities::Settings;
 use odeon_capabilities::egress::AppEgress;
-use odeon_engine::Account;
+use odeon_engine::{Account, RequestLimits};
 use odeon_protocol::events::EventHandler;
 use odeon_protocol::{AppId, Claim, Generation, Limits, Revision};
 use tokio::sync::{Notify, Semaphore};
@@ -53,6 +53,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
+    /// The limits of a request that may take so long.
+    pub(crate) fn request_limits(&self, wall_ms_max: u64, cpu_ms_max: u64) -> RequestLimits {
+        let limits = &self.limits;
+        RequestLimits {
+            memory_bytes_max: limits.instance_memory_bytes_max,
+            wall_ms_max,
+            cpu_ms_max,
+            reuse_max: limits.instance_reuse_max,
+            concurrency_max: limits.instance_concurrency_max,
+        }
+    }
+
     fn retire(&self) {
         self.retired.cancel();
         let unload = self.unload.clone();

@@ -8,8 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use odeon_engine::wasmtime::component::Component;
-use odeon_engine::{App, Engine, Fits};
+use odeon_engine::{App, Engine, Fits, artefact};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
 
@@ -32,12 +31,12 @@ pub fn compile(input: &Path, output: &Path) -> Result<Result<String, Refused>> {
     limit(Resource::As, ADDRESS_BYTES_MAX)?;
     let bytes = std::fs::read(input).with_context(|| format!("read {}", input.display()))?;
     let engine = Engine::for_compiling().map_err(to_anyhow)?;
-    let component = match Component::new(engine.wasmtime(), &bytes) {
+    let component = match artefact::component(&engine, &bytes) {
         Ok(component) => component,
         Err(error) => return Ok(Err(Refused(format!("the component cannot be compiled: {error:#}")))),
     };
-    let linker = odeon_capabilities::linker(&engine).map_err(to_anyhow)?;
-    if let Err(error) = App::link(&engine, &linker, &component) {
+    let linkers = odeon_capabilities::linkers(&engine).map_err(to_anyhow)?;
+    if let Err(error) = App::link(&engine, &linkers, &component) {
         return Ok(Err(Refused(format!("the component does not fit this host: {error:#}"))));
     }
     let native = component.serialize().map_err(to_anyhow)?;

@@ -141,12 +141,7 @@ async fn pass(
     let waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
     let admitted = instance(host, served, Duration::from_secs(QUEUE_S_MAX)).await?;
     drop(waiting);
-    let request_limits = RequestLimits {
-        memory_bytes_max: limits.instance_memory_bytes_max,
-        wall_ms_max: limits.request_wall_ms_max,
-        cpu_ms_max: limits.request_cpu_ms_max,
-        reuse_max: limits.instance_reuse_max,
-    };
+    let request_limits = served.request_limits(limits.request_wall_ms_max, limits.request_cpu_ms_max);
     let work = Work {
         request: prepare(request, id, body_max),
         limits: request_limits,

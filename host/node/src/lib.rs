@@ -116,7 +116,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         .context("understand `egress_networks` in the settings file")?;
     let gateway = Gateway::new(networks).context("start TLS for outgoing requests")?;
     let engine = Engine::new(EngineSettings::default()).map_err(to_anyhow).context("start the engine")?;
-    let linker = odeon_capabilities::linker(&engine).map_err(to_anyhow).context("link the capabilities")?;
+    let linkers = odeon_capabilities::linkers(&engine).map_err(to_anyhow).context("link the capabilities")?;
     let state = Arc::new(StateDir::open(&settings.state_dir)?);
     let client = Arc::new(OnceCell::new());
     let metrics = Arc::new(Metrics::new());
@@ -128,7 +128,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let bounds = Bounds::of_process(bytes, memory::mappings_max(), open_files_max());
     info!(?bounds, "apps that may be loaded");
     let told = (metrics.clone(), pressure.clone());
-    let loader = Loader::new((engine.clone(), linker), state.clone(), client.clone(), told, bounds)?;
+    let loader = Loader::new((engine.clone(), linkers), state.clone(), client.clone(), told, bounds)?;
     let host = Arc::new_cyclic(|this| Host {
         this: this.clone(),
         settings,

@@ -20,8 +20,8 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use odeon_capabilities::Granted;
 use odeon_engine::artefact::{self, Verified};
-use odeon_engine::wasmtime::component::{Component, Linker};
-use odeon_engine::{App, Engine, Fits, State};
+use odeon_engine::wasmtime::component::Component;
+use odeon_engine::{App, Engine, Fits, Linkers};
 use odeon_protocol::{Claim, Digest, subjects};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::AsyncReadExt as _;
@@ -122,7 +122,7 @@ impl Drop for Counted {
 /// Loads and unloads.
 pub(crate) struct Loader {
     engine: Engine,
-    linker: Linker<State<Granted>>,
+    linkers: Linkers<Granted>,
     state: Arc<StateDir>,
     files: Arc<NativeFiles>,
     client: Arc<OnceCell<Client>>,
@@ -139,7 +139,7 @@ pub(crate) struct Loader {
 
 impl Loader {
     pub(crate) fn new(
-        (engine, linker): (Engine, Linker<State<Granted>>),
+        (engine, linkers): (Engine, Linkers<Granted>),
         state: Arc<StateDir>,
         client: Arc<OnceCell<Client>>,
         (metrics, pressure): (Arc<Metrics>, Arc<Pressure>),
@@ -166,7 +166,7 @@ impl Loader {
             .build();
         Ok(Self {
             engine,
-            linker,
+            linkers,
             state,
             files,
             client,
@@ -265,7 +265,7 @@ impl Loader {
         let load = async {
             let started = Instant::now();
             let mapped = self.load(claim).await.map_err(|error| format!("{error:#}"))?;
-            let app = App::link(&self.engine, &self.linker, &mapped.component)
+            let app = App::link(&self.engine, &self.linkers, &mapped.component)
                 .map_err(|error| format!("link the component: {error:#}"))?;
             self.metrics.loads.inc();
             self.metrics.load_seconds.observe(started.elapsed().as_secs_f64());

@@ -99,6 +99,9 @@ pub struct Limits {
     pub cpu_burst_ms: Option<u64>,
     /// Requests that one instance may serve, one after the other. 1 gives each its own, so that nothing is left to the next.
     pub instance_reuse_max: u32,
+    /// Requests that one instance may serve at once, where its component is made for WASI 0.3 and does not use the
+    /// database.
+    pub instance_concurrency_max: u32,
 }
 
 impl Default for Limits {
@@ -113,6 +116,7 @@ impl Default for Limits {
             cpu_share_millicores: 250,
             cpu_burst_ms: Some(600_000),
             instance_reuse_max: 1,
+            instance_concurrency_max: 1,
         }
     }
 }

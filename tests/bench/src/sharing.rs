@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use odeon_compiler::{Sources, compile, runtime_library};
-use odeon_engine::{Engine, EngineSettings};
+use odeon_engine::{Engine, EngineSettings, Wasi};
 use wasmtime::{
     Extern, Instance, InstancePre, Linker, Memory, Module, ModuleExport, Store, Table, TypedFunc,
 };
@@ -74,7 +74,7 @@ pub(crate) fn measure(apps: usize) -> Result<String> {
     let engine = Engine::new(EngineSettings::default())?;
     let modules: Vec<Vec<u8>> = (0..apps).map(variation).collect::<Result<_>>()?;
     let library = library(&modules)?;
-    let library_native = engine.wasmtime().precompile_module(&library)?;
+    let library_native = engine.of(Wasi::P2).precompile_module(&library)?;
     std::fs::write(folder.path().join("library.cwasm"), &library_native)?;
 
     let mut figures: BTreeMap<&str, Figures> = BTreeMap::new();
@@ -84,7 +84,7 @@ pub(crate) fn measure(apps: usize) -> Result<String> {
         for (variant, wasm) in VARIANTS.into_iter().zip(of_variant) {
             let figures = figures.entry(variant).or_default();
             let (started, cpu) = (Instant::now(), cpu_s(&[std::process::id()])?);
-            let native = engine.wasmtime().precompile_module(wasm)?;
+            let native = engine.of(Wasi::P2).precompile_module(wasm)?;
             if at < TIMED {
                 figures.compile_ms.push(started.elapsed().as_secs_f64() * 1e3);
                 figures.compile_cpu_ms +=
@@ -154,7 +154,7 @@ struct Live {
 
 impl Loaded {
     fn all(engine: &Engine, folder: &Path, variant: &str, most: usize) -> Result<Vec<Self>> {
-        let wasmtime = engine.wasmtime();
+        let wasmtime = engine.of(Wasi::P2);
         let mut linker = Linker::new(wasmtime);
         let library = match variant {
             "shared" => Some(mapped(engine, &folder.join("library.cwasm"))?),
@@ -193,7 +193,7 @@ impl Loaded {
 
     /// A fresh instance, as each request gets one.
     fn live(&self, engine: &Engine) -> Result<Live> {
-        let mut store = Store::new(engine.wasmtime(), ());
+        let mut store = Store::new(engine.of(Wasi::P2), ());
         store.set_epoch_deadline(u64::MAX / 2);
         let whole = self.whole.instantiate(&mut store)?;
         if let Some((module, exports)) = &self.alone {
@@ -240,7 +240,7 @@ fn read<const N: usize>(live: &Live, at: i32) -> Result<[u8; N]> {
 #[expect(unsafe_code, reason = "native code that this process or its parent has just made")]
 fn mapped(engine: &Engine, file: &Path) -> Result<Module> {
     // SAFETY: the file was written by this run, into a folder of its own.
-    Ok(unsafe { Module::deserialize_file(engine.wasmtime(), file)? })
+    Ok(unsafe { Module::deserialize_file(engine.of(Wasi::P2), file)? })
 }
 
 fn p50(times: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {

@@ -196,6 +196,10 @@ impl WasiHttpHooks for Egress {
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         PIECE_BYTES_MAX
     }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        PIECE_BYTES_MAX
+    }
 }
 
 #[cfg(test)]

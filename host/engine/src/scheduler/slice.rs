@@ -111,6 +111,11 @@ pub(crate) fn tick() -> Tick {
     }
 }
 
+/// Whether the guest on this thread has given way because its slice is over, and does not wait for anything else.
+pub(crate) fn has_yielded() -> bool {
+    OPEN.get().is_some_and(|open| open.yielded)
+}
+
 /// Gives way if the slice is over. Host functions that may run long on a guest's behalf await this
 /// between their parts.
 pub async fn give_way() {

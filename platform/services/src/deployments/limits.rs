@@ -9,6 +9,9 @@ use crate::api::ApiError;
 
 const MIB: u64 = 1 << 20;
 
+/// Requests that an instance serves which may serve several at once, if the app does not say.
+const SHARED_REUSE: u32 = 128;
+
 /// Limits that differ from the default. What is absent has the default.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -22,9 +25,13 @@ pub(crate) struct OwnLimits {
     /// Instances at once on one host: 1 to 1,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<u32>,
-    /// Requests that one instance may serve, one after the other: 1, the default, to 100,000.
+    /// Requests that one instance may serve: 1, the default, to 100,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     reuse: Option<u32>,
+    /// Requests that one instance may serve at once: 1, the default, to 64. For components of WASI 0.3 that do not use the
+    /// database; an instance is then used for 128 requests unless `reuse` says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<u32>,
     /// Share of a host's CPUs, in thousandths of a core: 10 to 64,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_share_millicores: Option<u32>,
@@ -61,6 +68,7 @@ impl OwnLimits {
             ("memoryMib", self.memory_mib, 16, 65_536),
             ("instances", self.instances.map(u64::from), 1, 1_000),
             ("reuse", self.reuse.map(u64::from), 1, 100_000),
+            ("concurrency", self.concurrency.map(u64::from), 1, 64),
             ("cpuShareMillicores", self.cpu_share_millicores.map(u64::from), 10, 64_000),
             ("requestCpuMs", self.request_cpu_ms, 1, 600_000),
             ("requestWallMs", self.request_wall_ms, 1, 60_000),
@@ -83,7 +91,11 @@ impl OwnLimits {
             instance_memory_bytes_max: mib(self.instance_memory_mib, usual.instance_memory_bytes_max),
             memory_bytes_max: mib(self.memory_mib, usual.memory_bytes_max),
             instances_max: self.instances.unwrap_or(usual.instances_max),
-            instance_reuse_max: self.reuse.unwrap_or(usual.instance_reuse_max),
+            instance_reuse_max: self.reuse.unwrap_or(match self.concurrency {
+                Some(2..) => SHARED_REUSE,
+                Some(_) | None => usual.instance_reuse_max,
+            }),
+            instance_concurrency_max: self.concurrency.unwrap_or(usual.instance_concurrency_max),
             cpu_share_millicores: self.cpu_share_millicores.unwrap_or(usual.cpu_share_millicores),
             cpu_burst_ms: self.cpu_burst_ms.unwrap_or(usual.cpu_burst_ms),
             request_cpu_ms_max: self.request_cpu_ms.unwrap_or(usual.request_cpu_ms_max),
@@ -103,6 +115,8 @@ mod tests {
         assert_eq!(read("{}").whole(), Limits::default());
         assert_eq!(read(r#"{"cpuBurstMs": null}"#).whole().cpu_burst_ms, None);
         assert_eq!(read(r#"{"cpuBurstMs": 5, "memoryMib": 64}"#).whole().memory_bytes_max, 64 << 20);
+        let (alone, shared) = (read(r#"{"concurrency": 1}"#).whole(), read(r#"{"concurrency": 2}"#).whole());
+        assert_eq!((alone.instance_reuse_max, shared.instance_reuse_max), (1, SHARED_REUSE));
         let kept = serde_json::to_string(&read(r#"{"cpuBurstMs": null}"#)).unwrap();
         assert_eq!(kept, r#"{"cpuBurstMs":null}"#, "what is stored says the same");
         assert!(serde_json::from_str::<OwnLimits>(r#"{"cpu": 1}"#).is_err());

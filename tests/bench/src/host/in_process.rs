@@ -21,7 +21,7 @@ use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use odeon_engine::wasmtime_wasi_http::{
     WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView, p2 as http_p2,
 };
-use odeon_engine::{Account, App, Body, Engine, EngineSettings};
+use odeon_engine::{Account, App, Body, Engine, EngineSettings, Wasi};
 use tokio::sync::oneshot;
 
 use super::{Bound, Found, Target};
@@ -67,7 +67,7 @@ pub(crate) async fn measure(component: &Path) -> Result<Found> {
     let native = compile(&engine, &wasm)?;
     let linked = |engine: &Engine| {
         let component = load(engine, Verified::vouch(&native))?;
-        let app = App::link(engine, &odeon_capabilities::linker(engine)?, &component)?;
+        let app = App::link(engine, &odeon_capabilities::linkers(engine)?, &component)?;
         anyhow::Ok((component, app))
     };
     let (component, app) = linked(&engine)?;
@@ -135,7 +135,7 @@ async fn our_request(app: &App<odeon_capabilities::Granted>, account: &Account) 
 }
 
 fn bare_linked(engine: &Engine, component: &Component) -> Result<ProxyPre<Bare>> {
-    let mut linker: Linker<Bare> = Linker::new(engine.wasmtime());
+    let mut linker: Linker<Bare> = Linker::new(engine.of(Wasi::P2));
     p2::add_to_linker_async(&mut linker)?;
     http_p2::add_only_http_to_linker_async(&mut linker)?;
     Ok(ProxyPre::new(linker.instantiate_pre(component)?)?)
@@ -144,7 +144,7 @@ fn bare_linked(engine: &Engine, component: &Component) -> Result<ProxyPre<Bare>>
 fn bare_store(engine: &Engine) -> Store<Bare> {
     let wasi = WasiCtx::builder().build();
     let state = Bare { wasi, http: WasiHttpCtx::new(), table: ResourceTable::new(), hooks: NoHooks };
-    let mut store = Store::new(engine.wasmtime(), state);
+    let mut store = Store::new(engine.of(Wasi::P2), state);
     store.set_epoch_deadline(u64::MAX / 2); // the engine has a clock; this loop has no deadline
     store
 }

@@ -26,8 +26,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The limits of a request, those of a deployment that says nothing; no job comes near them.
-pub(crate) const LIMITS: RequestLimits =
-    RequestLimits { memory_bytes_max: 128 << 20, wall_ms_max: 60_000, cpu_ms_max: 10_000, reuse_max: 1 };
+pub(crate) const LIMITS: RequestLimits = RequestLimits {
+    memory_bytes_max: 128 << 20,
+    wall_ms_max: 60_000,
+    cpu_ms_max: 10_000,
+    reuse_max: 1,
+    concurrency_max: 1,
+};
 
 /// What one process measured of one job.
 #[derive(Debug, Serialize, Deserialize)]
@@ -79,7 +84,7 @@ pub(crate) fn loaded(wasm: &[u8]) -> Result<(Engine, App<Granted>)> {
     let engine = Engine::new(EngineSettings::default())?;
     let native = compile(&engine, wasm)?;
     let component = load(&engine, Verified::vouch(&native))?;
-    let app = App::link(&engine, &odeon_capabilities::linker(&engine)?, &component)?;
+    let app = App::link(&engine, &odeon_capabilities::linkers(&engine)?, &component)?;
     Ok((engine, app))
 }
 

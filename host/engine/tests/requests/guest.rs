@@ -1,0 +1,146 @@
+//! A guest with an engine of its own, and requests to it. Guests are `guest-examples/hello-rust` (WASI 0.2) and
+//! `guest-examples/hello-wasip3` (WASI 0.3), which `make guests` builds and which misbehave when asked to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use odeon_engine::app::Admitted;
+use odeon_engine::{
+    Account, App, Body, Capabilities, CpuShare, Engine, EngineSettings, Failure, Finish, Linkers,
+    RequestLimits, artefact,
+};
+use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+pub(crate) const LIMITS: RequestLimits = RequestLimits {
+    memory_bytes_max: 32 << 20,
+    wall_ms_max: 60_000,
+    cpu_ms_max: 60_000,
+    reuse_max: 1,
+    concurrency_max: 1,
+};
+
+/// Counts how guests ended, and answers what they ask of other servers with the name of the request.
+#[derive(Clone, Default)]
+pub(crate) struct Counting {
+    joined: Arc<AtomicUsize>,
+    pub(crate) returned: Arc<AtomicUsize>,
+    pub(crate) failed: Arc<AtomicUsize>,
+    hooks: Named,
+}
+
+#[derive(Clone, Default)]
+struct Named(String);
+
+type Transfer = Box<dyn Future<Output = Result<(), Error>> + Send>;
+
+impl WasiHttpHooks for Named {
+    fn send_request(
+        &mut self,
+        _: Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Transfer,
+    ) -> Box<dyn Future<Output = Result<(Response<WasiBody>, Transfer), Error>> + Send> {
+        let name = Full::new(Bytes::from(self.0.clone())).map_err(|never| match never {}).boxed_unsync();
+        Box::new(async move { Ok((Response::new(name), Box::new(async { Ok(()) }) as Transfer)) })
+    }
+}
+
+impl Capabilities for Counting {
+    async fn finish(&mut self, how: Finish) {
+        match how {
+            Finish::Returned => &self.returned,
+            Finish::Failed => &self.failed,
+        }
+        .fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn wasi(&self) -> WasiCtx {
+        WasiCtx::builder().build()
+    }
+
+    fn take_over(&mut self, _: &Self) {
+        self.joined.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
+        &mut self.hooks
+    }
+}
+
+pub(crate) struct Guest {
+    pub(crate) app: App<Counting>,
+    pub(crate) account: Account,
+    pub(crate) ends: Counting,
+}
+
+impl Guest {
+    pub(crate) fn load(name: &str) -> Self {
+        let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
+        let file = target.join(format!("guests/wasm32-wasip2/release/{name}.wasm"));
+        let bytes =
+            std::fs::read(&file).unwrap_or_else(|_| panic!("`make guests` builds {}", file.display()));
+        let engine = Engine::new(EngineSettings { instances_max: 20, ..EngineSettings::default() }).unwrap();
+        let component = artefact::component(&engine, &bytes).unwrap();
+        let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
+        let app = App::link(&engine, &Linkers::new(&engine).unwrap(), &component).unwrap();
+        Self { app, account, ends: Counting::default() }
+    }
+
+    pub(crate) async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, Failure> {
+        self.ask_until(path, limits, std::future::pending()).await
+    }
+
+    pub(crate) async fn ask_until(
+        &self,
+        path: &str,
+        limits: RequestLimits,
+        unload: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Response<Body>, Failure> {
+        let body = Full::default().map_err(|never| match never {}).boxed_unsync();
+        self.send(Request::get(format!("http://localhost{path}")).body(body).unwrap(), limits, unload).await
+    }
+
+    /// Sends a request in whose name the guest asks others.
+    pub(crate) async fn send(
+        &self,
+        request: Request<Body>,
+        limits: RequestLimits,
+        unload: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<Response<Body>, Failure> {
+        let capabilities = Counting { hooks: Named(request.uri().to_string()), ..self.ends.clone() };
+        let memory = self.account.admit(self.app.initial_bytes()).await;
+        let admitted = Admitted { cpu: self.account.cpu.clone(), memory, held: () };
+        self.app.handle(request, limits, capabilities, admitted, unload).await
+    }
+
+    /// Requests that came into an instance that others have, or had.
+    pub(crate) fn joined(&self) -> usize {
+        self.ends.joined.load(Ordering::SeqCst)
+    }
+
+    /// Drops what waits for another use, and says whether nothing is left of all requests.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.app.make_room();
+        self.account.memory.held() == 0
+    }
+
+    pub(crate) async fn fails(
+        &self,
+        path: &str,
+        limits: RequestLimits,
+    ) -> (StatusCode, &'static str, String) {
+        let error = self.ask(path, limits).await.expect_err(path);
+        (error.error.status(), error.error.code(), error.to_string())
+    }
+
+    /// Whoever comes after a guest that failed notices nothing.
+    pub(crate) async fn answers(&self) {
+        let answer = self.ask("/", LIMITS).await.unwrap();
+        assert_eq!(answer.headers()["x-instance-requests"], "1", "each request has an instance of its own");
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "Hello from Odeon\n");
+    }
+}

@@ -1,0 +1,206 @@
+//! Guests of WASI 0.3: what holds for those of 0.2 holds for them, and instances that serve several requests at once keep
+//! them apart.
+
+use std::future::pending;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use odeon_engine::{CpuShare, GuestError, RequestLimits};
+
+use crate::guest::{Guest, LIMITS};
+use crate::until;
+
+/// Four requests at once in an instance that is used for a hundred.
+const TOGETHER: RequestLimits = RequestLimits { reuse_max: 100, concurrency_max: 4, ..LIMITS };
+
+fn guest() -> Guest {
+    Guest::load("hello_wasip3")
+}
+
+/// Sends requests into one instance: each as soon as that waits.
+async fn together(guest: &Guest, paths: &[&str], limits: RequestLimits) -> Vec<Result<Bytes, GuestError>> {
+    let asked = paths.iter().enumerate().map(|(number, path)| async move {
+        if number > 0 {
+            // Those before it are in: each answers only when all are.
+            until("the instance waits for others", || {
+                guest.joined() == number - 1 && guest.app.open_instances() == 1
+            })
+            .await;
+        }
+        let answer = guest.ask(path, limits).await.map_err(|failure| failure.error)?;
+        Ok(answer.into_body().collect().await.unwrap().to_bytes())
+    });
+    join_all(asked).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_fails_harms_itself_only() {
+    let guest = guest();
+    guest.answers().await;
+    let (status, code, detail) = guest.fails("/panic", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"), "{detail}");
+    let (status, code, _) = guest.fails("/memory", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002"));
+    let (status, code, detail) = guest.fails("/hoard", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"));
+    assert!(detail.contains("handle"), "{detail}");
+    let (status, code, detail) = guest.fails("/no", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::BAD_GATEWAY, "OS-BERT-50201"));
+    assert_eq!(detail, "the app gave no valid answer: ErrorCode::InternalError(Some(\"asked to\"))");
+    guest.answers().await;
+    assert_eq!(guest.ends.failed.load(Ordering::SeqCst), 4);
+    until("nothing is left of them", || guest.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_is_ended_at_its_deadlines_whatever_it_waits_for() {
+    let guest = guest();
+    let (status, code, _) = guest.fails("/loop", RequestLimits { cpu_ms_max: 50, ..LIMITS }).await;
+    assert_eq!((status, code), (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50402"));
+    for path in ["/loop", "/slow", "/for-ever"] {
+        let (status, code, _) = guest.fails(path, RequestLimits { wall_ms_max: 50, ..LIMITS }).await;
+        assert_eq!((status, code), (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50401"), "{path}");
+    }
+    // What it does when it has said all counts, too.
+    let said = guest.ask("/after", RequestLimits { cpu_ms_max: 50, ..LIMITS }).await.unwrap();
+    assert_eq!(said.into_body().collect().await.unwrap().to_bytes(), "and goes on\n");
+    until("its store is dropped", || guest.account.memory.held() == 0).await;
+    guest.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_stream_through_a_guest() {
+    let guest = guest();
+    for limits in [LIMITS, TOGETHER] {
+        let parts =
+            guest.ask("/parts", limits).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert!(parts.starts_with(b"part 0\npart 1\n") && parts.ends_with(b"part 49\n"), "{parts:?}");
+        let sent = Bytes::from_iter((0..5_000_000_u32).map(|at| at.to_le_bytes()[at as usize % 4]));
+        let body = Full::new(sent.clone()).map_err(|never| match never {}).boxed_unsync();
+        let request = Request::post("http://localhost/echo").body(body).unwrap();
+        let echo = guest.send(request, limits, pending()).await.unwrap();
+        assert!(echo.into_body().collect().await.unwrap().to_bytes() == sent);
+    }
+    until("all have ended", || guest.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_serves_several_requests_at_once_if_the_app_asks_for_it() {
+    let guest = guest();
+    // None of these is answered before all of them are in one instance.
+    for said in together(&guest, &["/meet-4"; 4], TOGETHER).await {
+        assert_eq!(said.unwrap(), "Hello from Odeon\n");
+    }
+    // A control: otherwise they wait for one another in vain, one after the other and each for itself.
+    let guest = Guest::load("hello_wasip3");
+    for limits in [LIMITS, RequestLimits { concurrency_max: 1, ..TOGETHER }] {
+        let limits = RequestLimits { wall_ms_max: 100, ..limits };
+        for answer in join_all((0..4).map(|_| guest.ask("/meet-4", limits))).await {
+            assert_eq!(answer.unwrap_err().error.code(), "OS-BERT-50401");
+        }
+    }
+    guest.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_ends_after_as_many_requests_as_the_app_asked_for() {
+    let guest = guest();
+    let limits = RequestLimits { reuse_max: 3, ..TOGETHER };
+    let mut counts = Vec::new();
+    for _ in 0..6 {
+        let answer = guest.ask("/", limits).await.unwrap();
+        counts.push(answer.headers()["x-instance-requests"].to_str().unwrap().to_owned());
+        answer.into_body().collect().await.unwrap();
+    }
+    assert!(counts.iter().all(|count| ["1", "2", "3"].contains(&count.as_str())), "{counts:?}");
+    until("all have ended", || guest.ends.returned.load(Ordering::SeqCst) == 6).await;
+    until("nothing is held", || guest.is_empty()).await;
+    assert_eq!(guest.ends.failed.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_share_an_instance_keep_their_capabilities() {
+    let guest = guest();
+    let paths: Vec<_> = (0..4).map(|number| format!("/meet-4/{number}/fetch/anywhere")).collect();
+    let paths: Vec<_> = paths.iter().map(String::as_str).collect();
+    for (path, said) in paths.iter().zip(together(&guest, &paths, TOGETHER).await) {
+        assert_eq!(
+            said.unwrap(),
+            format!("http://localhost{path}"),
+            "it was asked in the name of another request"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_uses_up_its_time_takes_others_along_and_they_are_told_so() {
+    let guest = guest();
+    let limits = RequestLimits { cpu_ms_max: 200, concurrency_max: 2, ..TOGETHER };
+    let ends = together(&guest, &["/meet-2/for-ever", "/meet-2/loop"], limits).await;
+    let [waiting, looping] = ends.try_into().unwrap();
+    let error = looping.unwrap_err();
+    assert_eq!((error.status(), error.code()), (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50402"));
+    let error = waiting.unwrap_err();
+    assert_eq!((error.status(), error.code()), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50314"));
+    assert_eq!(error.to_string(), "this request shared an instance with another one that failed; try again");
+    until("both have ended", || guest.ends.failed.load(Ordering::SeqCst) == 2).await;
+    until("the instance is gone", || guest.account.memory.held() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_too_long_or_goes_away_ends_nobody_else() {
+    let guest = guest();
+    let late = RequestLimits { wall_ms_max: 500, ..TOGETHER };
+    let waits = || guest.app.open_instances() == 1;
+    let slow = async {
+        until("the instance waits for others", waits).await;
+        guest.ask("/slow", TOGETHER).await
+    };
+    let (late, slow) = tokio::join!(guest.ask("/for-ever", late), slow);
+    assert_eq!(late.unwrap_err().error.code(), "OS-BERT-50401");
+    let slow = slow.unwrap();
+    assert_eq!(slow.headers()["x-instance-requests"], "2", "they had an instance together");
+    assert_eq!(slow.into_body().collect().await.unwrap().to_bytes(), "Hello from Odeon\n");
+    // It took nobody in after that, and was dropped when the last one in it was served.
+    until("the instance is gone", || guest.account.memory.held() == 0).await;
+    let gone = async {
+        tokio::select! {
+            _ = guest.ask("/for-ever", TOGETHER) => panic!("it is never answered"),
+            () = until("the other one is there", || guest.joined() == 2) => {}
+        }
+    };
+    let slow = async {
+        until("the instance waits for others", waits).await;
+        guest.ask("/slow", TOGETHER).await
+    };
+    let ((), slow) = tokio::join!(gone, slow);
+    assert_eq!(slow.unwrap().headers()["x-instance-requests"], "2");
+    until("the instance is gone", || guest.account.memory.held() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_caller_holds_up_nobody() {
+    let guest = guest();
+    // Larger than what is kept of a body on its way: the guest waits for its caller to read.
+    let body = Full::new(Bytes::from(vec![1; 8 << 20])).map_err(|never| match never {}).boxed_unsync();
+    let request = Request::post("http://localhost/echo").body(body).unwrap();
+    let unread = guest.send(request, TOGETHER, pending()).await.unwrap();
+    for _ in 0..10 {
+        let said = guest.ask("/", TOGETHER).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(said, "Hello from Odeon\n");
+    }
+    assert_eq!(unread.into_body().collect().await.unwrap().to_bytes().len(), 8 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_that_serve_many_pay_for_all_of_them() {
+    let guest = guest();
+    guest.account.set(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
+    let limits = RequestLimits { cpu_ms_max: 100, ..TOGETHER };
+    let answers = together(&guest, &["/meet-2/loop"; 2], limits).await;
+    assert!(answers.iter().all(Result::is_err));
+    until("it is charged", || guest.account.cpu.used_ns() >= 100_000_000).await;
+}
