@@ -1,7 +1,9 @@
 # Two commands matter: `make up` runs the product, `make test` runs every test. Both set up what is missing.
 
 NATS := .odeon/venv/bin/nats-server
+WASMTIME := .odeon/bench/bin/wasmtime
 export ODEON_NATS_SERVER := $(abspath $(NATS))
+export ODEON_WASMTIME := $(abspath $(WASMTIME))
 
 .PHONY: up down build guests test bench bench-speed bench-host bench-contenders bench-smoke bench-runtime bench-density setup fmt lint
 
@@ -19,8 +21,11 @@ guests: setup
 	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests
 	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-wasip3/Cargo.toml --target-dir target/guests
 	cargo build --release --target wasm32-wasip2 --manifest-path tests/hostile/guest/Cargo.toml --target-dir target/guests
+	cargo build --release --target wasm32-wasip2 --manifest-path tests/wasi/p2/Cargo.toml --target-dir target/guests
+	cargo build --release --target wasm32-wasip2 --manifest-path tests/wasi/p3/Cargo.toml --target-dir target/guests
 
 test: setup guests
+	@tools/setup test
 	cargo xtask tidy
 	cargo build --workspace --bins
 	cargo test --workspace --no-fail-fast
@@ -38,7 +43,7 @@ bench-speed: build bench-contenders
 # docs/benchmarks/host.md. Fails when a limit is missed.
 bench-host: build bench-contenders
 	env -u RUST_BACKTRACE target/release/odeon-bench host --guest target/guests/wasm32-wasip2/release/work_rust.wasm \
-		--wasmtime .odeon/bench/bin/wasmtime --workerd .odeon/bench/node_modules/.bin/workerd --page docs/benchmarks/host.md
+		--wasmtime $(WASMTIME) --workerd .odeon/bench/node_modules/.bin/workerd --page docs/benchmarks/host.md
 
 # By hand, and of no use but to be compared with.
 bench-contenders: setup
@@ -50,7 +55,7 @@ bench-contenders: setup
 # Figures of this machine, into docs/benchmarks/. Fails when a limit is missed.
 bench-smoke: build guests
 	@tools/setup bench
-	env -u RUST_BACKTRACE target/release/odeon-bench smoke --wasmtime .odeon/bench/bin/wasmtime --page docs/benchmarks/smoke.md
+	env -u RUST_BACKTRACE target/release/odeon-bench smoke --wasmtime $(WASMTIME) --page docs/benchmarks/smoke.md
 
 # The runtime library inside each app, beside one that all share: 1,000 apps, compiled three times.
 bench-runtime: build
@@ -67,6 +72,8 @@ lint: setup
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml --check
 	cargo fmt --manifest-path guest-examples/hello-wasip3/Cargo.toml --check
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml --check
+	cargo fmt --manifest-path tests/wasi/p2/Cargo.toml --check
+	cargo fmt --manifest-path tests/wasi/p3/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml --check
@@ -75,6 +82,8 @@ lint: setup
 	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-wasip3/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/hostile/guest/Cargo.toml --target-dir target/guests -- -D warnings
+	cargo clippy --target wasm32-wasip2 --manifest-path tests/wasi/p2/Cargo.toml --target-dir target/guests -- -D warnings
+	cargo clippy --target wasm32-wasip2 --manifest-path tests/wasi/p3/Cargo.toml --target-dir target/guests -- -D warnings
 
 fmt:
 	cargo fmt --all
@@ -82,6 +91,8 @@ fmt:
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml
 	cargo fmt --manifest-path guest-examples/hello-wasip3/Cargo.toml
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml
+	cargo fmt --manifest-path tests/wasi/p2/Cargo.toml
+	cargo fmt --manifest-path tests/wasi/p3/Cargo.toml
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml
 	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml
 	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml

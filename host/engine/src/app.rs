@@ -32,7 +32,7 @@ use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
 use crate::together::{self, Doors, End, First, Job};
 use crate::warm::{Instance, Warm};
 use crate::wasi::Linkers;
-use crate::whole::whole_if_here;
+use crate::whole::{Ended, Failed, whole_if_here};
 
 /// Bytes of a page of linear memory.
 const WASM_PAGE_BYTES: u64 = 64 << 10;
@@ -199,11 +199,14 @@ impl<C: Capabilities> App<C> {
         }
         let Admitted { cpu, memory, held } = admitted;
         let meter = Arc::new(Meter::new(cpu));
-        let mut instance = self.take(limits, capabilities, memory, &meter);
+        let instance = self.take(limits, capabilities, memory, &meter);
         let (head, response) = oneshot::channel();
         let (pre, warm) = (self.pre.clone(), self.warm.clone());
+        let (ended, whether_failed) = Ended::new();
         let guest = async move {
             let _held = held;
+            let mut instance = instance; // dropped after `ended`, so that a body knows why it ends
+            let mut ended = ended;
             let Instance { store, proxy, served } = &mut instance;
             let call = async {
                 let proxy = instantiated(&pre, store, proxy).await?;
@@ -211,6 +214,7 @@ impl<C: Capabilities> App<C> {
             };
             let result = call.await.map_err(|error| failure(&error, store.data().memory.denied, &limits));
             let how = if result.is_ok() { Finish::Returned } else { Finish::Failed };
+            ended.is_well = result.is_ok();
             store.data_mut().capabilities.finish(how).await;
             *served += 1;
             if result.is_ok() && *served < limits.reuse_max {
@@ -232,7 +236,7 @@ impl<C: Capabilities> App<C> {
                 Err(_) => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
             }
         };
-        answer_of(Box::pin(guest), response).await
+        answer_of(Box::pin(guest), response, whether_failed).await
     }
 
     /// An instance that waited, or a store for a fresh one.
@@ -330,7 +334,11 @@ type Head = oneshot::Receiver<Answer>;
 
 /// Runs a guest until it has answered. What is left of it behind the head goes on in a task of its own.
 /// Most guests leave nothing: their answer is whole when they have ended, and their caller gets it whole.
-async fn answer_of<G>(mut guest: Pin<Box<G>>, mut response: Head) -> Result<Response<Body>, Failure>
+async fn answer_of<G>(
+    mut guest: Pin<Box<G>>,
+    mut response: Head,
+    failed: Failed,
+) -> Result<Response<Body>, Failure>
 where
     G: Future<Output = Result<(), Failure>> + Send + 'static,
 {
@@ -340,7 +348,7 @@ where
         head = &mut response => {
             if let Ok(head) = head {
                 tokio::spawn(guest); // the guest goes on with the body
-                return head.map_err(refused);
+                return head.map(|head| head.map(|body| failed.cuts(body))).map_err(refused);
             }
             None
         }
@@ -351,8 +359,8 @@ where
         None => AssertUnwindSafe(&mut guest).catch_unwind().await,
     };
     match (response.try_recv(), ended) {
+        (_, Ok(Err(error))) => Err(error), // nothing was sent yet, and half an answer is none
         (Ok(head), _) => head.map(|head| head.map(whole_if_here)).map_err(refused),
-        (Err(_), Ok(Err(error))) => Err(error),
         (Err(_), Ok(Ok(()))) => Err(GuestError::NoResponse("it returned without one".into()).into()),
         (Err(_), Err(_)) => Err(GuestError::Trap("its task ended".into()).into()),
     }

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, Stream as _};
@@ -31,6 +31,7 @@ use crate::error::{Failure, GuestError};
 use crate::memory::Held;
 use crate::scheduler::slice;
 use crate::state::{Capabilities, Finish, State};
+use crate::whole::broken;
 
 /// Requests that an instance serves before it must have ended all of their tasks once: what it holds for each is small,
 /// and cannot be given back before.
@@ -213,6 +214,8 @@ struct Inside<C> {
     is_open: bool,
     /// It takes nobody in any more.
     is_shut: bool,
+    /// It failed: bodies that are on their way are not whole.
+    has_failed: bool,
     waiting: VecDeque<Job<C>>,
     /// Who waits for an answer.
     heads: BTreeMap<u64, Head>,
@@ -229,6 +232,7 @@ impl<C: Capabilities> Door<C> {
         Arc::new(Self(Mutex::new(Inside {
             is_open: false,
             is_shut: false,
+            has_failed: false,
             waiting: VecDeque::new(),
             heads: BTreeMap::new(),
             bodies: 0,
@@ -310,9 +314,9 @@ impl<C: Capabilities> Door<C> {
     }
 
     /// Takes nobody in any more, and gives back who waits for an answer, and who was not begun.
-    fn shut(&self) -> (BTreeMap<u64, Head>, VecDeque<Job<C>>) {
+    fn shut(&self, has_failed: bool) -> (BTreeMap<u64, Head>, VecDeque<Job<C>>) {
         let mut inside = self.lock();
-        inside.is_shut = true;
+        (inside.is_shut, inside.has_failed) = (true, has_failed);
         (std::mem::take(&mut inside.heads), std::mem::take(&mut inside.waiting))
     }
 
@@ -361,11 +365,11 @@ impl<C: Capabilities> hyper::body::Body for Leaving<C> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        let part = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(match part {
+            None if self.door.lock().has_failed => Some(Err(broken())),
+            part => part,
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -496,7 +500,7 @@ pub(crate) async fn close<C: Capabilities>(
 ) -> VecDeque<Job<C>> {
     let how = if matches!(end, End::Done { .. }) { Finish::Returned } else { Finish::Failed };
     let culprit = store.data_mut().part(how).await;
-    let (heads, waiting) = door.shut();
+    let (heads, waiting) = door.shut(how == Finish::Failed);
     for (number, head) in heads {
         let failure = match end {
             End::Failed(error) if culprit.is_none_or(|culprit| culprit == number) => explain(error),

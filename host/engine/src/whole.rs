@@ -1,11 +1,14 @@
 //! Bodies of responses that are whole when their guest has ended, which most are.
 //!
 //! Such a body is handed over in one piece, with its length: it leaves in one write with the head, and nobody on the way has to
-//! put chunks together. What is not there yet, or is large, or has trailers, goes on as the stream that it is.
+//! put chunks together. What is not there yet, or is large, or has trailers, goes on as the stream that it is, and what its
+//! guest did not finish must never look whole: a store that is dropped ends its streams as if all had been said.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
@@ -49,6 +52,62 @@ fn join(mut parts: VecDeque<Part>, bytes: usize) -> Body {
         }
     };
     Full::new(all).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Held by a guest while it works; whether it ended well must be said.
+pub(crate) struct Ended {
+    pub(crate) is_well: bool,
+    failed: Arc<AtomicBool>,
+}
+
+/// Whether a guest failed, or was dropped in the middle.
+pub(crate) struct Failed(Arc<AtomicBool>);
+
+impl Ended {
+    pub(crate) fn new() -> (Self, Failed) {
+        let failed = Arc::new(AtomicBool::new(false));
+        (Self { is_well: false, failed: failed.clone() }, Failed(failed))
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.failed.store(!self.is_well, Ordering::Release);
+    }
+}
+
+impl Failed {
+    /// A body that breaks where the guest has failed.
+    pub(crate) fn cuts(self, body: Body) -> Body {
+        Cut { body, failed: self }.boxed_unsync()
+    }
+}
+
+struct Cut {
+    body: Body,
+    failed: Failed,
+}
+
+impl hyper::body::Body for Cut {
+    type Data = Bytes;
+    type Error = wasmtime_wasi_http::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Part>> {
+        let part = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(match part {
+            None if self.failed.0.load(Ordering::Acquire) => Some(Err(broken())),
+            part => part,
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What the reader of a body is told that its guest did not finish.
+pub(crate) fn broken() -> wasmtime_wasi_http::Error {
+    wasmtime_wasi_http::Error::HttpResponseIncomplete
 }
 
 /// A body of which some parts were taken already.
