@@ -75,7 +75,7 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (places, peers) = (Arc::new(Semaphore::new(limits.connections_max)), Peers::default());
-    let builder = Arc::new(builder(limits));
+    let builder = Arc::new(builder());
     let mut watches = Watches::default();
     let mut looks = tokio::time::interval(Duration::from_millis(limits::LOOK_MS));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -126,13 +126,10 @@ where
     }
 }
 
-fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
+fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(limits.head_s_max))
-        .max_buf_size(limits::HEAD_BYTES_MAX as usize);
+    // No timer for heads: see `watch`.
+    builder.http1().header_read_timeout(None).max_buf_size(limits::HEAD_BYTES_MAX as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -167,7 +164,7 @@ impl Connection {
         let Self { limits, peer, watch, builder } = self;
         let told = watch.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let mut begun = told.begin();
+            let mut begun = told.begin(request.version() < Version::HTTP_2);
             let refused = refuses(&request, limits.codes);
             if request.version() != Version::HTTP_2 || request.method() == Method::HEAD {
                 begun.whole(); // HTTP/1 cannot give up a request and go on; of HEAD nobody sends the body

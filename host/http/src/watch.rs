@@ -3,6 +3,7 @@
 //! hyper bounds heads, buffers and windows. It does not mind a client that connects and says nothing, never reads,
 //! pings for ever, or gives up request after request: each is cheap to do and holds something here. A [`Watch`] is told by
 //! the socket ([`Watched`]) and by bodies what happens, and is looked at now and then ([`Watches`]).
+//! Also what hyper could do with a timer for each head is done here, for a timer costs at every request.
 //! Invariant: to tell costs atomics, or a lock that only this connection takes.
 
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub(crate) struct Watch {
     bytes_due: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// It takes one request after the other, and has no pings.
+    is_http1: AtomicBool,
     abandoned: AtomicU64,
     ended_at_ms: AtomicU64,
     /// Since when nothing can be written.
@@ -73,6 +76,7 @@ impl Watch {
             bytes_written: AtomicU64::new(0),
             bytes_due: AtomicU64::new(0),
             begun: AtomicU64::new(0),
+            is_http1: AtomicBool::new(false),
             ended: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             ended_at_ms: AtomicU64::new(0),
@@ -86,7 +90,8 @@ impl Watch {
     }
 
     /// Counts a request until its response has ended.
-    pub(crate) fn begin(self: &Arc<Self>) -> Begun {
+    pub(crate) fn begin(self: &Arc<Self>, is_http1: bool) -> Begun {
+        self.is_http1.store(is_http1, Relaxed);
         let number = self.begun.fetch_add(1, Relaxed);
         self.bytes_due.fetch_add(REQUEST_BYTES, Relaxed);
         Begun { watch: self.clone(), number, is_unread: false, is_whole: false }
@@ -132,6 +137,11 @@ impl Watch {
         let (begun, ended) = (self.begun.load(Relaxed), self.ended.load(Relaxed));
         let idle_ms = now_ms.saturating_sub(self.ended_at_ms.load(Relaxed));
         let is_idle = begun == ended;
+        // A head that is on its way counts as idle until it is whole: so this is also what a head may take.
+        let idle_s_max = match self.is_http1.load(Relaxed) {
+            true => self.limits.head_s_max.min(self.limits.idle_s_max),
+            false => self.limits.idle_s_max,
+        };
         if is_idle && begun == 0 && now_ms > ms(self.limits.head_s_max) {
             return Verdict::Close("no request came");
         }
@@ -142,12 +152,10 @@ impl Watch {
         if abandoned > ABANDONED_MAX && abandoned > begun / 2 {
             return Verdict::Close("the client gives up its requests");
         }
-        if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX)
-            || is_idle && idle_ms > 2 * ms(self.limits.idle_s_max)
-        {
+        if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX) || is_idle && idle_ms > 2 * ms(idle_s_max) {
             return Verdict::Close("it was asked to end before");
         }
-        if now_ms > ms(self.limits.life_s_max) || is_idle && idle_ms > ms(self.limits.idle_s_max) {
+        if now_ms > ms(self.limits.life_s_max) || is_idle && idle_ms > ms(idle_s_max) {
             return Verdict::Leave;
         }
         Verdict::Stay
@@ -350,7 +358,7 @@ mod tests {
         let watch = Watch::new(USERS);
         assert_eq!(watch.verdict_at(10_000), Verdict::Stay);
         assert_eq!(watch.verdict_at(10_001), Verdict::Close("no request came"));
-        let begun = watch.begin();
+        let begun = watch.begin(false);
         assert_eq!(
             watch.verdict_at(3_000_000),
             Verdict::Stay,
@@ -360,7 +368,15 @@ mod tests {
         assert_eq!(watch.verdict_at(59_000), Verdict::Stay);
         assert_eq!(watch.verdict_at(70_000), Verdict::Leave);
         assert!(matches!(watch.verdict_at(130_000), Verdict::Close(_)));
-        let _begun = watch.begin();
+        drop(watch.begin(true));
+        assert_eq!(watch.verdict_at(9_000), Verdict::Stay);
+        assert_eq!(
+            watch.verdict_at(11_000),
+            Verdict::Leave,
+            "the next head takes too long, or does not come"
+        );
+        assert!(matches!(watch.verdict_at(21_000), Verdict::Close(_)), "it is still on its way");
+        let _begun = watch.begin(false);
         assert_eq!(watch.verdict_at(3_601_000), Verdict::Leave, "nothing lives for ever");
         assert!(matches!(watch.verdict_at(3_721_000), Verdict::Close(_)));
     }
@@ -368,7 +384,7 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_is_left() {
         let watch = Watch::new(USERS);
-        let mut begun = watch.begin();
+        let mut begun = watch.begin(false);
         begun.gave();
         assert_eq!(watch.verdict_at(30_000), Verdict::Stay);
         assert_eq!(watch.verdict_at(31_000), Verdict::Close("the client does not read"));
@@ -394,7 +410,7 @@ mod tests {
         let watch = Watch::new(USERS);
         assert!(watch.read(CONTROL_BYTES_MAX).is_ok());
         assert!(watch.read(1).is_err());
-        let _begun = watch.begin();
+        let _begun = watch.begin(false);
         assert!(watch.read(REQUEST_BYTES - 1).is_ok(), "a request pays for its head");
         watch.received(1 << 20);
         assert!(watch.read(1 << 20).is_ok(), "and for its body");
@@ -406,9 +422,9 @@ mod tests {
     #[test]
     fn who_gives_up_most_requests_is_left() {
         let watch = Watch::new(USERS);
-        (0..=ABANDONED_MAX).for_each(|_| drop(watch.begin()));
+        (0..=ABANDONED_MAX).for_each(|_| drop(watch.begin(false)));
         assert!(matches!(watch.verdict_at(1), Verdict::Close(_)));
-        (0..=ABANDONED_MAX).for_each(|_| watch.begin().whole());
+        (0..=ABANDONED_MAX).for_each(|_| watch.begin(false).whole());
         assert_eq!(watch.verdict_at(1), Verdict::Stay, "a browser that cancels has others that end");
     }
 

@@ -314,6 +314,7 @@ impl Agent {
             claim,
             limits: serving.limits.clone(),
             account: self.host.accounts.open(app, &serving.limits),
+            requests: self.host.metrics.requests_of(&serving.name.to_string()),
             egress: self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned()),
             settings: Arc::new(self.settings(app, &serving.settings)?),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::loader::Placement;
+use crate::metrics::AppRequests;
 use crate::timers::AppTimers;
 
 /// How long the requests of a replaced revision may go on, in seconds.
@@ -33,6 +34,7 @@ pub(crate) struct Served {
     pub(crate) claim: Claim,
     pub(crate) limits: Limits,
     pub(crate) account: Account,
+    pub(crate) requests: AppRequests,
     pub(crate) egress: AppEgress,
     pub(crate) settings: Arc<Settings>,
     pub(crate) timers: Arc<AppTimers>,

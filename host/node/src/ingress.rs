@@ -38,7 +38,6 @@ use crate::apps::Served;
 use crate::loader::Unloadable;
 use crate::logs::AppLog;
 use crate::memory::Level;
-use crate::metrics::{Request as RequestLabels, class};
 use crate::peers::Caller;
 use crate::problem::{problem, text};
 use crate::triggers::{self, From, Trigger};
@@ -99,21 +98,21 @@ async fn answer(host: &Host, request: Request<Received>, asked: &Asked) -> Respo
     let started = Instant::now();
     let _in_flight = host.metrics.begin(); // also when the caller goes away
     let id = request_id(&request);
-    let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
-    let found = host.apps.find(&name).ok_or_else(|| Refusal::UnknownApp(name.clone()));
-    let (label, outcome) = match &found {
+    let name = request.uri().path().split('/').nth(1).unwrap_or_default();
+    let found = host.apps.find(name).ok_or_else(|| name.to_owned());
+    let outcome = match &found {
         Ok(served) => {
             asked.set(&served.account.cpu);
-            (served.name.clone(), pass(host, served, request, &id).await)
+            pass(host, served, request, &id).await
         }
-        Err(_) => (String::new(), Err(Refusal::UnknownApp(name))),
+        Err(name) => Err(Refusal::UnknownApp(name.clone())),
     };
     let mut response = outcome.unwrap_or_else(|refusal| refuse(host, found.as_deref().ok(), &refusal, &id));
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     host.metrics.seconds.observe(started.elapsed().as_secs_f64());
-    host.metrics.requests.get_or_create(&RequestLabels { app: label, class: class(response.status()) }).inc();
+    found.as_ref().map_or(&host.metrics.strays, |served| &served.requests).count(response.status());
     response
 }
 

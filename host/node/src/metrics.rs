@@ -1,5 +1,6 @@
 //! Prometheus metrics of a host. Labels are apps and outcomes: never a path, never a message.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use crate::accounts::Accounts;
@@ -18,10 +19,10 @@ const LOAD_SECONDS: [f64; 10] = [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05,
 
 /// Labels of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Request {
-    pub(crate) app: String,
+struct Request {
+    app: String,
     /// `2xx`, `3xx`, `4xx`, `5xx`.
-    pub(crate) class: &'static str,
+    class: &'static str,
 }
 
 /// Labels of what an app uses.
@@ -32,7 +33,9 @@ pub(crate) struct App {
 
 /// All metrics.
 pub(crate) struct Metrics {
-    pub(crate) requests: Family<Request, Counter>,
+    requests: Family<Request, Counter>,
+    /// Requests for apps that are not here.
+    pub(crate) strays: AppRequests,
     pub(crate) seconds: Histogram,
     pub(crate) in_flight: Gauge,
     /// Placed here.
@@ -54,7 +57,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("odeon_host");
-        let requests = Family::default();
+        let requests = Family::<Request, Counter>::default();
         let seconds = Histogram::new(SECONDS);
         let (in_flight, apps) = (Gauge::default(), Gauge::default());
         let (apps_loaded, memory_used, memory_limit) = (Gauge::default(), Gauge::default(), Gauge::default());
@@ -95,8 +98,11 @@ impl Metrics {
             "Guests that wait for a CPU or run past a slice",
             competing.clone(),
         );
+        let strays =
+            AppRequests { app: String::new(), family: requests.clone(), counters: Default::default() };
         Self {
             requests,
+            strays,
             seconds,
             in_flight,
             apps,
@@ -113,6 +119,11 @@ impl Metrics {
             competing,
             registry,
         }
+    }
+
+    /// Counts the requests of one app. A series is made when there is something to count: most apps have few.
+    pub(crate) fn requests_of(&self, app: &str) -> AppRequests {
+        AppRequests { app: app.to_owned(), family: self.requests.clone(), counters: Default::default() }
     }
 
     /// Counts something that is under way until it is dropped: who waits for it may go away.
@@ -146,6 +157,21 @@ impl Metrics {
     }
 }
 
+/// See [`Metrics::requests_of`].
+pub(crate) struct AppRequests {
+    app: String,
+    family: Family<Request, Counter>,
+    counters: [OnceLock<Counter>; 4],
+}
+
+impl AppRequests {
+    pub(crate) fn count(&self, status: http::StatusCode) {
+        let (at, class) = class(status);
+        let labels = || Request { app: self.app.clone(), class };
+        self.counters[at].get_or_init(|| self.family.get_or_create_owned(&labels())).inc();
+    }
+}
+
 /// See [`Metrics::begin`].
 pub(crate) struct InFlight(Gauge);
 
@@ -155,12 +181,12 @@ impl Drop for InFlight {
     }
 }
 
-/// The class of a status.
-pub(crate) fn class(status: http::StatusCode) -> &'static str {
+/// The class of a status, by number and by name.
+fn class(status: http::StatusCode) -> (usize, &'static str) {
     match status.as_u16() {
-        ..300 => "2xx",
-        300..400 => "3xx",
-        400..500 => "4xx",
-        500.. => "5xx",
+        ..300 => (0, "2xx"),
+        300..400 => (1, "3xx"),
+        400..500 => (2, "4xx"),
+        500.. => (3, "5xx"),
     }
 }

@@ -25,6 +25,9 @@ const OVERTAKEN_ALONE_NS_MAX: Nanos = 20_000_000;
 /// have in slices it has in many short runs, and few wake-ups.
 const AHEAD_NS_MAX: Nanos = 500_000;
 
+/// Apps that are looked at for something that is wanted, in the order in which they would be next.
+const LOOK_AT_MAX: usize = 64;
+
 /// Virtual time, in nanoseconds of an app that has a whole core.
 type Virtual = u64;
 /// Names an account for as long as it is here.
@@ -58,6 +61,8 @@ pub(super) struct Fair<T> {
     /// time goes as slowly as it must for those that come and go with every request.
     lingering: BTreeSet<(Virtual, FlowId)>,
     virtual_now: Virtual,
+    /// CPU time of runs that have not ended by which virtual time has gone on already, in nanoseconds.
+    foreseen_ns: Nanos,
     /// Weights of all flows.
     weight: u64,
 }
@@ -100,6 +105,7 @@ impl<T> Default for Fair<T> {
             running: BTreeSet::new(),
             lingering: BTreeSet::new(),
             virtual_now: 0,
+            foreseen_ns: 0,
             weight: 0,
         }
     }
@@ -129,6 +135,11 @@ impl<T> Fair<T> {
 
     /// Takes what should run now.
     pub(super) fn next(&mut self, now: Nanos) -> Next<T> {
+        self.next_if(now, |_| true)
+    }
+
+    /// Takes what should run now of what is wanted: there may be no thread for the others.
+    pub(super) fn next_if(&mut self, now: Nanos, is_wanted: impl Fn(&T) -> bool) -> Next<T> {
         while let Some(&(until, id)) = self.throttled.first()
             && until <= now
         {
@@ -144,7 +155,11 @@ impl<T> Fair<T> {
         {
             self.settle(id, now);
         }
-        let Some(&(_, id)) = self.eligible.first() else {
+        let front_is_wanted = |(_, id): &&(Virtual, FlowId)| {
+            let front = self.flows.get(id).and_then(|flow| flow.waiting.front());
+            front.is_some_and(|(item, _)| is_wanted(item))
+        };
+        let Some(&(_, id)) = self.eligible.iter().take(LOOK_AT_MAX).find(front_is_wanted) else {
             return Next::Wait(self.throttled.first().map(|&(until, _)| until));
         };
         let Some(flow) = self.flows.get_mut(&id) else { return Next::Wait(None) };
@@ -157,6 +172,24 @@ impl<T> Fair<T> {
         Next::Run(item, Advance(advance))
     }
 
+    /// Lets virtual time go on for runs that last long and have not ended, so that others get their turn meanwhile.
+    pub(super) fn foresee(&mut self, used: Nanos) {
+        self.foreseen_ns += used;
+        self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
+    }
+
+    /// Whether no guest waits that might run now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.eligible.is_empty() && self.early.is_empty()
+    }
+
+    /// Virtual time goes on, but for what was foreseen.
+    fn advance(&mut self, used: Nanos) {
+        let foreseen = self.foreseen_ns.min(used);
+        self.foreseen_ns -= foreseen;
+        self.virtual_now += (used - foreseen).saturating_mul(1_000) / self.weight.max(1);
+    }
+
     /// A guest that [`Fair::next`] gave has run for so long. When it wants to go on, it is pushed first.
     pub(super) fn ran(&mut self, cpu: &Arc<Cpu>, advance: Advance, used: Nanos, now: Nanos) {
         let id = id_of(cpu);
@@ -166,7 +199,7 @@ impl<T> Fair<T> {
         let start = cpu.start.load(Relaxed).saturating_sub(advance.0);
         let start = start.saturating_add(at_rate(used, flow.weight));
         cpu.start.store(start, Relaxed);
-        self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
+        self.advance(used);
         cpu.expect(used);
         self.settle(id, now);
         self.let_go(now);
@@ -176,7 +209,7 @@ impl<T> Fair<T> {
     pub(super) fn charge(&mut self, cpu: &Arc<Cpu>, used: Nanos, now: Nanos) {
         let weight = self.enter(cpu).weight;
         cpu.start.fetch_add(at_rate(used, weight), Relaxed);
-        self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
+        self.advance(used);
         self.settle(id_of(cpu), now);
         self.let_go(now);
     }

@@ -1,10 +1,11 @@
 //! Who runs, and where: fair CPU time for the apps of a host.
 //!
 //! A guest begins on the task of its connection, and most end there: waking another thread and being woken by it costs
-//! as much as a small request. It leaves for the guests' own threads ([`task`]) when its first slice is over, or when
-//! its app is not owed anything while others compete. Those threads run under the network's priority, so that no
-//! guest holds up a packet, and take whom the fair queue ([`fair`]) names. What an app uses, here or there, its
-//! account ([`cpu`]) is charged with; past its burst it waits, and is never ended for it.
+//! as much as a small request. When its app is not owed anything while others compete, it waits there for its turn. It
+//! leaves for the guests' own threads ([`task`]) when a slice is over. Those threads run under the network's priority, so
+//! that no guest holds up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when
+//! a guests' thread is free, and at each tick of the clock, because that thread may be busy for longer than a slice.
+//! What an app uses, here or there, its account ([`cpu`]) is charged with; past its burst it waits, and is never ended.
 //!
 //! What must stay true: while nobody competes, a request pays a few atomic operations and no lock; a guest lets go of
 //! its thread at the end of its slice ([`slice`]); a guest that nobody waits for any more is dropped with its store.
@@ -20,7 +21,7 @@ mod task;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -39,6 +40,8 @@ const GUEST_NICE: i32 = 10;
 /// operation, such as filling all of its memory, and a spare thread runs somebody else beside it. Longer than a slice
 /// lasts when the network takes most of the core.
 const OVERRUN_MS: u64 = 10;
+/// From here on a guest's run counts while it lasts, in nanoseconds: those who wait on connections get their turns beside it.
+const LONG_NS: Nanos = 2_000_000;
 /// How long a guests' thread waits before it looks again whether the engine is gone, in milliseconds.
 const IDLE_MS_MAX: u64 = 200;
 
@@ -52,17 +55,33 @@ pub struct Scheduler {
 
 /// What threads, tasks and connections share.
 struct Shared {
-    fair: Mutex<Fair<Arc<Task>>>,
+    fair: Mutex<Fair<Turn>>,
     pushed: Condvar,
     /// How many guests run at once.
     cpus: usize,
     /// Since when each thread runs a guest, on our clock; 0 while it runs none. As many spare ones as there are CPUs.
     running: Box<[AtomicU64]>,
-    /// Tasks that are queued or run. While it is 0 nobody competes.
+    /// Guests that are queued, or run elsewhere than on a connection's task. While it is 0 nobody competes.
     competing: AtomicUsize,
+    /// When the clock ticked last.
+    ticked: AtomicU64,
     /// Where a guest begins.
     begin: Begin,
     origin: Instant,
+}
+
+/// Who waits for a turn.
+enum Turn {
+    /// A task for the guests' threads.
+    There(Arc<Task>),
+    /// A guest on its connection's task, which is told what its run was charged in advance.
+    Here { cpu: Arc<Cpu>, tell: oneshot::Sender<Advance> },
+}
+
+impl Turn {
+    fn is_here(&self) -> bool {
+        matches!(self, Self::Here { .. })
+    }
 }
 
 /// Where guests begin.
@@ -105,6 +124,7 @@ impl Scheduler {
             cpus,
             running: (0..cpus * 2).map(|_| AtomicU64::new(0)).collect(),
             competing: AtomicUsize::new(0),
+            ticked: AtomicU64::new(0),
             begin,
             origin: Instant::now(),
         };
@@ -113,7 +133,7 @@ impl Scheduler {
 
     /// Runs a guest of an app to its end. Dropping the future ends the guest.
     pub(crate) fn run<G: Future>(&self, meter: Arc<Meter>, guest: G) -> Scheduled<G> {
-        Scheduled { shared: self.shared.clone(), meter, at: At::Here(guest) }
+        Scheduled { shared: self.shared.clone(), meter, at: At::Here(guest), turn: None }
     }
 
     /// Runs `work` of the host, and charges the app that it was for with what it took.
@@ -126,10 +146,16 @@ impl Scheduler {
         }
     }
 
-    /// Looks whether a guest overruns, and if so wakes a spare thread: to be called at every tick of the guests' clock.
+    /// Gives turns to guests that wait on connections, and wakes a spare thread where a guest overruns: to be called at every
+    /// tick of the guests' clock.
     pub(crate) fn tick(&self) {
         let running = self.shared.running.iter().filter(|since| since.load(Ordering::Relaxed) > 0).count();
-        if self.competing() > running && self.shared.free_cpus() > 0 {
+        if self.competing() <= running {
+            return; // nobody waits
+        }
+        self.shared.foresee();
+        while self.shared.give_turn_here() {}
+        if self.shared.free_cpus() > 0 {
             self.shared.pushed.notify_one();
         }
     }
@@ -145,7 +171,7 @@ impl Shared {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    fn fair(&self) -> std::sync::MutexGuard<'_, Fair<Arc<Task>>> {
+    fn fair(&self) -> std::sync::MutexGuard<'_, Fair<Turn>> {
         self.fair.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,7 +181,11 @@ impl Shared {
         if self.begin == Begin::There || cpu.ready_at(now).is_some() {
             return false;
         }
-        self.competing.load(Ordering::Relaxed) == 0 || self.fair().may_overtake(cpu, now)
+        if self.competing.load(Ordering::Relaxed) == 0 {
+            return true;
+        }
+        let fair = self.fair();
+        fair.may_overtake(cpu, now) || (self.free_cpus() > 0 && fair.is_idle())
     }
 
     /// Charges what ran elsewhere than on the guests' threads.
@@ -167,13 +197,45 @@ impl Shared {
         }
     }
 
-    fn push(&self, task: Arc<Task>) {
+    fn push(&self, cpu: &Arc<Cpu>, turn: Turn) {
         self.competing.fetch_add(1, Ordering::Relaxed);
-        let meter = task.meter.clone();
-        self.fair().push(&meter.cpu, task, self.now());
+        self.fair().push(cpu, turn, self.now());
         if self.free_cpus() > 0 {
             self.pushed.notify_one();
         } // else whoever lets go of one looks
+    }
+
+    /// Gives a turn to a guest that waits on its connection, if its app is owed one.
+    fn give_turn_here(&self) -> bool {
+        let next = self.fair().next_if(self.now(), Turn::is_here);
+        match next {
+            Next::Run(Turn::Here { cpu, tell }, advance) => self.give(&cpu, tell, advance),
+            Next::Run(Turn::There(_), _) | Next::Wait(_) => return false,
+        }
+        true
+    }
+
+    fn give(&self, cpu: &Arc<Cpu>, tell: oneshot::Sender<Advance>, advance: Advance) {
+        if let Err(advance) = tell.send(advance) {
+            self.ran_here(cpu, advance, 0); // it has gone
+        }
+    }
+
+    /// Counts what guests have used that run for long, and have not ended.
+    fn foresee(&self) {
+        let now = self.now();
+        let since_tick = now.saturating_sub(self.ticked.swap(now, Ordering::Relaxed)).min(LONG_NS);
+        let begun = self.running.iter().map(|since| since.load(Ordering::Relaxed));
+        let long = begun.filter(|since| *since > 0 && now.saturating_sub(*since) > LONG_NS).count() as u64;
+        if long > 0 {
+            self.fair().foresee(long * since_tick);
+        }
+    }
+
+    /// A guest had a turn on its connection's task.
+    fn ran_here(&self, cpu: &Arc<Cpu>, advance: Advance, used: Nanos) {
+        self.competing.fetch_sub(1, Ordering::Relaxed);
+        self.fair().ran(cpu, advance, used, self.now());
     }
 
     /// How many more guests may run now. Those that overrun do not count.
@@ -189,14 +251,18 @@ impl Shared {
         let mut fair = self.fair();
         let now = self.now();
         let next = match self.free_cpus() {
-            0 => Next::Wait(None),
+            0 => fair.next_if(now, Turn::is_here),
             _ => fair.next(now),
         };
         match next {
-            Next::Run(task, advance) => {
+            Next::Run(Turn::There(task), advance) => {
                 self.running[number].store(now.max(1), Ordering::Relaxed);
                 drop(fair);
                 task.run(self, number, advance);
+            }
+            Next::Run(Turn::Here { cpu, tell }, advance) => {
+                drop(fair);
+                self.give(&cpu, tell, advance);
             }
             Next::Wait(until) => {
                 let idle = Duration::from_millis(IDLE_MS_MAX);
@@ -213,7 +279,7 @@ impl Shared {
         let mut fair = self.fair();
         self.running[number].store(0, Ordering::Relaxed);
         if again {
-            fair.push(cpu, task.clone(), now);
+            fair.push(cpu, Turn::There(task.clone()), now);
         } else {
             self.competing.fetch_sub(1, Ordering::Relaxed);
         }
@@ -226,6 +292,8 @@ pub(crate) struct Scheduled<G: Future> {
     shared: Arc<Shared>,
     meter: Arc<Meter>,
     at: At<G>,
+    /// While the guest waits for its turn here.
+    turn: Option<oneshot::Receiver<Advance>>,
 }
 
 enum At<G: Future> {
@@ -251,18 +319,10 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let At::Here(guest) = &mut this.at {
-            if this.shared.may_run_here(&this.meter.cpu) {
-                let slice = Slice::begin(false);
-                let polled = Pin::new(guest).poll(cx);
-                let used = slice.end();
-                this.meter.add(used.ns);
-                this.shared.charge(&this.meter.cpu, used.ns);
-                match polled {
-                    Poll::Ready(output) => return Poll::Ready(Ok(output)),
-                    Poll::Pending if !used.yielded => return Poll::Pending,
-                    Poll::Pending => {}
-                }
+        if let At::Here(_) = this.at {
+            let advance = ready!(this.poll_turn(cx));
+            if let Some(polled) = this.run_here(advance, cx) {
+                return polled.map(Ok);
             }
             this.leave();
         }
@@ -277,6 +337,40 @@ impl<G: Future + Send + Unpin + 'static> Scheduled<G>
 where
     G::Output: Send + 'static,
 {
+    /// Waits until the guest may run where it is. Gives what its run was charged in advance, if it had to wait.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
+        let (shared, cpu) = (&self.shared, &self.meter.cpu);
+        if self.turn.is_none() {
+            if shared.begin == Begin::There || shared.may_run_here(cpu) {
+                return Poll::Ready(None);
+            }
+            let (tell, turn) = oneshot::channel();
+            self.turn = Some(turn);
+            shared.push(cpu, Turn::Here { cpu: cpu.clone(), tell });
+        }
+        let Some(turn) = &mut self.turn else { return Poll::Ready(None) };
+        let given = ready!(Pin::new(turn).poll(cx));
+        self.turn = None;
+        Poll::Ready(given.ok())
+    }
+
+    /// Runs the guest for a slice. None when it must leave.
+    fn run_here(&mut self, advance: Option<Advance>, cx: &mut Context<'_>) -> Option<Poll<G::Output>> {
+        let At::Here(guest) = &mut self.at else { return None };
+        if self.shared.begin == Begin::There {
+            return None;
+        }
+        let slice = Slice::begin(false);
+        let polled = Pin::new(guest).poll(cx);
+        let used = slice.end();
+        self.meter.add(used.ns);
+        match advance {
+            Some(advance) => self.shared.ran_here(&self.meter.cpu, advance, used.ns),
+            None => self.shared.charge(&self.meter.cpu, used.ns),
+        }
+        (polled.is_ready() || !used.yielded).then_some(polled)
+    }
+
     /// Moves the guest to the guests' threads.
     fn leave(&mut self) {
         let At::Here(guest) = std::mem::replace(&mut self.at, At::Gone) else { return };
@@ -295,6 +389,12 @@ impl<G: Future> Drop for Scheduled<G> {
     fn drop(&mut self) {
         if let At::There { task, .. } = &self.at {
             task.cancel();
+        }
+        if let Some(mut turn) = self.turn.take() {
+            turn.close();
+            if let Ok(advance) = turn.try_recv() {
+                self.shared.ran_here(&self.meter.cpu, advance, 0); // it was given a turn, and does not want it
+            } // else whoever gives it learns that nobody is there
         }
     }
 }

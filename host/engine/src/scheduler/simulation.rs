@@ -1,7 +1,8 @@
 //! The queue on a clock of our own: what it promises, shown without a thread or a guest.
 //!
 //! Some CPUs take guests from [`Fair`] as the guests' threads do, and let each run for a slice at most. Guests compute
-//! for ever, or answer requests of a given length, one after another. Time moves from event to event.
+//! for ever, or answer requests of a given length, one after another; those on connections run there when it is their
+//! turn, and take the first CPU from whatever runs on it. Time moves from event to event, and to each tick of the clock.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -15,6 +16,8 @@ const US: Nanos = 1_000;
 const MS: Nanos = 1_000_000;
 /// What a guest runs at most before it lets go.
 const SLICE: Nanos = MS;
+/// Time between two ticks.
+const TICK: Nanos = MS;
 
 /// Unlimited burst, so that only the others are in an app's way.
 const EVEN: CpuShare = CpuShare { millicores: 250, burst_ms: None };
@@ -25,8 +28,10 @@ struct Guest {
     request: Option<Nanos>,
     /// Between two requests.
     rest: Nanos,
-    /// Its requests begin where they come in, as those of connections do, if the queue allows it.
-    begins_here: bool,
+    /// Its requests run where they come in, as those of connections do.
+    is_here: bool,
+    /// What it runs at most before it lets go.
+    slice: Nanos,
     left: Nanos,
     asked_at: Nanos,
     /// Time from asking to the answer, of all requests.
@@ -59,7 +64,8 @@ impl Simulation {
                 cpu: cpu.clone(),
                 request,
                 rest,
-                begins_here: false,
+                is_here: false,
+                slice: SLICE,
                 left,
                 asked_at: self.now,
                 took,
@@ -71,21 +77,30 @@ impl Simulation {
 
     fn run_until(&mut self, end: Nanos) {
         while self.now < end {
-            let mut wake = end;
+            let mut wake = end.min((self.now / TICK + 1) * TICK);
             for at in 0..self.cpus.len() {
-                if self.cpus[at].is_none() {
+                while self.cpus[at].is_none() {
                     match self.fair.next(self.now) {
+                        Next::Run(guest, advance) if self.guests[guest].is_here => {
+                            self.run_here(guest, Some(advance))
+                        }
                         Next::Run(guest, advance) => {
-                            let until = self.now + self.guests[guest].left.min(SLICE);
+                            let until = self.now + self.guests[guest].left.min(self.guests[guest].slice);
                             self.cpus[at] = Some((guest, advance, self.now, until));
                         }
-                        Next::Wait(until) => wake = wake.min(until.unwrap_or(end)),
+                        Next::Wait(until) => {
+                            wake = wake.min(until.unwrap_or(end));
+                            break;
+                        }
                     }
                 }
             }
             let busy = self.cpus.iter().flatten().map(|&(.., until)| until).min();
             let rested = self.resting.first_key_value().map(|(&(at, _), ())| at);
             self.now = [busy, rested].into_iter().flatten().fold(wake, Nanos::min).max(self.now);
+            if self.now.is_multiple_of(TICK) {
+                self.tick();
+            }
             self.end_slices();
             while let Some((&(at, guest), ())) = self.resting.first_key_value()
                 && at <= self.now
@@ -97,22 +112,45 @@ impl Simulation {
         }
     }
 
-    /// A request comes in. Where it may begin at once, the kernel takes the first CPU from whatever runs there.
+    /// What the engine's clock does.
+    fn tick(&mut self) {
+        let long =
+            self.cpus.iter().flatten().filter(|&&(_, _, since, _)| self.now > since + super::LONG_NS).count();
+        self.fair.foresee(long as u64 * TICK);
+        while let Next::Run(guest, advance) = self.fair.next_if(self.now, |&guest| self.guests[guest].is_here)
+        {
+            self.run_here(guest, Some(advance));
+        }
+    }
+
+    /// A request comes in.
     fn ask(&mut self, guest: usize) {
         let cpu = self.guests[guest].cpu.clone();
-        let length = self.guests[guest].left;
-        if !self.guests[guest].begins_here || !self.fair.may_overtake(&cpu, self.now) {
-            return self.fair.push(&cpu, guest, self.now);
+        if self.guests[guest].is_here && self.fair.may_overtake(&cpu, self.now) {
+            return self.run_here(guest, None);
         }
+        self.fair.push(&cpu, guest, self.now);
+    }
+
+    /// A request runs on its connection: the kernel takes the first CPU from whatever runs there.
+    fn run_here(&mut self, guest: usize, advance: Option<Advance>) {
+        let cpu = self.guests[guest].cpu.clone();
+        let length = self.guests[guest].left;
         if let Some((_, _, since, until)) = &mut self.cpus[0] {
             *since += length;
             *until += length;
         }
         self.now += length;
-        cpu.spend(length, self.now);
-        self.fair.charge(&cpu, length, self.now);
+        match advance {
+            Some(advance) => self.fair.ran(&cpu, advance, length, self.now),
+            None => {
+                cpu.spend(length, self.now);
+                self.fair.charge(&cpu, length, self.now);
+            }
+        }
         let this = &mut self.guests[guest];
         this.took.push(self.now - this.asked_at);
+        this.left = this.request.unwrap_or(0);
         self.resting.insert((self.now + this.rest, guest), ());
     }
 
@@ -138,6 +176,12 @@ impl Simulation {
             }
             self.fair.ran(&cpu, advance, used, now);
         }
+    }
+
+    /// Makes the requests of an app those of connections.
+    fn put_here(&mut self, cpu: &Arc<Cpu>) {
+        let of = self.guests.iter_mut().filter(|guest| Arc::ptr_eq(&guest.cpu, cpu));
+        of.for_each(|guest| guest.is_here = true);
     }
 
     fn longest(&self, cpu: &Arc<Cpu>) -> Nanos {
@@ -251,17 +295,34 @@ fn requests_that_begin_at_once_get_no_more_and_no_less_than_their_share() {
         }
         sim.run_until(100 * MS);
         let victim = sim.app(EVEN, 4, Some(60 * US), 60 * US);
-        sim.guests
-            .iter_mut()
-            .filter(|guest| guest.request.is_some())
-            .for_each(|guest| guest.begins_here = true);
+        sim.put_here(&victim);
         let begun = sim.now;
         sim.run_until(begun + 2_000 * MS);
         let fair = (sim.now - begun) / (attackers + 1);
         let used = victim.used_ns();
         assert!(used.abs_diff(fair) <= fair / 10, "{attackers} attackers: {used} of {fair} ns");
-        // Those that wait may be overtaken for two slices by those that begin at once.
+        // Those that wait may be overtaken for two slices by those that run at once.
         let at_its_rate = 4 * 60 * US * (attackers + 1);
         assert!(sim.longest(&victim) <= at_its_rate + 4 * SLICE, "{attackers}: {}", sim.longest(&victim));
+    }
+}
+
+#[test]
+fn an_operation_that_nothing_interrupts_holds_up_requests_for_a_few_ticks_only() {
+    let mut sim = Simulation::new(1);
+    sim.app(EVEN, 2, None, 0);
+    let stuck = sim.app(EVEN, 1, None, 0);
+    sim.guests.last_mut().unwrap().slice = 40 * MS;
+    sim.run_until(200 * MS);
+    // It asks for more than its share, so that its requests wait for turns.
+    let victim = sim.app(EVEN, 4, Some(60 * US), 60 * US);
+    sim.put_here(&victim);
+    let begun = sim.now;
+    sim.run_until(begun + 4_000 * MS);
+    let longest = sim.longest(&victim);
+    assert!(longest <= 4 * 60 * US * 3 + super::LONG_NS + 4 * TICK, "{longest}");
+    for (name, app) in [("victim", &victim), ("stuck", &stuck)] {
+        let fair = sim.now / 3;
+        assert!(app.used_ns() + 40 * MS >= fair / 2, "{name}: {} of {fair}", app.used_ns());
     }
 }

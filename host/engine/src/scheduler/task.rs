@@ -8,11 +8,11 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use tokio::runtime::Handle;
 
-use super::Shared;
 use super::cpu::Nanos;
 use super::fair::Advance;
 use super::meter::Meter;
 use super::slice::Slice;
+use super::{Shared, Turn};
 
 /// What a task runs: it hands its result over by itself.
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -116,7 +116,7 @@ impl Wake for Task {
                 if next == QUEUED
                     && let Some(shared) = self.shared.upgrade()
                 {
-                    shared.push(self.clone());
+                    shared.push(&self.meter.cpu, Turn::There(self.clone()));
                 }
                 return;
             }
