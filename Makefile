@@ -5,7 +5,7 @@ WASMTIME := .odeon/bench/bin/wasmtime
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 export ODEON_WASMTIME := $(abspath $(WASMTIME))
 
-.PHONY: up down build guests test bench bench-speed bench-host bench-contenders bench-smoke bench-runtime bench-density setup fmt lint
+.PHONY: up down build guests test bench bench-speed bench-host bench-flame bench-contenders bench-smoke bench-runtime bench-density setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -44,6 +44,11 @@ bench-speed: build bench-contenders
 bench-host: build bench-contenders
 	env -u RUST_BACKTRACE target/release/odeon-bench host --guest target/guests/wasm32-wasip2/release/work_rust.wasm \
 		--wasmtime $(WASMTIME) --workerd .odeon/bench/node_modules/.bin/workerd --page docs/benchmarks/host.md
+
+# Where the CPU time of a small request goes, into docs/benchmarks/request.svg.
+bench-flame: build bench-contenders
+	@tools/setup flame
+	env -u RUST_BACKTRACE target/release/odeon-bench flame --guest target/guests/wasm32-wasip2/release/work_rust.wasm --svg docs/benchmarks/request.svg
 
 # By hand, and of no use but to be compared with.
 bench-contenders: setup

@@ -5,6 +5,7 @@
 //! metrics, limits and signatures on. The result is a page in `docs/benchmarks/`.
 
 mod density;
+mod flame;
 mod host;
 mod load;
 mod page;
@@ -98,6 +99,15 @@ enum What {
         #[arg(long)]
         only: Vec<String>,
     },
+    /// Where a host's CPU time goes while it answers small requests, as a flame graph.
+    Flame {
+        /// The component, `work-rust`.
+        #[arg(long)]
+        guest: PathBuf,
+        /// Where the picture is written, as SVG.
+        #[arg(long)]
+        svg: PathBuf,
+    },
     /// Compiles and signs one project: the process whose time and memory `speed` measures.
     #[command(hide = true)]
     CompileProject {
@@ -166,6 +176,10 @@ async fn run(what: What) -> anyhow::Result<ExitCode> {
                 page::say(&text);
             }
             Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        What::Flame { guest, svg } => {
+            std::fs::write(svg, flame::measure(&guest).await?)?;
+            Ok(ExitCode::SUCCESS)
         }
         What::Smoke { wasmtime, page } => {
             let publish = publish::measure().await?;
