@@ -6,7 +6,7 @@
 //! interrupts the other cores. The clock is an epoch: a thread raises it every [`TICK_MS`], and a guest that notices yields.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::scheduler::{Begin, Scheduler};
 use crate::wasi::Wasi;
@@ -160,12 +160,16 @@ fn config(wasi: Wasi) -> wasmtime::Result<Config> {
 fn start_clock(engines: [&wasmtime::Engine; 2], scheduler: Scheduler) -> wasmtime::Result<()> {
     let engines = engines.map(wasmtime::Engine::weak);
     std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || {
+        let mut tick = Instant::now();
         while let [Some(p2), Some(p3)] = engines.each_ref().map(wasmtime::EngineWeak::upgrade) {
-            p2.increment_epoch();
-            p3.increment_epoch();
-            scheduler.tick();
+            if Instant::now() >= tick {
+                p2.increment_epoch();
+                p3.increment_epoch();
+                tick = Instant::now() + Duration::from_millis(TICK_MS);
+            }
             drop((p2, p3));
-            std::thread::sleep(Duration::from_millis(TICK_MS));
+            let look = scheduler.look().unwrap_or(Duration::MAX);
+            std::thread::sleep(tick.saturating_duration_since(Instant::now()).min(look));
         }
     })?;
     Ok(())

@@ -23,10 +23,14 @@ const OVERTAKEN_ALONE_NS_MAX: Nanos = 20_000_000;
 
 /// CPU time by which an app may be ahead of its share and still begin without being queued, in nanoseconds: what others
 /// have in slices it has in many short runs, and few wake-ups.
-const AHEAD_NS_MAX: Nanos = 500_000;
+const AHEAD_NS_MAX: Nanos = 200_000;
 
 /// Apps that are looked at for something that is wanted, in the order in which they would be next.
 const LOOK_AT_MAX: usize = 64;
+
+/// CPU time by which virtual time may go ahead of runs that have not ended, in nanoseconds. As long as an operation that
+/// nothing interrupts may last; and a bound, because the network may hold a run up that is taken to go on.
+const FORESEEN_NS_MAX: Nanos = 50_000_000;
 
 /// Virtual time, in nanoseconds of an app that has a whole core.
 type Virtual = u64;
@@ -155,11 +159,7 @@ impl<T> Fair<T> {
         {
             self.settle(id, now);
         }
-        let front_is_wanted = |(_, id): &&(Virtual, FlowId)| {
-            let front = self.flows.get(id).and_then(|flow| flow.waiting.front());
-            front.is_some_and(|(item, _)| is_wanted(item))
-        };
-        let Some(&(_, id)) = self.eligible.iter().take(LOOK_AT_MAX).find(front_is_wanted) else {
+        let Some((_, id)) = self.first_wanted(&self.eligible, is_wanted) else {
             return Next::Wait(self.throttled.first().map(|&(until, _)| until));
         };
         let Some(flow) = self.flows.get_mut(&id) else { return Next::Wait(None) };
@@ -172,10 +172,27 @@ impl<T> Fair<T> {
         Next::Run(item, Advance(advance))
     }
 
-    /// Lets virtual time go on for runs that last long and have not ended, so that others get their turn meanwhile.
+    /// Lets virtual time go on for runs that have not ended, so that others get their turn meanwhile.
     pub(super) fn foresee(&mut self, used: Nanos) {
+        let used = used.min(FORESEEN_NS_MAX.saturating_sub(self.foreseen_ns));
         self.foreseen_ns += used;
         self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
+    }
+
+    /// CPU time of others after which the first app that is wanted and ahead of its share is owed something again.
+    pub(super) fn until_owed(&self, is_wanted: impl Fn(&T) -> bool) -> Option<Nanos> {
+        let (start, _) = self.first_wanted(&self.early, is_wanted)?;
+        Some(start.saturating_sub(self.virtual_now).saturating_mul(self.weight) / 1_000)
+    }
+
+    fn first_wanted(
+        &self,
+        set: &BTreeSet<(Virtual, FlowId)>,
+        is_wanted: impl Fn(&T) -> bool,
+    ) -> Option<(Virtual, FlowId)> {
+        let front = |id: &FlowId| self.flows.get(id).and_then(|flow| flow.waiting.front());
+        let mut looked_at = set.iter().take(LOOK_AT_MAX);
+        looked_at.find(|(_, id)| front(id).is_some_and(|(item, _)| is_wanted(item))).copied()
     }
 
     /// Whether no guest waits that might run now.

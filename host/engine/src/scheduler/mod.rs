@@ -4,7 +4,7 @@
 //! as much as a small request. When its app is not owed anything while others compete, it waits there for its turn. It
 //! leaves for the guests' own threads ([`task`]) when a slice is over. Those threads run under the network's priority, so
 //! that no guest holds up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when
-//! a guests' thread is free, and at each tick of the clock, because that thread may be busy for longer than a slice.
+//! a guests' thread is free, and by the clock, because that thread may be busy for longer than a slice.
 //! What an app uses, here or there, its account ([`cpu`]) is charged with; past its burst it waits, and is never ended.
 //!
 //! What must stay true: while nobody competes, a request pays a few atomic operations and no lock; a guest lets go of
@@ -40,8 +40,8 @@ const GUEST_NICE: i32 = 10;
 /// operation, such as filling all of its memory, and a spare thread runs somebody else beside it. Longer than a slice
 /// lasts when the network takes most of the core.
 const OVERRUN_MS: u64 = 10;
-/// From here on a guest's run counts while it lasts, in nanoseconds: those who wait on connections get their turns beside it.
-const LONG_NS: Nanos = 2_000_000;
+/// Least time between two looks whether somebody who waits on a connection is owed a turn, in nanoseconds.
+const LOOK_NS_MIN: Nanos = 150_000;
 /// How long a guests' thread waits before it looks again whether the engine is gone, in milliseconds.
 const IDLE_MS_MAX: u64 = 200;
 
@@ -63,8 +63,8 @@ struct Shared {
     running: Box<[AtomicU64]>,
     /// Guests that are queued, or run elsewhere than on a connection's task. While it is 0 nobody competes.
     competing: AtomicUsize,
-    /// When the clock ticked last.
-    ticked: AtomicU64,
+    /// When the clock looked last.
+    looked: AtomicU64,
     /// Where a guest begins.
     begin: Begin,
     origin: Instant,
@@ -124,7 +124,7 @@ impl Scheduler {
             cpus,
             running: (0..cpus * 2).map(|_| AtomicU64::new(0)).collect(),
             competing: AtomicUsize::new(0),
-            ticked: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
             begin,
             origin: Instant::now(),
         };
@@ -147,17 +147,20 @@ impl Scheduler {
     }
 
     /// Gives turns to guests that wait on connections, and wakes a spare thread where a guest overruns: to be called at every
-    /// tick of the guests' clock.
-    pub(crate) fn tick(&self) {
-        let running = self.shared.running.iter().filter(|since| since.load(Ordering::Relaxed) > 0).count();
+    /// tick of the guests' clock, and in between after the time that this says.
+    pub(crate) fn look(&self) -> Option<Duration> {
+        let running = self.shared.running();
         if self.competing() <= running {
-            return; // nobody waits
+            self.shared.looked.store(self.shared.now(), Ordering::Relaxed);
+            return None; // nobody waits
         }
-        self.shared.foresee();
+        self.shared.foresee(running);
         while self.shared.give_turn_here() {}
         if self.shared.free_cpus() > 0 {
             self.shared.pushed.notify_one();
         }
+        let owed = self.shared.fair().until_owed(Turn::is_here)?;
+        Some(Duration::from_nanos((owed / running.max(1) as u64).max(LOOK_NS_MIN)))
     }
 
     /// Guests that wait for a CPU or have one of the guests' threads.
@@ -221,15 +224,16 @@ impl Shared {
         }
     }
 
-    /// Counts what guests have used that run for long, and have not ended.
-    fn foresee(&self) {
+    /// Threads that run a guest.
+    fn running(&self) -> usize {
+        self.running.iter().filter(|since| since.load(Ordering::Relaxed) > 0).count()
+    }
+
+    /// Counts what guests use that run now, since the last look.
+    fn foresee(&self, running: usize) {
         let now = self.now();
-        let since_tick = now.saturating_sub(self.ticked.swap(now, Ordering::Relaxed)).min(LONG_NS);
-        let begun = self.running.iter().map(|since| since.load(Ordering::Relaxed));
-        let long = begun.filter(|since| *since > 0 && now.saturating_sub(*since) > LONG_NS).count() as u64;
-        if long > 0 {
-            self.fair().foresee(long * since_tick);
-        }
+        let since = now.saturating_sub(self.looked.swap(now, Ordering::Relaxed));
+        self.fair().foresee(running as u64 * since);
     }
 
     /// A guest had a turn on its connection's task.

@@ -2,7 +2,7 @@
 //!
 //! Some CPUs take guests from [`Fair`] as the guests' threads do, and let each run for a slice at most. Guests compute
 //! for ever, or answer requests of a given length, one after another; those on connections run there when it is their
-//! turn, and take the first CPU from whatever runs on it. Time moves from event to event, and to each tick of the clock.
+//! turn, and take the first CPU from whatever runs on it. Time moves from event to event, and to each look of the clock.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -46,12 +46,23 @@ struct Simulation {
     /// Guests that ask again later.
     resting: BTreeMap<(Nanos, usize), ()>,
     now: Nanos,
+    /// When the clock looked, and when it will.
+    looked: Nanos,
+    look: Nanos,
 }
 
 impl Simulation {
     fn new(cpus: usize) -> Self {
         let cpus = (0..cpus).map(|_| None).collect();
-        Self { fair: Fair::default(), guests: Vec::new(), cpus, resting: BTreeMap::new(), now: 0 }
+        Self {
+            fair: Fair::default(),
+            guests: Vec::new(),
+            cpus,
+            resting: BTreeMap::new(),
+            now: 0,
+            looked: 0,
+            look: TICK,
+        }
     }
 
     /// Adds guests of one app.
@@ -77,7 +88,7 @@ impl Simulation {
 
     fn run_until(&mut self, end: Nanos) {
         while self.now < end {
-            let mut wake = end.min((self.now / TICK + 1) * TICK);
+            let mut wake = end.min(self.look);
             for at in 0..self.cpus.len() {
                 while self.cpus[at].is_none() {
                     match self.fair.next(self.now) {
@@ -98,8 +109,8 @@ impl Simulation {
             let busy = self.cpus.iter().flatten().map(|&(.., until)| until).min();
             let rested = self.resting.first_key_value().map(|(&(at, _), ())| at);
             self.now = [busy, rested].into_iter().flatten().fold(wake, Nanos::min).max(self.now);
-            if self.now.is_multiple_of(TICK) {
-                self.tick();
+            if self.now >= self.look {
+                self.look();
             }
             self.end_slices();
             while let Some((&(at, guest), ())) = self.resting.first_key_value()
@@ -113,14 +124,16 @@ impl Simulation {
     }
 
     /// What the engine's clock does.
-    fn tick(&mut self) {
-        let long =
-            self.cpus.iter().flatten().filter(|&&(_, _, since, _)| self.now > since + super::LONG_NS).count();
-        self.fair.foresee(long as u64 * TICK);
+    fn look(&mut self) {
+        let running = self.cpus.iter().flatten().count() as u64;
+        self.fair.foresee(running * (self.now - self.looked));
+        self.looked = self.now;
         while let Next::Run(guest, advance) = self.fair.next_if(self.now, |&guest| self.guests[guest].is_here)
         {
             self.run_here(guest, Some(advance));
         }
+        let owed = self.fair.until_owed(|&guest| self.guests[guest].is_here).unwrap_or(TICK);
+        self.look = self.now + (owed / running.max(1)).clamp(super::LOOK_NS_MIN, TICK);
     }
 
     /// A request comes in.
@@ -320,7 +333,7 @@ fn an_operation_that_nothing_interrupts_holds_up_requests_for_a_few_ticks_only()
     let begun = sim.now;
     sim.run_until(begun + 4_000 * MS);
     let longest = sim.longest(&victim);
-    assert!(longest <= 4 * 60 * US * 3 + super::LONG_NS + 4 * TICK, "{longest}");
+    assert!(longest <= 4 * 60 * US * 3 + 4 * TICK, "{longest}");
     for (name, app) in [("victim", &victim), ("stuck", &stuck)] {
         let fair = sim.now / 3;
         assert!(app.used_ns() + 40 * MS >= fair / 2, "{name}: {} of {fair}", app.used_ns());
