@@ -19,4 +19,5 @@ mod watch;
 pub use body::{ReceiveError, Received, Sending};
 pub use limits::Limits;
 pub use problem::problem;
-pub use server::{Stop, serve, serve_each};
+pub use server::{Stop, serve, serve_connection, serve_each};
+pub use watch::Socket;

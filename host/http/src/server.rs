@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ use crate::body::{Received, Sending};
 use crate::limits::{self, Codes, Limits};
 use crate::peers::Peers;
 use crate::problem::problem;
-use crate::watch::{Begun, Verdict, Watch, Watched, Watches};
+use crate::watch::{Begun, Socket, Verdict, Watch, Watched, Watches};
 
 /// Wait after a failed accept, in milliseconds: out of descriptors, some must close first.
 const ACCEPT_PAUSE_MS: u64 = 10;
@@ -126,6 +126,28 @@ where
     }
 }
 
+/// Serves one connection that somebody else accepted, until it has ended, and looks at it as [`serve`] does.
+pub async fn serve_connection<S, A, F, B>(limits: Limits, socket: S, peer: SocketAddr, answer: A)
+where
+    S: Socket,
+    A: Fn(Request<Received>, SocketAddr) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut watches = Watches::default();
+    let connection = Connection { limits, peer, watch: watches.add(limits), builder: builder().into() };
+    let mut driven = pin!(connection.drive(socket, answer));
+    let mut looks = tokio::time::interval(Duration::from_millis(limits::LOOK_MS));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = &mut driven => return,
+            _ = looks.tick() => watches.look(),
+        };
+    }
+}
+
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // No timer for heads: see `watch`.
@@ -154,8 +176,9 @@ struct Connection {
 }
 
 impl Connection {
-    async fn drive<A, F, B>(self, socket: TcpStream, answer: A)
+    async fn drive<S, A, F, B>(self, socket: S, answer: A)
     where
+        S: Socket,
         A: Fn(Request<Received>, SocketAddr) -> F,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes> + Send + Unpin + 'static,

@@ -13,11 +13,12 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::limits::{
     ABANDONED_MAX, CONTROL_BYTES_MAX, GRACE_S_MAX, HEAD_BYTES_MAX, Limits, READ_BYTES_PER_S_MIN,
@@ -276,22 +277,37 @@ impl Drop for Begun {
     }
 }
 
+/// What a connection is made of.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// What was written and not sent yet is not sent any more once this is dropped.
+    fn forget_unsent(&self) {}
+}
+
+impl Socket for TcpStream {
+    /// What a client does not read would stay with the kernel, which goes on trying for minutes.
+    fn forget_unsent(&self) {
+        let _ = self.set_zero_linger();
+    }
+}
+
+/// Bytes in memory, for whoever tries the server without a network.
+impl Socket for DuplexStream {}
+
 /// A socket that tells its watch.
-pub(crate) struct Watched {
-    pub(crate) socket: TcpStream,
+pub(crate) struct Watched<S: Socket> {
+    pub(crate) socket: S,
     pub(crate) watch: Arc<Watch>,
 }
 
-impl Drop for Watched {
-    /// What a client does not read would stay with the kernel, which goes on trying for minutes.
+impl<S: Socket> Drop for Watched<S> {
     fn drop(&mut self) {
         if matches!(self.watch.order(), Verdict::Close(_)) {
-            let _ = self.socket.set_zero_linger();
+            self.socket.forget_unsent();
         }
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: Socket> AsyncRead for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -306,7 +322,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: Socket> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

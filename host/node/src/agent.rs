@@ -9,16 +9,14 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use async_nats::Client;
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
-use odeon_capabilities::Settings;
 use odeon_protocol::bucket::{self, News};
-use odeon_protocol::secrets::Place;
 use odeon_protocol::{
     AppId, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus, Serving,
-    SettingValue, Signed, TrustedKeys, subjects,
+    Signed, TrustedKeys, subjects,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::Host;
 use crate::apps::Served;
+use crate::desired::Reader;
 use crate::events;
 use crate::loader::{FETCH_PAUSE_MS, FETCH_TRIES_MAX, blocking};
 use crate::timers::AppTimers;
@@ -54,7 +53,7 @@ const QUEUE_MAX: usize = 1_024;
 /// What the agent knows.
 pub(crate) struct Agent {
     host: Arc<Host>,
-    trusted: TrustedKeys,
+    reader: Reader,
     incarnation: String,
     loads: Semaphore,
     known: Mutex<BTreeMap<AppId, DesiredApp>>,
@@ -101,9 +100,11 @@ impl Statuses {
 
 impl Agent {
     pub(crate) fn new(host: Arc<Host>, trusted: TrustedKeys) -> Arc<Self> {
+        let (organization, stage) = (host.settings.organization.clone(), host.settings.stage.clone());
+        let reader = Reader { organization, stage, trusted, secrets: host.secrets.clone() };
         Arc::new(Self {
             host,
-            trusted,
+            reader,
             incarnation: uuid::Uuid::new_v4().to_string(),
             loads: Semaphore::new(LOADS_AT_ONCE),
             known: Mutex::default(),
@@ -164,17 +165,13 @@ impl Agent {
 
     /// Desired state, if it is sealed and meant for this stage.
     fn open(&self, sealed: Signed<DesiredApp>) -> Option<(DesiredApp, Signed<DesiredApp>)> {
-        let here = &self.host.settings;
-        match sealed.open(&self.trusted) {
-            Ok(desired) if desired.stage == here.stage && desired.organization == here.organization => {
-                return Some((desired, sealed));
+        match self.reader.open(&sealed) {
+            Ok(desired) => Some((desired, sealed)),
+            Err(error) => {
+                warn!("{:#}", anyhow::Error::new(error));
+                None
             }
-            Ok(desired) => {
-                warn!(app = %desired.app, stage = %desired.stage, "desired state of another stage refused")
-            }
-            Err(error) => warn!("desired state refused: {error}"),
         }
-        None
     }
 
     /// Acts on desired state that was checked, if it is news; `sealed` when it is not on the disk yet.
@@ -292,9 +289,7 @@ impl Agent {
         serving: &Serving,
         is_new: bool,
     ) -> Result<Served> {
-        let claim = serving.claim.open(&self.trusted).context("the claim of the component")?;
-        let here = &self.host.settings;
-        ensure!(claim.app == *app && claim.organization == here.organization, "the claim is another app's");
+        let claim = self.reader.claim(app, &serving.claim)?;
         let (loader, placement) = (&self.host.loader, self.host.loader.place());
         let artefacts = [loader.artefact(&claim).clone(), claim.wasm.clone()];
         self.artefacts.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), artefacts);
@@ -316,7 +311,7 @@ impl Agent {
             account: self.host.accounts.open(app, &serving.limits),
             requests: self.host.metrics.requests_of(&serving.name.to_string()),
             egress: self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned()),
-            settings: Arc::new(self.settings(app, &serving.settings)?),
+            settings: Arc::new(self.reader.settings(app, &serving.settings)?),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),
             handlers: serving.handlers.clone(),
             publishes: serving.publishes,
@@ -327,22 +322,6 @@ impl Agent {
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
             unload: CancellationToken::new(),
         })
-    }
-
-    /// The settings of an app in clear.
-    fn settings(&self, app: &AppId, values: &BTreeMap<String, SettingValue>) -> Result<Settings> {
-        let here = &self.host.settings;
-        let open = |(name, value): (&String, &SettingValue)| {
-            let value = match value {
-                SettingValue::Plain(value) => value.clone(),
-                SettingValue::Secret(secret) => {
-                    let place = Place { organization: &here.organization, stage: &here.stage, app, name };
-                    self.host.secrets.open(place, secret)?
-                }
-            };
-            Ok((name.clone(), value))
-        };
-        values.iter().map(open).collect()
     }
 
     /// Whoever is told that this host is ready may send a request at once: the login must be here by then.

@@ -8,7 +8,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use odeon_engine::{App, Engine, Fits, artefact};
+use odeon_capabilities::Granted;
+use odeon_engine::{App, Engine, Fits, Linkers, artefact};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::json;
 
@@ -25,23 +26,50 @@ pub const REFUSED: u8 = 2;
 #[derive(Debug)]
 pub struct Refused(pub String);
 
+/// Makes native code of components, without limits of its own.
+pub struct Compiler {
+    engine: Engine,
+    linkers: Linkers<Granted>,
+}
+
+impl Compiler {
+    /// A compiler for what hosts run and give to apps.
+    pub fn new() -> Result<Self> {
+        let engine = Engine::for_compiling().map_err(to_anyhow)?;
+        let linkers = odeon_capabilities::linkers(&engine).map_err(to_anyhow)?;
+        Ok(Self { engine, linkers })
+    }
+
+    /// Native code of a component, or why it is refused.
+    pub fn compile(&self, bytes: &[u8]) -> Result<Result<Vec<u8>, Refused>> {
+        let component = match artefact::component(&self.engine, bytes) {
+            Ok(component) => component,
+            Err(error) => return Ok(Err(Refused(format!("the component cannot be compiled: {error:#}")))),
+        };
+        if let Err(error) = App::link(&self.engine, &self.linkers, &component) {
+            return Ok(Err(Refused(format!("the component does not fit this host: {error:#}"))));
+        }
+        component.serialize().map(Ok).map_err(to_anyhow)
+    }
+
+    /// What the native code is for.
+    pub fn fits(&self) -> Fits {
+        self.engine.fits()
+    }
+}
+
 /// What the child does. The answer for standard output, or why the component is refused.
 pub fn compile(input: &Path, output: &Path) -> Result<Result<String, Refused>> {
     limit(Resource::Cpu, CPU_S_MAX)?;
     limit(Resource::As, ADDRESS_BYTES_MAX)?;
     let bytes = std::fs::read(input).with_context(|| format!("read {}", input.display()))?;
-    let engine = Engine::for_compiling().map_err(to_anyhow)?;
-    let component = match artefact::component(&engine, &bytes) {
-        Ok(component) => component,
-        Err(error) => return Ok(Err(Refused(format!("the component cannot be compiled: {error:#}")))),
+    let compiler = Compiler::new()?;
+    let native = match compiler.compile(&bytes)? {
+        Ok(native) => native,
+        Err(refused) => return Ok(Err(refused)),
     };
-    let linkers = odeon_capabilities::linkers(&engine).map_err(to_anyhow)?;
-    if let Err(error) = App::link(&engine, &linkers, &component) {
-        return Ok(Err(Refused(format!("the component does not fit this host: {error:#}"))));
-    }
-    let native = component.serialize().map_err(to_anyhow)?;
     std::fs::write(output, native).with_context(|| format!("write {}", output.display()))?;
-    let Fits { target, engine } = engine.fits();
+    let Fits { target, engine } = compiler.fits();
     Ok(Ok(json!({ "target": target, "engine": engine }).to_string()))
 }
 

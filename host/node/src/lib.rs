@@ -1,7 +1,7 @@
 //! A host: one process that runs many apps of a stage.
 //!
 //! Map: [`ingress`] takes requests, [`apps`] finds who answers, [`accounts`] what it may use, [`agent`] brings the host to its desired
-//! state, [`loader`] loads and unloads their code from [`native`] files, [`memory`] watches how much there is, [`state`] is its disk, [`logins`] its way to databases, [`timers`] and [`events`] start what runs by itself,
+//! state, [`desired`] says what it takes of what it hears, [`loader`] loads and unloads their code from [`native`] files, [`memory`] watches how much there is, [`state`] is its disk, [`logins`] its way to databases, [`timers`] and [`events`] start what runs by itself,
 //! through [`triggers`], [`peers`] knows the hosts of other apps, [`logs`] and [`metrics`] are what it says, [`admin`]
 //! how it is asked, [`compile`] the child that makes native code.
 //!
@@ -13,7 +13,10 @@ mod admin;
 mod agent;
 mod apps;
 pub mod compile;
+mod desired;
 mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ingress;
 mod loader;
 mod logins;

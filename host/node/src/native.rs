@@ -40,22 +40,23 @@ const MODE_FORBIDDEN: u32 = 0o7222;
 type Seal = Hmac<Sha256>;
 
 /// The sealed files.
-pub(crate) struct NativeFiles {
+pub struct NativeFiles {
     state: Dir,
     key: Seal,
     fits: Fits,
 }
 
 /// Native code that can be used.
-pub(crate) struct Mapped {
-    pub(crate) component: Component,
+pub struct Mapped {
+    /// The code.
+    pub component: Component,
     /// Bytes of its file.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 /// Why there is no code.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Absent {
+pub enum Absent {
     /// It was never here, or was trimmed.
     Missing,
     /// What was here was refused, and is removed.
@@ -64,7 +65,7 @@ pub(crate) enum Absent {
 
 impl NativeFiles {
     /// Opens them with the host's key, which is made at the first start.
-    pub(crate) fn open(state: &Dir, engine: &Engine) -> Result<Self> {
+    pub fn open(state: &Dir, engine: &Engine) -> Result<Self> {
         let state = state.try_clone().context("open the state folder again")?;
         let key = match read_key(&state) {
             Some(key) => key,
@@ -81,7 +82,7 @@ impl NativeFiles {
 
     /// Maps the code of `digest`, after its seal was checked. Code that its own digest vouches for, because that is the
     /// one a claim has signed, is sealed anew: a host that lost its key needs nobody to go on.
-    pub(crate) fn load(&self, engine: &Engine, digest: &Digest) -> Result<Mapped, Absent> {
+    pub fn load(&self, engine: &Engine, digest: &Digest) -> Result<Mapped, Absent> {
         match self.load_sealed(engine, digest) {
             Err(Absent::Refused(why)) => {
                 let signed = self.signed_content(digest);
@@ -125,7 +126,7 @@ impl NativeFiles {
     }
 
     /// Seals code and stores it; the caller has compared it with a signed digest, or has just made it.
-    pub(crate) fn put(&self, digest: &Digest, code: &[u8]) -> Result<()> {
+    pub fn put(&self, digest: &Digest, code: &[u8]) -> Result<()> {
         let mut seal = self.begin(digest, code.len() as u64);
         seal.update(code);
         let name = path(digest);

@@ -24,7 +24,7 @@ const UNUSED_BYTES_MAX: u64 = 4 << 30;
 /// The folders inside.
 const FOLDERS: [&str; 4] = ["objects", FOLDER_NATIVE, "desired", "logins"];
 /// Holds native code, sealed by this host.
-pub(crate) const FOLDER_NATIVE: &str = "native";
+pub const FOLDER_NATIVE: &str = "native";
 /// Ends the name of a file that is being written.
 pub(crate) const UNFINISHED: &str = ".new";
 

@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use odeon_capabilities::timers::{Error, Wake};
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::timers::{LEASE_MS, Timer, TimerState, TimerStep};
-use odeon_protocol::{AppId, HostId, subjects};
+use odeon_protocol::{AppId, HostId, Revision, subjects};
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
@@ -38,13 +38,37 @@ pub(crate) struct AppTimers {
     planned: Vec<Planned>,
 }
 
-struct Planned {
+/// A timer whose schedule was read.
+pub struct Planned {
     timer: Timer,
     cron: Option<croner::Cron>,
 }
 
 impl Planned {
-    fn next(&self, after_ms: i64) -> Option<i64> {
+    /// Reads the schedule; one that cannot be read is told, and the timer runs when it is woken only.
+    pub fn new(app: &AppId, timer: &Timer) -> Self {
+        let cron = timer.schedule.as_deref().and_then(|pattern| match pattern.parse() {
+            Ok(cron) => Some(cron),
+            Err(error) => {
+                warn!(%app, timer = timer.name, "the schedule `{pattern}` cannot be read: {error}");
+                None
+            }
+        });
+        Self { timer: timer.clone(), cron }
+    }
+
+    /// What `host` does about it at `now_ms`.
+    pub fn step(
+        &self,
+        state: Option<&TimerState>,
+        (host, revision): (&HostId, Revision),
+        now_ms: i64,
+    ) -> TimerStep {
+        self.timer.step(state, (host, revision), now_ms, |after| self.next(after))
+    }
+
+    /// The first time of the schedule after `after_ms`.
+    pub fn next(&self, after_ms: i64) -> Option<i64> {
         let after = DateTime::<Utc>::from_timestamp_millis(after_ms)?;
         let next = self.cron.as_ref()?.find_next_occurrence(&after, false).ok()?;
         Some(next.timestamp_millis())
@@ -53,17 +77,8 @@ impl Planned {
 
 impl AppTimers {
     pub(crate) fn new(app: &AppId, client: &Arc<OnceCell<Client>>, timers: &[Timer]) -> Self {
-        let planned = timers.iter().map(|timer| {
-            let cron = timer.schedule.as_deref().and_then(|pattern| match pattern.parse() {
-                Ok(cron) => Some(cron),
-                Err(error) => {
-                    warn!(%app, timer = timer.name, "the schedule `{pattern}` cannot be read: {error}");
-                    None
-                }
-            });
-            Planned { timer: timer.clone(), cron }
-        });
-        Self { app: app.clone(), client: client.clone(), planned: planned.collect() }
+        let planned = timers.iter().map(|timer| Planned::new(app, timer)).collect();
+        Self { app: app.clone(), client: client.clone(), planned }
     }
 }
 
@@ -140,7 +155,7 @@ async fn follow(client: Client, known: Arc<Mutex<BTreeMap<String, TimerState>>>)
 }
 
 fn step(host: &HostId, served: &Served, planned: &Planned, state: Option<&TimerState>) -> TimerStep {
-    planned.timer.step(state, (host, served.revision), now_ms(), |after| planned.next(after))
+    planned.step(state, (host, served.revision), now_ms())
 }
 
 /// Writes what is due, and runs the timer if that is ours now.

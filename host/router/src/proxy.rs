@@ -20,7 +20,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use odeon_http::limits::CLIENT_IDLE_S_MAX;
 use odeon_http::{ReceiveError, Received, problem};
@@ -66,11 +66,11 @@ pub struct Backend {
     pub address: Arc<str>,
 }
 
-/// The proxy.
-pub struct Proxy {
+/// The proxy; `C` connects it to hosts.
+pub struct Proxy<C = HttpConnector> {
     routes: RwLock<HashMap<String, Route>>,
     hosts: Mutex<HashMap<Arc<str>, Arc<HostLoad>>>,
-    client: Client<HttpConnector, SentBody>,
+    client: Client<C, SentBody>,
     places: Arc<Semaphore>,
     app_requests_max: usize,
     pub(crate) metrics: Metrics,
@@ -122,6 +122,13 @@ impl Proxy {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(CONNECT_S_MAX)));
+        Self::over(connector, requests_max, app_requests_max)
+    }
+}
+
+impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
+    /// A proxy that reaches hosts through `connector`, which bounds how long connecting may take.
+    pub fn over(connector: C, requests_max: usize, app_requests_max: usize) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)

@@ -1,7 +1,7 @@
 //! `odeon:sql`: an app's own database, the same for compiled and hand-written apps.
 //!
 //! [`wire`] watches the protocol below the client library, [`pool`] keeps connections within a budget,
-//! [`session`] is one request's use of a connection, [`values`] converts values.
+//! [`session`] is one request's use of a connection, [`statement`] what happens on it, [`values`] converts values.
 //!
 //! Why tokio-postgres and not sqlx, which the Platform uses: a guest chooses its statements, so the host must
 //! refuse a row before it is buffered and must see the transaction state that the server reports. Both
@@ -9,6 +9,7 @@
 
 pub mod pool;
 pub mod session;
+pub mod statement;
 pub mod values;
 pub mod wire;
 
