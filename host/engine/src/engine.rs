@@ -76,22 +76,19 @@ pub struct Engine {
 impl Engine {
     /// Makes the engines and starts their clock, which ends with the last clone of this.
     pub fn new(settings: EngineSettings) -> wasmtime::Result<Self> {
-        let pooled = |wasi| {
-            let mut config = config(wasi)?;
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(&settings, wasi)));
-            wasmtime::Engine::new(&config)
-        };
-        let (p2, p3) = (pooled(Wasi::P2)?, pooled(Wasi::P3)?);
+        let (p2, p3) = (pooled(&settings, Wasi::P2)?, pooled(&settings, Wasi::P3)?);
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let scheduler = Scheduler::start(cpus, settings.begin)?;
         start_clock([&p2, &p3], scheduler.clone())?;
         Ok(Self { p2, p3, scheduler })
     }
 
-    /// Engines that only compile: they reserve nothing.
+    /// Engines that only compile. They have pools of one instance, which say what an instance may have: what no host would
+    /// load is not compiled either.
     pub fn for_compiling() -> wasmtime::Result<Self> {
-        let engine = |wasi| wasmtime::Engine::new(&config(wasi)?);
-        Ok(Self { p2: engine(Wasi::P2)?, p3: engine(Wasi::P3)?, scheduler: Scheduler::without_threads() })
+        let one = EngineSettings { instances_max: 1, ..EngineSettings::default() };
+        let (p2, p3) = (pooled(&one, Wasi::P2)?, pooled(&one, Wasi::P3)?);
+        Ok(Self { p2, p3, scheduler: Scheduler::without_threads() })
     }
 
     /// What native code must have been made for.
@@ -115,6 +112,13 @@ impl Engine {
             Wasi::P3 => &self.p3,
         }
     }
+}
+
+/// An engine whose instances come from a pool.
+fn pooled(settings: &EngineSettings, wasi: Wasi) -> wasmtime::Result<wasmtime::Engine> {
+    let mut config = config(wasi)?;
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings, wasi)));
+    wasmtime::Engine::new(&config)
 }
 
 fn pool(settings: &EngineSettings, wasi: Wasi) -> PoolingAllocationConfig {

@@ -15,8 +15,8 @@ use serde_json::json;
 
 /// CPU time of the child, in seconds.
 const CPU_S_MAX: u64 = 60;
-/// Address space of the child, in bytes.
-const ADDRESS_BYTES_MAX: u64 = 8 << 30;
+/// Address space of the child, in bytes: a third of it is that of the one instance which says what an instance may have.
+const ADDRESS_BYTES_MAX: u64 = 12 << 30;
 /// How long a host waits for the child, in seconds.
 const WALL_S_MAX: u64 = 120;
 /// Exit status that says: the component is at fault.
@@ -96,4 +96,32 @@ fn limit(resource: Resource, most: u64) -> Result<()> {
 
 pub(crate) fn to_anyhow(error: odeon_engine::wasmtime::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A component around a core module that has so many memories, of so many pages.
+    fn with_memories(memories: u8, pages: u8) -> Vec<u8> {
+        let mut module = b"\0asm\x01\0\0\0".to_vec();
+        module.extend([5, 1 + 2 * memories, memories]);
+        module.extend((0..memories).flat_map(|_| [0, pages]));
+        let mut component = b"\0asm\x0d\0\x01\0".to_vec();
+        component.extend([1, u8::try_from(module.len()).unwrap()]);
+        component.extend(module);
+        component.extend([2, 4, 1, 0, 0, 0]); // an instance of it
+        component
+    }
+
+    #[test]
+    fn what_no_host_would_load_is_not_compiled() {
+        let compiler = Compiler::new().unwrap();
+        let refused = |bytes: &[u8]| compiler.compile(bytes).unwrap().unwrap_err().0;
+        let why = refused(&with_memories(2, 1));
+        assert!(why.contains("cannot be compiled") && why.contains("memories"), "{why}");
+        // A control: this one compiles, and is no app.
+        let why = refused(&with_memories(1, 1));
+        assert!(why.contains("does not fit this host"), "{why}");
+    }
 }
