@@ -42,6 +42,8 @@ pub(crate) struct AppTimers {
 pub struct Planned {
     timer: Timer,
     cron: Option<croner::Cron>,
+    /// What the schedule said last: the next time after this one. It is asked each second.
+    said: Mutex<Option<(i64, Option<i64>)>>,
 }
 
 impl Planned {
@@ -54,7 +56,7 @@ impl Planned {
                 None
             }
         });
-        Self { timer: timer.clone(), cron }
+        Self { timer: timer.clone(), cron, said: Mutex::default() }
     }
 
     /// What `host` does about it at `now_ms`.
@@ -69,9 +71,18 @@ impl Planned {
 
     /// The first time of the schedule after `after_ms`.
     pub fn next(&self, after_ms: i64) -> Option<i64> {
+        let cron = self.cron.as_ref()?;
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((from_ms, next_ms)) = *said
+            && after_ms >= from_ms
+            && next_ms.is_none_or(|next_ms| after_ms < next_ms)
+        {
+            return next_ms;
+        }
         let after = DateTime::<Utc>::from_timestamp_millis(after_ms)?;
-        let next = self.cron.as_ref()?.find_next_occurrence(&after, false).ok()?;
-        Some(next.timestamp_millis())
+        let next_ms = cron.find_next_occurrence(&after, false).ok().map(|next| next.timestamp_millis());
+        *said = Some((after_ms, next_ms));
+        next_ms
     }
 }
 

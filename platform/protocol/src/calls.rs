@@ -16,7 +16,7 @@ pub const DEPTH_MAX: u32 = 8;
 /// How long a service action may take, in seconds, as in ODC.
 pub const CALL_S_MAX: u64 = 100;
 /// How long a call is good for, in milliseconds: on its way, not while it runs.
-const GOOD_MS: i64 = 30_000;
+const GOOD_MS: u64 = 30_000;
 
 /// Who calls what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +61,7 @@ impl Call {
         if call.path != path {
             return Err(CallError::Path);
         }
-        if (now_ms - call.at_ms).abs() > GOOD_MS {
+        if now_ms.abs_diff(call.at_ms) > GOOD_MS {
             return Err(CallError::Late);
         }
         Ok(call)
@@ -88,12 +88,14 @@ mod tests {
         let header = call.seal(&key("test"));
         assert!(header.is_ascii() && !header.contains("services"));
         let open = |header: &str, stage, path, now_ms| Call::open(header, &key(stage), path, now_ms);
-        assert_eq!(open(&header, "test", "/A/services/Get", 1_020_000), Ok(call));
+        assert_eq!(open(&header, "test", "/A/services/Get", 1_020_000), Ok(call.clone()));
         assert_eq!(open(&header, "production", "/A/services/Get", 1_000_000), Err(CallError::Stranger));
         assert_eq!(open(&header, "test", "/A/services/Set", 1_000_000), Err(CallError::Path));
         for now_ms in [969_000, 1_031_000] {
             assert_eq!(open(&header, "test", "/A/services/Get", now_ms), Err(CallError::Late));
         }
+        let old = Call { at_ms: i64::MIN, ..call }.seal(&key("test"));
+        assert_eq!(open(&old, "test", "/A/services/Get", i64::MAX), Err(CallError::Late));
         for broken in ["", "AAAA", &header[1..]] {
             assert_eq!(open(broken, "test", "/A/services/Get", 1_000_000), Err(CallError::Stranger));
         }

@@ -15,6 +15,8 @@ pub const LEASE_MS: i64 = 30_000;
 pub const RETRIES_MAX: u32 = 3;
 /// Waits before these tries, in milliseconds.
 pub const RETRY_WAITS_MS: [i64; RETRIES_MAX as usize] = [5_000, 30_000, 120_000];
+/// How far the clocks of two hosts of a stage may be apart, in milliseconds.
+const SKEW_MS: i64 = LEASE_MS;
 /// Longest message that is kept of a failed run, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1_000;
 
@@ -102,7 +104,8 @@ impl Timer {
         });
         let before = state.clone();
         if let Some(run) = &state.run {
-            if run.lease_ms > now {
+            // A lease that ends later than a host could have given it keeps nobody away.
+            if run.lease_ms > now && run.lease_ms.saturating_sub(now) <= LEASE_MS + SKEW_MS {
                 return TimerStep::Wait;
             }
             let lost = format!("host {} ran it and was not heard of again", run.host);
@@ -118,6 +121,8 @@ impl Timer {
             // What is due stays due: a timer may be woken before anybody has looked at it.
             state.next_ms = state.next_ms.filter(|due| *due <= now).or_else(|| next(now));
             state.tries = 0;
+        } else if !state.next_ms.is_some_and(|due| is_planned(due, now, &next)) {
+            state.next_ms = next(now);
         }
         if state.revision != revision {
             state.revision = revision;
@@ -127,7 +132,7 @@ impl Timer {
         }
         if state.next_ms.is_some_and(|due| due <= now) {
             state.next_ms = None;
-            state.tries += 1;
+            state.tries = state.tries.saturating_add(1);
             state.run = Some(TimerRun { host: host.clone(), started_ms: now, lease_ms: now + LEASE_MS });
             return TimerStep::Run(state);
         }
@@ -139,6 +144,12 @@ impl Timer {
         let woken = state.and_then(|state| state.woken_ms);
         self.deactivated_ms.is_none_or(|since| woken.is_some_and(|woken| woken >= since))
     }
+}
+
+/// Whether some host would have planned a run for then: because it is due, is tried again, or is the schedule's next.
+fn is_planned(due: i64, now: i64, next: impl Fn(i64) -> Option<i64>) -> bool {
+    let again = RETRY_WAITS_MS.into_iter().max().unwrap_or(0);
+    due <= now + again + SKEW_MS || next(now + SKEW_MS).is_some_and(|next| due <= next)
 }
 
 impl TimerState {
@@ -314,6 +325,43 @@ mod tests {
         let woken = TimerState::default().woken(5);
         let running = runs(timer(false).step(Some(&woken), (&host("a"), Revision(1)), 6, hourly));
         assert_eq!(running.ended(Ok(()), 7, hourly).next_ms, Some(HOUR));
+    }
+
+    #[test]
+    fn from_any_state_a_timer_comes_to_its_next_run() {
+        let (timer, a) = (timer(false), host("a"));
+        let idle = TimerState {
+            revision: Revision(1),
+            schedule: timer.schedule.clone(),
+            next_ms: Some(HOUR),
+            ..TimerState::default()
+        };
+        let lease = |lease_ms| {
+            let run = TimerRun { host: host("b"), started_ms: 0, lease_ms };
+            TimerState { run: Some(run), next_ms: None, ..idle.clone() }
+        };
+        // A control: what a host planned is left as it is, also by one whose clock is behind.
+        for state in [&idle, &lease(LEASE_MS), &lease(LEASE_MS + SKEW_MS)] {
+            assert_eq!(timer.step(Some(state), (&a, Revision(1)), 0, hourly), TimerStep::Wait, "{state:?}");
+        }
+        let ahead = TimerState { next_ms: Some(2 * HOUR), ..idle.clone() };
+        assert_eq!(timer.step(Some(&ahead), (&a, Revision(1)), HOUR - SKEW_MS, hourly), TimerStep::Wait);
+        let odd = [
+            lease(LEASE_MS + SKEW_MS + 1),
+            lease(i64::MAX),
+            TimerState { next_ms: Some(HOUR + 1), ..idle.clone() },
+            TimerState { next_ms: Some(i64::MAX), tries: u32::MAX, ..idle.clone() },
+            TimerState { next_ms: None, ..idle.clone() },
+        ];
+        for state in odd {
+            let TimerStep::Write(planned) = timer.step(Some(&state), (&a, Revision(1)), 0, hourly) else {
+                panic!("{state:?}")
+            };
+            assert!(planned.run.is_none() && planned.next_ms.is_some_and(|next| next <= HOUR), "{planned:?}");
+        }
+        let tired = TimerState { next_ms: Some(0), tries: u32::MAX, ..idle };
+        let tired = runs(timer.step(Some(&tired), (&a, Revision(1)), 0, hourly));
+        assert_eq!(tired.ended(Err("no".into()), 1, hourly).next_ms, Some(HOUR), "it was tried often enough");
     }
 
     #[test]
