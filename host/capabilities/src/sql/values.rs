@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use std::fmt::Write as _;
 
 use bytes::{BufMut as _, BytesMut};
-use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta};
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveTime, TimeDelta};
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type};
 
 use super::{Error, Value};
@@ -53,7 +53,7 @@ impl Parameter {
             }
             Value::Date(days) => {
                 let date = NaiveDate::default().checked_add_signed(TimeDelta::days(days.into()));
-                Some(date.ok_or_else(|| out_of_range("date"))?.to_string().into_bytes())
+                Some(calendar(date.ok_or_else(|| out_of_range("date"))?, None).into_bytes())
             }
             Value::Time(micros) => {
                 let micros = u64::try_from(micros).ok().filter(|micros| *micros < 86_400_000_000);
@@ -66,10 +66,19 @@ impl Parameter {
             Value::Timestamp(micros) => {
                 let at =
                     DateTime::from_timestamp_micros(micros).ok_or_else(|| out_of_range("date and time"))?;
-                Some(at.naive_utc().to_string().into_bytes())
+                Some(calendar(at.date_naive(), Some(at.time())).into_bytes())
             }
         }))
     }
+}
+
+/// A date as the server reads it: it takes no sign, and counts the years before the first backwards.
+fn calendar(date: NaiveDate, time: Option<NaiveTime>) -> String {
+    let (is_after, year) = date.year_ce();
+    let (month, day) = (date.month(), date.day());
+    let time = time.map_or_else(String::new, |time| format!(" {time}"));
+    let era = if is_after { "" } else { " BC" };
+    format!("{year:04}-{month:02}-{day:02}{time}{era}")
 }
 
 impl ToSql for Parameter {
@@ -170,11 +179,12 @@ fn numeric(bytes: &[u8]) -> Option<String> {
     let digit = |at: i32| -> Option<u16> {
         let index = i32::from(weight) - at; // the digit of weight `at` stands there
         match usize::try_from(index) {
-            Ok(index) if index < usize::from(count) => field(4 + index),
+            Ok(index) if index < usize::from(count) => field(4 + index).filter(|digit| *digit < 10_000),
             Ok(_) | Err(_) => Some(0),
         }
     };
-    let mut text = String::new();
+    let whole = usize::try_from(weight).map_or(4, |weight| 4 + weight * 4);
+    let mut text = String::with_capacity(2 + whole + usize::from(scale).next_multiple_of(4)); // it may be 200 kB
     if sign == NEGATIVE {
         text.push('-');
     }
@@ -224,12 +234,31 @@ mod tests {
             "79228162514264337593543950336"[..].trim(),
         );
         check(&[1], 1, false, 0, "10000");
+        assert_eq!(
+            numeric(&encode_numeric(&[1], i16::MAX, true, u16::MAX)).unwrap().len(),
+            2 + 131_069 + 65_535
+        );
+        assert_eq!(numeric(&encode_numeric(&[10_000], 0, false, 0)), None, "no digit of a server");
     }
 
     #[test]
     fn times_without_a_calendar_are_refused() {
         assert!(matches!(Parameter::encode(0, Value::Timestamp(i64::MAX)), Err(Error::Invalid(_))));
         assert!(matches!(Parameter::encode(1, Value::Time(-1)), Err(Error::Invalid(_))));
-        assert_eq!(Parameter::encode(0, Value::Date(0)).unwrap().0.unwrap(), b"1970-01-01");
+    }
+
+    #[test]
+    fn dates_are_written_as_the_server_reads_them() {
+        let check = |value, expect: &str| {
+            assert_eq!(String::from_utf8(Parameter::encode(0, value).unwrap().0.unwrap()).unwrap(), expect);
+        };
+        check(Value::Date(0), "1970-01-01");
+        check(Value::Date(2_932_896), "9999-12-31");
+        check(Value::Date(2_932_897), "10000-01-01");
+        check(Value::Date(-719_162), "0001-01-01");
+        check(Value::Date(-719_163), "0001-12-31 BC");
+        check(Value::Timestamp(-1), "1969-12-31 23:59:59.999999");
+        check(Value::Timestamp(-719_163 * 86_400_000_000), "0001-12-31 00:00:00 BC");
+        check(Value::Timestamp(2_932_897 * 86_400_000_000), "10000-01-01 00:00:00");
     }
 }
