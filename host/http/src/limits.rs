@@ -68,6 +68,8 @@ pub struct Codes {
     pub headers: &'static str,
     /// The request names more than one host.
     pub host: &'static str,
+    /// The request asks for a tunnel.
+    pub tunnel: &'static str,
 }
 
 /// For users, who may be anybody.
@@ -77,7 +79,12 @@ pub const USERS: Limits = Limits {
     head_s_max: 10,
     idle_s_max: 60,
     life_s_max: 3_600,
-    codes: Codes { url: "OS-RTR-41401", headers: "OS-RTR-43101", host: "OS-RTR-40002" },
+    codes: Codes {
+        url: "OS-RTR-41401",
+        headers: "OS-RTR-43101",
+        host: "OS-RTR-40002",
+        tunnel: "OS-RTR-50101",
+    },
 };
 
 /// For routers and other hosts, which keep connections for later: they drop theirs before we do
@@ -88,7 +95,12 @@ pub const HOSTS: Limits = Limits {
     head_s_max: 60,
     idle_s_max: 60,
     life_s_max: 24 * 3_600,
-    codes: Codes { url: "OS-BERT-41401", headers: "OS-BERT-43101", host: "OS-BERT-40002" },
+    codes: Codes {
+        url: "OS-BERT-41401",
+        headers: "OS-BERT-43101",
+        host: "OS-BERT-40002",
+        tunnel: "OS-BERT-50101",
+    },
 };
 
 /// How long those who ask a listener with [`HOSTS`] keep an idle connection, in seconds.

@@ -238,6 +238,11 @@ struct Refusal {
 
 /// Says why a request is not answered, if it is not. What HTTP/1 alone breaks, hyper has refused before.
 fn refuses(request: &Request<Incoming>, codes: Codes) -> Option<Refusal> {
+    // Its target is a server, whatever its path says, and we are no proxy to others: passed on, it would be a tunnel there.
+    if request.method() == Method::CONNECT {
+        let detail = "tunnels are not given".to_owned();
+        return Some(Refusal { status: StatusCode::NOT_IMPLEMENTED, code: codes.tunnel, detail });
+    }
     let url = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     if url > limits::URL_BYTES_MAX {
         let detail = format!("a path with its query may have {} bytes", limits::URL_BYTES_MAX);

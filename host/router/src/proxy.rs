@@ -54,6 +54,9 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
+/// What only hosts may say.
+const OF_HOSTS: [&str; 4] = [CALL, TRIGGER, USER, NOT_SERVED];
+
 /// The body of a request on its way through.
 type SentBody = BoxBody<Bytes, ReceiveError>;
 /// The body of a response on its way through.
@@ -299,7 +302,7 @@ impl hyper::body::Body for Lent {
     ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
         self.back = None;
         match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx),
+            Some(body) => Pin::new(body).poll_frame(cx).map_ok(without_ours),
             None => Poll::Ready(None),
         }
     }
@@ -311,6 +314,16 @@ impl hyper::body::Body for Lent {
     fn size_hint(&self) -> SizeHint {
         self.body.as_ref().map_or_else(SizeHint::default, Received::size_hint)
     }
+}
+
+/// Trailers say as little of hosts as headers do.
+fn without_ours(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        for ours in OF_HOSTS {
+            trailers.remove(ours);
+        }
+    }
+    frame
 }
 
 impl Drop for Lent {
@@ -381,8 +394,8 @@ fn prepare(headers: &mut HeaderMap, uri: &Uri, id: &str, peer: SocketAddr) {
         .filter_map(|name| name.trim().parse().ok())
         .collect();
     HOP_BY_HOP.iter().chain(&named).for_each(|name| while headers.remove(name).is_some() {});
-    for ours in [CALL, TRIGGER, USER, NOT_SERVED] {
-        headers.remove(ours); // hosts' to say
+    for ours in OF_HOSTS {
+        headers.remove(ours);
     }
     if !headers.contains_key(header::HOST)
         && let Some(host) =
@@ -448,4 +461,22 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
         ),
     };
     problem(status, code, &detail, id).map(|body| body.map_err(|never| match never {}).boxed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_say_nothing_of_hosts() {
+        let mut trailers = HeaderMap::new();
+        for name in OF_HOSTS.into_iter().chain(["x-sum"]) {
+            trailers.append(name, HeaderValue::from_static("x"));
+            trailers.append(name, HeaderValue::from_static("y"));
+        }
+        let passed = without_ours(Frame::trailers(trailers)).into_trailers().unwrap();
+        assert_eq!(passed.len(), 2, "{passed:?}");
+        assert!(passed.contains_key("x-sum"));
+        assert_eq!(without_ours(Frame::data(Bytes::from_static(b"body"))).into_data().unwrap(), "body");
+    }
 }

@@ -196,6 +196,24 @@ async fn a_request_carries_its_id_and_no_header_of_this_hop() {
 }
 
 #[tokio::test]
+async fn a_tunnel_goes_to_no_host() {
+    let host = FakeHost::start(Behaviour::Echo).await;
+    let router = Router::to(&[&host.address]).await;
+    let raw = async |method: &str| {
+        let mut stream = TcpStream::connect(router.url.trim_start_matches("http://")).await.unwrap();
+        let request = format!("{method} /Shop/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = raw("CONNECT").await;
+    assert!(answer.starts_with("HTTP/1.1 501") && answer.contains("OS-RTR-50101"), "{answer}");
+    assert_eq!(host.requests(), 0);
+    assert!(raw("GET").await.starts_with("HTTP/1.1 200"), "a control");
+}
+
+#[tokio::test]
 async fn an_app_that_does_not_answer_leaves_room_for_others() {
     const APP_REQUESTS_MAX: usize = 4;
     let (silent, host) = (FakeHost::start(Behaviour::Silent).await, FakeHost::start(Behaviour::Echo).await);
