@@ -5,7 +5,7 @@ WASMTIME := .odeon/bench/bin/wasmtime
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 export ODEON_WASMTIME := $(abspath $(WASMTIME))
 
-.PHONY: up down build guests test bench bench-speed bench-host bench-flame bench-contenders bench-smoke bench-runtime bench-density setup fmt lint
+.PHONY: up down build guests test bench bench-speed bench-host bench-flame bench-contenders bench-smoke bench-runtime bench-density fuzz fuzz-build fuzz-smoke setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -70,7 +70,23 @@ bench-runtime: build
 bench-density: build guests
 	env -u RUST_BACKTRACE target/release/odeon-bench density --page docs/benchmarks/density.md
 
-# What is built for Wasm is no member of the workspace, so it is linted by name.
+# Each fuzz target for a minute. Fails when one of them finds something, and says which input it was.
+fuzz-smoke: fuzz-build
+	$(FUZZ) smoke
+
+# One of them for longer: make fuzz TARGET=sql_rows SECONDS=3600
+fuzz: fuzz-build
+	$(FUZZ) run $(TARGET) $(SECONDS)
+
+FUZZ := target/fuzz/build/x86_64-unknown-linux-gnu/release/odeon-fuzz
+
+# With a target named, build scripts and macros are told apart from what is instrumented.
+fuzz-build: setup
+	@tools/setup fuzz
+	RUSTC_WRAPPER=$(abspath tests/fuzz/instrument) cargo build --release --target x86_64-unknown-linux-gnu \
+		--manifest-path tests/fuzz/Cargo.toml --target-dir target/fuzz/build
+
+# What is built for Wasm, compared with or fuzzed is no member of the workspace, so it is linted by name.
 lint: setup
 	cargo fmt --all --check
 	cargo fmt --manifest-path platform/oml-runtime/Cargo.toml --check
@@ -82,6 +98,7 @@ lint: setup
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml --check
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-unknown-unknown --manifest-path platform/oml-runtime/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests -- -D warnings
@@ -89,6 +106,8 @@ lint: setup
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/hostile/guest/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/wasi/p2/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/wasi/p3/Cargo.toml --target-dir target/guests -- -D warnings
+	@tools/setup fuzz
+	cargo clippy --manifest-path tests/fuzz/Cargo.toml --target-dir target -- -D warnings
 
 fmt:
 	cargo fmt --all
@@ -101,6 +120,7 @@ fmt:
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml
 	cargo fmt --manifest-path tests/bench/guests/work-rust/Cargo.toml
 	cargo fmt --manifest-path tests/bench/peers/expenses-axum/Cargo.toml
+	cargo fmt --manifest-path tests/fuzz/Cargo.toml
 
 setup:
 	@tools/setup

@@ -15,8 +15,8 @@ use serde_json::json;
 
 /// CPU time of the child, in seconds.
 const CPU_S_MAX: u64 = 60;
-/// Address space of the child, in bytes: a third of it is that of the one instance which says what an instance may have.
-const ADDRESS_BYTES_MAX: u64 = 12 << 30;
+/// Address space of the child, in bytes: half of it is that of the instances, one for each WASI, which say what one may have.
+const ADDRESS_BYTES_MAX: u64 = 16 << 30;
 /// How long a host waits for the child, in seconds.
 const WALL_S_MAX: u64 = 120;
 /// Exit status that says: the component is at fault.

@@ -20,8 +20,8 @@ const RUN_S: u64 = 3_600;
 const MEMORY_MIB_MAX: u64 = 2_048;
 /// Largest piece of memory that a target may ask for at once, in MiB: no input is worth more.
 const PIECE_MIB_MAX: u64 = 512;
-/// Where a failed target's words are, from its end: lines that are shown.
-const LINES_SHOWN: usize = 30;
+/// Lines that are shown of what a failed target said, from where it says what went wrong.
+const LINES_SHOWN: usize = 12;
 
 type Outcome<T> = Result<T, String>;
 
@@ -101,8 +101,9 @@ fn run(target: &Target, seconds: u64) -> Outcome<()> {
         return Ok(());
     }
     println!("{summary}, FAILED ({status})");
-    let lines: Vec<_> = said.lines().collect();
-    let shown = lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n");
+    let is_told = |line: &&str| line.contains("panicked at") || line.contains("ERROR: libFuzzer");
+    let shown: Vec<_> = said.lines().skip_while(|line| !is_told(line)).take(LINES_SHOWN).collect();
+    let shown = shown.join("\n");
     let found = said.lines().filter_map(|line| line.split_once("Test unit written to ")).next_back();
     let again = match found {
         Some((_, file)) => {

@@ -47,9 +47,9 @@ fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     HOST.get_or_init(|| {
         let compiler = Compiler::new().expect("start the compiler");
-        // Limits of one instance are those of hosts; only the number of instances is not.
-        let engine =
-            Engine::new(EngineSettings { instances_max: 1, ..EngineSettings::default() }).expect("an engine");
+        // What an instance may have is as on hosts; only the number of instances is not.
+        let settings = EngineSettings { instances_max: 4, ..EngineSettings::default() };
+        let engine = Engine::new(settings).expect("start the engine");
         let linker = odeon_capabilities::linker(&engine).expect("link the capabilities");
         let folder = folder();
         fs::create_dir(folder.path().join(FOLDER_NATIVE)).expect("make a folder");
