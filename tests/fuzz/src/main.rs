@@ -84,8 +84,8 @@ fn run(target: &Target, seconds: u64) -> Outcome<()> {
         .map_err(|error| format!("start {}: {error}", program.display()))?;
     let said = String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()).into_owned();
     let count = |name: &str| {
-        let lines = said.lines().filter_map(|line| line.strip_prefix(name));
-        lines.last().map_or("?", str::trim).to_owned()
+        let mut lines = said.lines().filter_map(|line| line.strip_prefix(name));
+        lines.next_back().map_or("?", str::trim).to_owned()
     };
     let coverage = said.lines().filter_map(|line| line.split_once(" cov: ")).next_back();
     let coverage = coverage.and_then(|(_, rest)| rest.split_whitespace().next()).unwrap_or("?");

@@ -177,7 +177,9 @@ fn keep(limits: &Limits) {
     if let Some(held) = account.try_admit(limits.instance_memory_bytes_max) {
         assert!(held.bytes() <= limits.memory_bytes_max);
     }
-    drop(Semaphore::new(limits.instances_max as usize));
+    assert!(
+        Semaphore::new(limits.instances_max as usize).available_permits() == limits.instances_max as usize
+    );
     let wall = Duration::from_millis(limits.request_wall_ms_max);
     assert!(wall.as_millis() == u128::from(limits.request_wall_ms_max));
 }

@@ -357,7 +357,14 @@ fn bytes_of(rows: &Rows) -> u64 {
         .map(|value| match value {
             Value::Decimal(text) | Value::Text(text) => text.capacity(),
             Value::Bytes(bytes) => bytes.capacity(),
-            _ => 0,
+            Value::Null
+            | Value::Boolean(_)
+            | Value::Int32(_)
+            | Value::Int64(_)
+            | Value::Float64(_)
+            | Value::Date(_)
+            | Value::Time(_)
+            | Value::Timestamp(_) => 0,
         })
         .sum();
     (held + rows.values.len() * size_of::<Value>()) as u64
