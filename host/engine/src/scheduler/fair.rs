@@ -23,7 +23,7 @@ const OVERTAKEN_ALONE_NS_MAX: Nanos = 20_000_000;
 
 /// CPU time by which an app may be ahead of its share and still begin without being queued, in nanoseconds: what others
 /// have in slices it has in many short runs, and few wake-ups.
-const AHEAD_NS_MAX: Nanos = 200_000;
+const AHEAD_NS_MAX: Nanos = 500_000;
 
 /// Apps that are looked at for something that is wanted, in the order in which they would be next.
 const LOOK_AT_MAX: usize = 64;
