@@ -151,8 +151,10 @@ impl Postgres {
             let sql = format!("create database {name} owner {owner}");
             client.batch_execute(&sql).await.with_context(|| format!("create the database {name}"))?;
         }
+        // What comes with a server is open to every role, and nobody hardens it.
         let sql = format!(
-            "revoke all on database {name} from public; revoke connect on database postgres from public"
+            "revoke all on database {name} from public; revoke connect on database postgres from public; \
+             revoke connect on database template1 from public"
         );
         client.batch_execute(&sql).await.with_context(|| format!("close the database {name} to others"))
     }
