@@ -13,11 +13,12 @@ const STATEMENTS: [&str; 7] = [
     "grant all on database {database} to {admin}",
     "revoke create on schema public from public",
     "grant create, usage on schema public to {admin}",
-    // Settings and locks that others would feel.
+    // Settings and locks that others would feel, and what is behind the views below.
     "do $$ declare f regprocedure; begin \
        for f in select p.oid::regprocedure from pg_proc p join pg_namespace n on n.oid = p.pronamespace \
          where n.nspname = 'pg_catalog' and (p.proname in ('set_config', 'pg_notify', 'pg_sleep', 'pg_sleep_for', 'pg_sleep_until', \
-           'pg_cancel_backend', 'pg_terminate_backend', 'query_to_xml', 'database_to_xml', 'schema_to_xml') \
+           'pg_cancel_backend', 'pg_terminate_backend', 'query_to_xml', 'database_to_xml', 'schema_to_xml', \
+           'pg_stat_get_activity', 'pg_show_all_settings', 'pg_logical_emit_message', 'pg_export_snapshot') \
            or p.proname like 'pg\\_%advisory%' or p.proname like 'lo\\_%' or p.proname in ('loread', 'lowrite')) \
        loop execute format('revoke execute on function %s from public', f); \
             execute format('grant execute on function %s to {admin}', f); end loop; end $$",
