@@ -2,7 +2,8 @@
 //! says to each.
 //!
 //! The statements go through the session of a request with the login of a real app, as a guest's do. The control runs each
-//! as the superuser, where it must work: so it is the defence that refuses, and not a mistake in the statement.
+//! as the superuser, or on a connection without that session, where it must work: so it is the defence that refuses, and
+//! not a mistake in the statement.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -14,6 +15,10 @@ use odeon_capabilities::sql::session::Session;
 use odeon_capabilities::sql::{Error, Value, said};
 use odeon_hostile::Beside;
 use odeon_tests::Installation;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, NoTls};
+
+use Control::{Bare, Own, Superuser};
 
 /// The same login for everybody.
 #[derive(Clone)]
@@ -40,8 +45,17 @@ struct Stage {
 struct Attempt {
     what: &'static str,
     statements: Vec<String>,
-    /// The superuser can: it fails for want of a right.
-    control: bool,
+    control: Control,
+}
+
+/// Where an attempt succeeds.
+enum Control {
+    /// As the superuser, in a transaction that is undone: it fails for want of a right.
+    Superuser,
+    /// The same outside of a transaction; what it does is undone by this.
+    Bare(&'static str),
+    /// With the app's own login, outside of a session: it has the right, and the session refuses.
+    Own(&'static str),
 }
 
 impl Stage {
@@ -75,14 +89,15 @@ impl Stage {
     fn attempts(&self) -> Vec<Attempt> {
         let (schema, login, owner) = (&self.schema, &self.login, self.owner.trim_matches('"'));
         let table = format!("\"{schema}\".\"Expense\"");
-        let one =
-            |what, statement: &str| Attempt { what, statements: vec![statement.to_owned()], control: true };
-        let without_control = |what, statement: &str| Attempt { control: false, ..one(what, statement) };
-        let two = |what, first: String, second: String| Attempt {
+        let attempt = |what, statements: &[&str], control| Attempt {
             what,
-            statements: vec![first, second],
-            control: true,
+            statements: statements.iter().map(|statement| (*statement).to_owned()).collect(),
+            control,
         };
+        let one = |what, statement: &str| attempt(what, &[statement], Superuser);
+        let two = |what, first: &str, second: &str| attempt(what, &[first, second], Superuser);
+        let bare = |what, statement: &str, undo| attempt(what, &[statement], Bare(undo));
+        let own = |what, statement: &str, undo| attempt(what, &[statement], Own(undo));
         let read = format!("select count(*) from {table}");
         vec![
             one("read a table", &read),
@@ -97,16 +112,19 @@ impl Stage {
             one("be the owner of its tables", &format!("set role \"{owner}\"")),
             one("be another session", &format!("set session authorization \"{login}\"")),
             one("be it in a block", &format!("do $$ begin execute 'set role \"{login}\"'; end $$")),
-            two("reset the role and read", "reset role".into(), read.clone()),
-            two("reset everything and read", "reset all".into(), read.clone()),
+            two("reset the role and read", "reset role", &read),
+            two("reset everything and read", "reset all", &read),
+            two("be nobody and read", "set local role none", &read),
+            two("discard all and read", "deallocate all", &read),
             two(
                 "turn the search path and read",
-                format!("set search_path to \"{schema}\""),
-                "select count(*) from \"Expense\"".into(),
+                &format!("set search_path to \"{schema}\""),
+                "select count(*) from \"Expense\"",
             ),
             one("turn it by a function", &format!("select set_config('search_path', '{schema}', false)")),
-            without_control("say two statements at once", &format!("select 1; {read}")),
-            without_control("copy a table out", &format!("copy {table} to stdout")),
+            own("say two statements at once", "select 1; select 2", "select 1"),
+            bare("copy a table out", &format!("copy {table} to stdout"), "select 1"),
+            own("copy its own rows out", "copy (select 1) to stdout", "select 1"),
             one("copy to a program", "copy (select 1) to program 'true'"),
             one("copy to a file of the server", "copy (select 1) to '/dev/null'"),
             one("read a file of the server", "select length(pg_read_file('PG_VERSION'))::int8"),
@@ -134,15 +152,36 @@ impl Stage {
                 "make a language",
                 "create function t() returns int language c as '$libdir/plpgsql', 'plpgsql_call_handler'",
             ),
-            without_control("make an extension that dials", "create extension dblink"),
-            without_control("make a database", "create database t"),
-            without_control("change the server", "alter system set work_mem = '1GB'"),
-            without_control(
+            one("make an extension that dials", "create extension dblink"),
+            one("make one that reads other servers", "create extension postgres_fdw"),
+            one("make one that reads files", "create extension file_fdw"),
+            one("make one that is trusted", "create extension hstore"),
+            one("make a wrapper for other servers", "create foreign data wrapper t"),
+            bare("make a database", "create database t", "drop database t"),
+            bare("change the server", "alter system set work_mem = '1GB'", "alter system reset work_mem"),
+            bare(
                 "subscribe to another server",
-                "create subscription t connection 'host=127.0.0.1' publication p",
+                "create subscription t connection 'host=127.0.0.1' publication p with (connect = false)",
+                "alter subscription t set (slot_name = none); drop subscription t",
             ),
-            without_control("leave a transaction behind", "prepare transaction 't'"),
-            without_control("end the host's transaction", "commit"),
+            one("write what replicas would read", "select pg_logical_emit_message(true, 't', 't')::text"),
+            one("see the settings by their function", "select count(*) from pg_show_all_settings()"),
+            one("see what others do by its function", "select count(*) from pg_stat_get_activity(null)"),
+            one("read the large objects of others", "select count(*) from pg_largeobject"),
+            one("look at a file", "select size from pg_stat_file('PG_VERSION')"),
+            one("read the logins of all apps", "select count(*) from odeon.apps"),
+            one("be another revision", "update odeon.apps set revision = 1"),
+            own("end the host's transaction", "commit", "select 1"),
+            own(
+                "give its role another setting",
+                "alter role current_user set work_mem = '1GB'",
+                "alter role current_user reset work_mem",
+            ),
+            own(
+                "do it in a block, where no tag tells",
+                "do $$ begin alter role current_user set work_mem = '1GB'; end $$",
+                "alter role current_user reset work_mem",
+            ),
         ]
     }
 }
@@ -168,8 +207,17 @@ async fn attempt(login: &Login, statements: &[String]) -> Result<(), Error> {
             break;
         }
     }
-    session.abandon().await; // a superuser's success is undone
+    session.abandon().await;
     ended
+}
+
+/// The same without a session: nobody watches, and each statement is permanent at once.
+async fn bare(login: &Login) -> Result<Client, tokio_postgres::Error> {
+    let mut config = Config::new();
+    config.host(&login.host).port(login.port).dbname(&login.database);
+    let (client, connection) = config.user(&login.user).password(&login.password).connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,12 +226,94 @@ async fn an_app_reaches_nothing_but_its_own_schema() {
     let beside = Beside::start(stage.site.url("development", "/Expenses/rest/Expenses/List"));
     for Attempt { what, statements, control } in stage.attempts() {
         let error = attempt(&stage.attacker, &statements).await.expect_err(what);
-        assert!(matches!(error, Error::Denied(_) | Error::Invalid(_)), "{what}: {error:?}");
-        if control {
-            let able = attempt(&stage.superuser, &statements).await;
-            assert!(able.is_ok(), "{what}: the attempt is a mistake: {}", said(&able.unwrap_err()));
-            assert!(matches!(error, Error::Denied(_)) || statements.len() > 1, "{what}: {error:?}");
+        let is_refused =
+            matches!(error, Error::Denied(_) | Error::Invalid(_)) || said(&error).starts_with("COPY");
+        assert!(is_refused, "{what}: {error:?}");
+        let (login, undo) = match control {
+            Superuser => {
+                assert!(matches!(error, Error::Denied(_)) || statements.len() > 1, "{what}: {error:?}");
+                (&stage.superuser, "rollback")
+            }
+            Bare(undo) => (&stage.superuser, undo),
+            Own(undo) => (&stage.attacker, undo),
+        };
+        let client = bare(login).await.unwrap();
+        let first = if undo == "rollback" { "begin" } else { "select 1" };
+        for statement in
+            [first].into_iter().chain(statements.iter().map(String::as_str)).chain(undo.split("; "))
+        {
+            // COPY wants somebody to take the rows.
+            let done = match statement.ends_with("to stdout") {
+                true => client.copy_out(statement).await.map(drop),
+                false => client.batch_execute(statement).await,
+            };
+            done.unwrap_or_else(|error| panic!("{what}: the attempt is a mistake: {statement}: {error:?}"));
         }
     }
+    nothing_outlives_a_session(&stage.attacker).await;
+    a_login_opens_one_door(&stage).await;
+    what_is_no_text_is_refused(&stage.attacker).await;
     assert!(beside.stop().await > 0);
+}
+
+/// A statement outside of a transaction is permanent when it has run: there it must not run.
+async fn nothing_outlives_a_session(login: &Login) {
+    const SETTINGS: &str =
+        "select array_to_string(rolconfig, ' ') from pg_roles where rolname = current_user";
+    const CHANGE: &str = "alter role current_user set work_mem = '1GB'";
+    let before = one(&session(login), SETTINGS).await;
+    let here = session(login);
+    let error = here.query(CHANGE, Vec::new()).await.expect_err("it is permanent");
+    assert!(said(&error).contains("read-only"), "{error:?}");
+    // What would let it: the setting is gone with its connection, before the next statement.
+    here.query("set default_transaction_read_only = off", Vec::new()).await.unwrap();
+    here.query(CHANGE, Vec::new()).await.expect_err("it is permanent after another statement");
+    let both =
+        "do $$ begin set transaction_read_only = off; alter role current_user set work_mem = '1GB'; end $$";
+    here.query(both, Vec::new()).await.expect_err("it is permanent in a block");
+    // In a transaction it runs, and is undone before the guest could commit.
+    here.execute("set session characteristics as transaction read write", Vec::new()).await.unwrap();
+    let error = here.execute(CHANGE, Vec::new()).await.expect_err("it would be permanent");
+    assert!(matches!(error, Error::Denied(_)), "{error:?}");
+    here.commit().await.unwrap();
+    here.query(CHANGE, Vec::new()).await.expect_err("nothing of the transaction is left");
+    assert_eq!(one(&session(login), SETTINGS).await, before);
+    let control = bare(login).await.unwrap();
+    control.batch_execute(CHANGE).await.unwrap();
+    assert_ne!(one(&session(login), SETTINGS).await, before, "the role may do it, and nobody stopped it");
+    control.batch_execute("alter role current_user reset work_mem").await.unwrap();
+}
+
+/// A password is good for one role and one database.
+async fn a_login_opens_one_door(stage: &Stage) {
+    let mine = &stage.attacker;
+    assert!(bare(mine).await.is_ok());
+    let of = |user: &str| Login { user: user.to_owned(), ..mine.clone() };
+    let into = |database: &str| Login { database: database.to_owned(), ..mine.clone() };
+    let others =
+        [&stage.login, stage.owner.trim_matches('"'), "odeon_super", "odeon_platform", "stage_development"];
+    for (what, login, code) in others.iter().map(|user| (*user, of(user), SqlState::INVALID_PASSWORD)).chain(
+        ["platform", "stage_test", "stage_production", "postgres", "template1"]
+            .map(|database| (database, into(database), SqlState::INSUFFICIENT_PRIVILEGE)),
+    ) {
+        let error = bare(&login).await.map(drop).expect_err(what);
+        assert_eq!(error.code(), Some(&code), "{what}: {error:?}");
+    }
+    for database in ["platform", "stage_test", "stage_production", "postgres", "template1"] {
+        let control = Login { database: database.to_owned(), ..stage.superuser.clone() };
+        assert!(bare(&control).await.is_ok(), "{database} is there");
+    }
+    // The session of an app says where it goes: no app names a server, a role or a database.
+}
+
+/// PostgreSQL takes no NUL in a text; a guest's text is UTF-8 when it comes to a session.
+async fn what_is_no_text_is_refused(login: &Login) {
+    let session = session(login);
+    let error = session.query("select $1::text", vec![Value::Text("a\0b".into())]).await.expect_err("a NUL");
+    assert!(matches!(error, Error::Invalid(_)), "{error:?}");
+    session.query("select 'a\0b'", Vec::new()).await.expect_err("a NUL in a statement");
+    let error = session.query("select convert_from($1, 'UTF8')", vec![Value::Bytes(vec![0xff, 0xfe])]).await;
+    assert!(matches!(error, Err(Error::Invalid(_))), "{error:?}");
+    let control = session.query("select $1::text", vec![Value::Text("a\u{ffff}b".into())]).await.unwrap();
+    assert!(matches!(control.values.as_slice(), [Value::Text(text)] if text.len() == 5));
 }

@@ -38,8 +38,9 @@ const STATEMENTS_MAX: usize = 128;
 const CANCELS_MAX: u32 = 10;
 /// How long a cancelled statement may take to end before it is asked again, in milliseconds.
 const CANCEL_PAUSE_MS: u64 = 500;
-/// The server looks once a second, in milliseconds, whether whoever asked is still there.
-const CHECK_CALLER: &str = "-c client_connection_check_interval=1000";
+/// Settings of a connection. The server looks once a second, in milliseconds, whether whoever asked is still there.
+/// Statements outside of a transaction only read.
+const OPTIONS: &str = "-c client_connection_check_interval=1000 -c default_transaction_read_only=on";
 
 /// How an app logs in. Debug output hides the password.
 #[derive(Clone)]
@@ -246,7 +247,7 @@ impl Connection {
                 .password(&login.password)
                 .dbname(&login.database)
                 .application_name("odeon-app")
-                .options(CHECK_CALLER);
+                .options(OPTIONS);
             let connected = config.connect_raw(Watched::new(stream, watch.clone()), NoTls).await;
             let (client, connection) = connected.map_err(|error| {
                 let login = error.code().is_some_and(|code| {

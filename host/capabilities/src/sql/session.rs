@@ -3,6 +3,10 @@
 //! Nothing happens before the first call. The transaction begins at the first `execute` and is the host's:
 //! after every statement of the guest the state that the server reports is compared with ours, and a guest
 //! that began or ended a transaction by itself loses its connection.
+//!
+//! Outside of the transaction nothing can be written: what runs there is permanent before we have seen what it was. In it,
+//! a statement that changed more than rows and the session loses the connection too, and so is undone. What a guest
+//! changed in its session lasts for the transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,7 +164,7 @@ impl Session {
             return Ok(());
         }
         self.connection(state).await?;
-        command(state, "BEGIN").await?;
+        command(state, "BEGIN READ WRITE").await?;
         state.in_transaction = true;
         Ok(())
     }
@@ -194,6 +198,11 @@ impl Session {
                 return Err(Error::Limit(format!("a statement may run for {STATEMENT_S_MAX} s")));
             }
         };
+        if state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.lasting()) {
+            (state.taken, state.in_transaction) = (None, false); // which undoes it
+            let text = "a statement changes rows and its own session, and nothing else of the database";
+            return outcome.and(Err(Error::Denied(text.into())));
+        }
         let now = state.taken.as_mut().and_then(Taken::get).map_or(0, |open| open.watch.transaction());
         let failed_inside = now == b'E' && outcome.is_err() && expected == b'T';
         if now != expected && !failed_inside {
@@ -206,6 +215,10 @@ impl Session {
     }
 
     async fn connection(&self, state: &mut Use) -> Result<(), Error> {
+        let changed = state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.changed());
+        if changed && !state.in_transaction {
+            state.taken = None; // it may let statements write that run on their own
+        }
         if state.taken.is_none() {
             let none = || Error::Unavailable("this app has no database in this stage".into());
             let pools = self.pools.as_ref().ok_or_else(none)?;

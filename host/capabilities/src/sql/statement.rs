@@ -129,6 +129,9 @@ pub(super) fn explain(error: &tokio_postgres::Error) -> Error {
         | &SqlState::T_R_DEADLOCK_DETECTED
         | &SqlState::LOCK_NOT_AVAILABLE => Error::Conflict(text),
         &SqlState::INSUFFICIENT_PRIVILEGE => Error::Denied(text),
+        &SqlState::READ_ONLY_SQL_TRANSACTION => Error::Invalid(format!(
+            "{text}: `query` reads; what writes is for `execute` and `execute-returning`"
+        )),
         &SqlState::QUERY_CANCELED => Error::Limit(text),
         code if code.code().starts_with("08")
             || code.code().starts_with("57")

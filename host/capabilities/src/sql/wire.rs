@@ -3,7 +3,7 @@
 //!
 //! The same watch learns two things the library does not tell: the transaction state that ends every
 //! answer (`ReadyForQuery`), and the tag of every finished command, by which a guest that changed its
-//! session (`SET`, `LISTEN`, …) is found out.
+//! session (`SET`, `LISTEN`, …) is found out, or tried to change what outlives it (`ALTER ROLE`, …).
 
 use std::io;
 use std::pin::Pin;
@@ -24,12 +24,19 @@ const TAG_BYTES: usize = 6;
 /// Commands that leave nothing behind in a session.
 const CLEAN_TAGS: [&[u8]; 8] =
     [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"MERGE ", b"BEGIN\0", b"COMMIT", b"ROLLBA"];
+/// Commands whose effect ends with the connection. Every other may leave something behind in the database that is no
+/// row: a role may set its own password, and a `DO` block may do it where no tag tells.
+const SESSION_TAGS: [&[u8]; 18] = [
+    b"SET\0", b"RESET\0", b"SHOW\0", b"DECLAR", b"FETCH ", b"MOVE ", b"CLOSE ", b"SAVEPO", b"RELEAS",
+    b"EXPLAI", b"LOCK T", b"PREPAR", b"DEALLO", b"DISCAR", b"LISTEN", b"UNLIST", b"NOTIFY", b"START ",
+];
 
 /// What the server last said of one connection.
 #[derive(Debug, Default)]
 pub struct Watch {
     transaction: AtomicU8,
     changed: AtomicBool,
+    lasting: AtomicBool,
     result_bytes: AtomicU64,
     refused: OnceLock<String>,
 }
@@ -42,6 +49,10 @@ impl Watch {
     /// Whether a command ran that may have changed the session.
     pub fn changed(&self) -> bool {
         self.changed.load(Ordering::Acquire)
+    }
+    /// Whether a command ran that may have changed more than rows and the session.
+    pub fn lasting(&self) -> bool {
+        self.lasting.load(Ordering::Acquire)
     }
     /// Why the connection was given up, if we refused what came. The library only says that it is closed.
     pub fn refused(&self) -> Option<&str> {
@@ -134,7 +145,12 @@ impl Parser {
         let head = &self.body_head[..self.body_len];
         match self.kind {
             b'Z' => watch.transaction.store(head.first().copied().unwrap_or(0), Ordering::Release),
-            b'C' if !CLEAN_TAGS.contains(&head) => watch.changed.store(true, Ordering::Release),
+            b'C' if !CLEAN_TAGS.contains(&head) => {
+                watch.changed.store(true, Ordering::Release);
+                watch
+                    .lasting
+                    .fetch_or(!SESSION_TAGS.iter().any(|tag| head.starts_with(tag)), Ordering::AcqRel);
+            }
             _ => {}
         }
     }
@@ -194,6 +210,23 @@ mod tests {
             parser.feed(&bytes[..cut], &watch).unwrap();
             parser.feed(&bytes[cut..], &watch).unwrap();
             assert_eq!((watch.transaction(), watch.changed()), (b'I', true), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_outlives_a_session_is_told_apart() {
+        for (tag, lasting) in [
+            (&b"SET\0"[..], false),
+            (b"DECLARE CURSOR\0", false),
+            (b"FETCH 10\0", false),
+            (b"MOVE 3\0", false),
+            (b"ALTER ROLE\0", true),
+            (b"DO\0", true),
+            (b"COMMENT\0", true),
+        ] {
+            let (watch, mut parser) = (Watch::default(), Parser::default());
+            parser.feed(&message(b'C', tag), &watch).unwrap();
+            assert_eq!((watch.changed(), watch.lasting()), (true, lasting), "{tag:?}");
         }
     }
 
