@@ -10,6 +10,7 @@
 
 pub mod http1;
 pub mod http2;
+pub mod nats;
 pub mod plain;
 
 use std::fs;

@@ -1,0 +1,269 @@
+//! A host, router or migrator that was taken over: whom it can pretend to be on NATS, and what it can hear there, in its
+//! own stage, in another and in another organization.
+//!
+//! The attacker has the credentials file of a real process and a real server before it. The control is a user that only
+//! the operator could make, in the same account: what it says is heard by all. Build workers have no part in this:
+//! they are children of the Platform that get two files, and no credentials.
+//! Not tested here: what a process may say under its own name (a host may lie about itself), and what hosts share (timers,
+//! events); docs/threats.md has both.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::collections::BTreeSet;
+
+use async_nats::{Client, Subscriber};
+use futures_util::FutureExt as _;
+use futures_util::StreamExt as _;
+use nkeys::KeyPair;
+use odeon_hostile::nats::{FIRST, account, changed, connect, credentials, key, settled, until, user_of};
+use odeon_hostile::{Beside, publish};
+use odeon_tests::{Installation, eventually};
+use serde_json::{Value, json};
+
+/// What the operator says for a control; an attacker says its name.
+const CONTROL: &str = "control";
+/// What is said when an attack is over.
+const OVER: &str = "over";
+/// What nobody but the Platform may say in a stage, or only who has that name.
+const SAY: [&str; 26] = [
+    "migrate",
+    "credentials.other",
+    "heartbeat.host.other",
+    "heartbeat.router.other",
+    "logs.018f4c6e-0000-7000-8000-000000000001.other",
+    "$KV.desired.app.018f4c6e-0000-7000-8000-000000000001",
+    "$KV.observed.host.other.018f4c6e-0000-7000-8000-000000000001",
+    "$KV.observed.router.other.018f4c6e-0000-7000-8000-000000000001",
+    "$O.components.C.x",
+    "$O.components.M.x",
+    "$JS.API.STREAM.CREATE.mine",
+    "$JS.API.STREAM.UPDATE.KV_desired",
+    "$JS.API.STREAM.DELETE.KV_desired",
+    "$JS.API.STREAM.PURGE.KV_desired",
+    "$JS.API.STREAM.MSG.DELETE.KV_desired",
+    "$JS.API.STREAM.SNAPSHOT.KV_desired",
+    "$JS.API.STREAM.RESTORE.KV_desired",
+    "$JS.API.STREAM.LIST",
+    "$JS.API.STREAM.MSG.GET.logs",
+    "$JS.API.CONSUMER.CREATE.logs.mine",
+    "$JS.API.CONSUMER.DURABLE.CREATE.events.mine",
+    "$JS.API.CONSUMER.DELETE.events.other",
+    "$JS.API.ACCOUNT.PURGE.mine",
+    "$SYS.REQ.CLAIMS.UPDATE",
+    "$SYS.REQ.SERVER.PING",
+    "anything",
+];
+/// What hosts share, and nobody else writes.
+const SHARED: [&str; 3] = ["$KV.timers.x", "events.x.y", "dead.x.y"];
+/// What nobody but the Platform may hear, as whoever asks would write it, and something that would be heard.
+const HEAR: [(&str, &str); 9] = [
+    (">", "anything"),
+    ("*", "anything"),
+    ("_INBOX.>", "_INBOX.other.x"),
+    ("_INBOX.other.>", "_INBOX.other.x"),
+    ("logs.>", "logs.018f4c6e-0000-7000-8000-000000000001.other"),
+    ("$KV.>", "$KV.observed.host.other.018f4c6e-0000-7000-8000-000000000001"),
+    ("$JS.>", "$JS.API.STREAM.LIST"),
+    ("$SYS.>", "$SYS.REQ.SERVER.PING"),
+    ("events.>", "events.x.y"),
+];
+
+/// Somebody with the credentials of a process.
+struct Attacker {
+    role: &'static str,
+    /// Its name, which is its inbox too.
+    name: &'static str,
+    client: Client,
+}
+
+impl Attacker {
+    async fn all(site: &Installation) -> Vec<Self> {
+        let mut all = Vec::new();
+        for (role, name) in [("host", "development-1"), ("router", "development-router"), ("migrator", "migrator")] {
+            let client = connect(site, &credentials(site, "development", name), name).await.unwrap();
+            all.push(Self { role, name, client });
+        }
+        all
+    }
+
+    /// What it must not say. Replies to others are what a migrator is for.
+    fn must_not_say(&self) -> Vec<&'static str> {
+        let mut subjects = SAY.to_vec();
+        if self.role != "host" {
+            subjects.extend(SHARED);
+        }
+        if self.role != "migrator" {
+            subjects.push("_INBOX.other.x");
+        }
+        subjects
+    }
+
+    fn must_not_hear(&self) -> Vec<(&'static str, &'static str)> {
+        let mut subjects = HEAR.to_vec();
+        if self.role == "migrator" {
+            subjects.push(("heartbeat.>", "heartbeat.host.other"));
+        } else {
+            subjects.push(("heartbeat.router.*", "heartbeat.router.other"));
+            subjects.extend([("credentials.*", "credentials.other"), ("migrate", "migrate")]);
+        }
+        subjects
+    }
+}
+
+async fn say(client: &Client, subject: &str, text: &'static str) {
+    client.publish(subject.to_owned(), text.into()).await.unwrap();
+}
+
+/// All subjects on which one of these texts was heard, until `over` was said on that subject.
+async fn heard(watcher: &mut Subscriber, texts: &[&str], over: &str) -> BTreeSet<String> {
+    let mut heard = BTreeSet::new(); // what is written into a bucket is heard again by those who follow it
+    until(watcher, over, |subject, text| {
+        if texts.contains(&text) {
+            heard.insert(subject.to_owned());
+        }
+        text == OVER && subject == over
+    })
+    .await;
+    heard
+}
+
+fn set(subjects: &[&str]) -> BTreeSet<String> {
+    subjects.iter().map(|subject| (*subject).to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_the_credentials_of_a_process_is_no_other() {
+    let site = Installation::start().await;
+    publish(&site);
+    site.succeed(&["organization", "add", "acme"]);
+    let operator = connect(&site, &user_of(&account(&site, FIRST, "development")), "operator").await.unwrap();
+    let attackers = Attacker::all(&site).await;
+    let beside = Beside::start(site.url("development", "/Hello/"));
+    nobody_forges_credentials(&site).await;
+    a_login_is_for_the_host_that_serves_the_app(&site, &operator).await;
+    for attacker in &attackers {
+        nobody_says_what_is_of_others(attacker, &operator).await;
+        nobody_hears_what_is_of_others(attacker, &operator).await;
+    }
+    nothing_leaves_a_stage(&site, &attackers, &operator).await;
+    beside.stop().await;
+}
+
+async fn nobody_says_what_is_of_others(attacker: &Attacker, operator: &Client) {
+    let (name, subjects) = (attacker.name, attacker.must_not_say());
+    // What it may say, and who else hears: the end of its attack, which comes behind it on the same connection.
+    let over = match attacker.role {
+        "host" => "heartbeat.host.development-1",
+        "router" => "heartbeat.router.development-router",
+        _ => "_INBOX.operator.over",
+    };
+    let mut watcher = operator.subscribe(">").await.unwrap();
+    settled(operator, operator, "operator").await;
+    for subject in &subjects {
+        say(&attacker.client, subject, name).await;
+    }
+    say(&attacker.client, over, OVER).await;
+    assert_eq!(heard(&mut watcher, &[name], over).await, BTreeSet::new(), "{name} was heard");
+    for subject in &subjects {
+        say(operator, subject, CONTROL).await;
+    }
+    say(operator, over, OVER).await;
+    assert_eq!(heard(&mut watcher, &[CONTROL], over).await, set(&subjects), "whoever may say all of it is heard");
+}
+
+async fn nobody_hears_what_is_of_others(attacker: &Attacker, operator: &Client) {
+    let client = &attacker.client;
+    let over = format!("_INBOX.{}.over", attacker.name);
+    let mut own = client.subscribe(over.clone()).await.unwrap();
+    let (mut denied, mut controls) = (Vec::new(), Vec::new());
+    for (subject, _) in attacker.must_not_hear() {
+        denied.push((subject, client.subscribe(subject).await.unwrap()));
+        controls.push((subject, operator.subscribe(subject).await.unwrap()));
+    }
+    settled(client, operator, attacker.name).await;
+    settled(operator, operator, "operator").await;
+    for (_, subject) in attacker.must_not_hear() {
+        say(operator, subject, CONTROL).await;
+    }
+    say(operator, &over, OVER).await;
+    until(&mut own, "what is meant for it", |_, text| text == OVER).await;
+    for (subject, mut subscriber) in denied {
+        let message = subscriber.next().now_or_never().flatten();
+        assert!(message.is_none(), "{} heard {subject}: {message:?}", attacker.name);
+    }
+    for (subject, mut subscriber) in controls {
+        until(&mut subscriber, subject, |_, text| text == CONTROL).await; // whoever may hear it hears it
+    }
+}
+
+/// Accounts are apart, also for what a process may say in its own.
+async fn nothing_leaves_a_stage(site: &Installation, attackers: &[Attacker], operator: &Client) {
+    for (organization, stage) in [(FIRST, "test"), (FIRST, "production"), ("acme", "development")] {
+        let elsewhere = connect(site, &user_of(&account(site, organization, stage)), "watcher").await.unwrap();
+        let mut watcher = elsewhere.subscribe(">").await.unwrap();
+        settled(&elsewhere, &elsewhere, "watcher").await;
+        let mut here = operator.subscribe(">").await.unwrap();
+        settled(operator, operator, "operator").await;
+        let Attacker { client: host, name, .. } = &attackers[0];
+        let may = ["credentials.development-1", "$KV.timers.x", "events.x.y"];
+        for subject in may {
+            say(host, subject, name).await;
+        }
+        let over = "heartbeat.host.development-1";
+        say(host, over, OVER).await;
+        assert_eq!(heard(&mut here, &[name], over).await, set(&may), "it was said");
+        for subject in SAY {
+            say(operator, subject, CONTROL).await; // also nobody in that account, whatever its rights
+        }
+        say(operator, "over", OVER).await;
+        assert_eq!(heard(&mut here, &[CONTROL], "over").await, set(&SAY), "it was said");
+        say(&elsewhere, "over", OVER).await;
+        assert_eq!(heard(&mut watcher, &[CONTROL, name], "over").await, BTreeSet::new(), "{organization} {stage}");
+        say(&elsewhere, "anything", CONTROL).await;
+        say(&elsewhere, "over", OVER).await;
+        assert_eq!(heard(&mut watcher, &[CONTROL, name], "over").await, set(&["anything"]), "there it is heard");
+    }
+}
+
+/// Rights stand in a token that only an account's key signs, and the account in one that only the operator's does.
+async fn nobody_forges_credentials(site: &Installation) {
+    let own = credentials(site, "development", "development-1");
+    let all = json!({ "allow": [">"] });
+    let forged = [
+        ("more rights", changed(&own, |claims| claims["nats"]["pub"] = all.clone())),
+        ("another account", {
+            let other = account(site, FIRST, "production").public_key();
+            changed(&own, |claims| claims["iss"] = json!(other))
+        }),
+        ("an account of one's own", user_of(&KeyPair::new_account())),
+        ("a user as account", {
+            let seed = own.lines().find(|line| line.starts_with("SU")).unwrap();
+            user_of(&key(seed))
+        }),
+    ];
+    for (what, credentials) in forged {
+        assert!(connect(site, &credentials, "forged").await.is_err(), "{what}");
+    }
+    assert!(connect(site, &own, "development-1").await.is_ok());
+    assert!(connect(site, &user_of(&account(site, FIRST, "development")), "x").await.is_ok());
+}
+
+/// Passwords of databases are told to the hosts that desired state, which is sealed, places an app on.
+async fn a_login_is_for_the_host_that_serves_the_app(site: &Installation, operator: &Client) {
+    let question = json!({ "app": site.key_of("Expenses") }).to_string();
+    let ask = async |client: &Client, subject: &str| -> Value {
+        let answer = client.request(subject.to_owned(), question.clone().into()).await.unwrap();
+        serde_json::from_slice(&answer.payload).unwrap()
+    };
+    let here = connect(site, &credentials(site, "development", "development-1"), "development-1").await.unwrap();
+    let there = connect(site, &credentials(site, "test", "test-1"), "test-1").await.unwrap();
+    let answer = eventually("the migrator answers", async || Some(ask(&here, "credentials.development-1").await)).await;
+    assert!(answer.to_string().contains("password"), "its own host serves it: {answer}");
+    let answer = ask(&there, "credentials.test-1").await;
+    assert!(answer.to_string().contains("OS-MIG-40303"), "in that stage nobody does: {answer}");
+    // Only the name in the subject says who asks, so the server must guard it, as was shown above.
+    let answer = ask(operator, "credentials.nobody").await;
+    assert!(answer.to_string().contains("OS-MIG-40303"), "{answer}");
+    let answer = ask(operator, "credentials.development-1").await;
+    assert!(answer.to_string().contains("password"), "{answer}");
+}
