@@ -24,7 +24,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("odeon-control", &["odeon-protocol"]),
     ("odeon-engine", &[]),
     ("odeon-host", &["odeon-capabilities", "odeon-engine", "odeon-http", "odeon-protocol"]),
-    ("odeon-hostile", &["odeon-capabilities", "odeon-http", "odeon-tests"]),
+    ("odeon-hostile", &["odeon-capabilities", "odeon-http", "odeon-protocol", "odeon-tests"]),
     ("odeon-http", &[]),
     ("odeon-migrator", &["odeon-oml", "odeon-protocol"]),
     ("odeon-oml", &[]),

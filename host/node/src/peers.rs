@@ -131,7 +131,7 @@ async fn follow_replicas(peers: &Peers, client: Client) {
         };
         let Some((host, app)) = key.strip_prefix("host.").and_then(|key| key.split_once('.')) else { return };
         if let Some(value) = value {
-            if let Ok(status) = serde_json::from_slice::<ReplicaStatus>(value) {
+            if let Some(status) = ReplicaStatus::heard(key, value) {
                 peers.lock().table.hear_replica(status);
             }
         } else if let (Ok(host), Ok(app)) = (host.parse(), app.parse()) {
@@ -146,7 +146,7 @@ async fn follow_hosts(peers: &Peers, client: Client) {
         match client.subscribe(subjects::HOST_HEARTBEATS).await {
             Ok(mut beats) => {
                 while let Some(message) = beats.next().await {
-                    if let Ok(beat) = serde_json::from_slice::<HostHeartbeat>(&message.payload) {
+                    if let Some(beat) = HostHeartbeat::heard(&message) {
                         peers.lock().table.hear_host(beat, Instant::now());
                     }
                 }

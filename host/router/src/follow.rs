@@ -137,7 +137,7 @@ impl Follower {
         let mut known = self.lock();
         known.version += 1;
         if let Some(value) = value {
-            if let Ok(status) = serde_json::from_slice::<ReplicaStatus>(value) {
+            if let Some(status) = ReplicaStatus::heard(key, value) {
                 known.table.hear_replica(status);
             }
         } else if let (Ok(host), Ok(app)) = (host.parse(), app.parse()) {
@@ -150,7 +150,7 @@ impl Follower {
             match client.subscribe(subjects::HOST_HEARTBEATS).await {
                 Ok(mut beats) => {
                     while let Some(message) = beats.next().await {
-                        let Ok(beat) = serde_json::from_slice(&message.payload) else { continue };
+                        let Some(beat) = HostHeartbeat::heard(&message) else { continue };
                         let mut known = self.lock();
                         if known.table.hear_host(beat, Instant::now()) {
                             known.version += 1;

@@ -49,8 +49,7 @@ pub fn key(seed: &str) -> KeyPair {
 pub fn user_of(issuer: &KeyPair) -> String {
     let user = KeyPair::new_user();
     let all = json!({ "allow": [">"] });
-    let nats =
-        json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": all, "sub": all });
+    let nats = json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": all, "sub": all });
     let claims = json!({
         "iat": 1_700_000_000, "iss": issuer.public_key(), "jti": "test", "name": "test", "sub": user.public_key(), "nats": nats,
     });

@@ -4,12 +4,15 @@
 //! The attacker has the credentials file of a real process and a real server before it. The control is a user that only
 //! the operator could make, in the same account: what it says is heard by all. Build workers have no part in this:
 //! they are children of the Platform that get two files, and no credentials.
+//!
 //! Not tested here: what a process may say under its own name (a host may lie about itself), and what hosts share (timers,
 //! events); docs/threats.md has both.
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_nats::{Client, Subscriber};
 use futures_util::FutureExt as _;
@@ -17,8 +20,11 @@ use futures_util::StreamExt as _;
 use nkeys::KeyPair;
 use odeon_hostile::nats::{FIRST, account, changed, connect, credentials, key, settled, until, user_of};
 use odeon_hostile::{Beside, publish};
-use odeon_tests::{Installation, eventually};
+use odeon_protocol::HostHeartbeat;
+use odeon_tests::{Installation, PATIENCE, eventually};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 /// What the operator says for a control; an attacker says its name.
 const CONTROL: &str = "control";
@@ -79,7 +85,9 @@ struct Attacker {
 impl Attacker {
     async fn all(site: &Installation) -> Vec<Self> {
         let mut all = Vec::new();
-        for (role, name) in [("host", "development-1"), ("router", "development-router"), ("migrator", "migrator")] {
+        for (role, name) in
+            [("host", "development-1"), ("router", "development-router"), ("migrator", "migrator")]
+        {
             let client = connect(site, &credentials(site, "development", name), name).await.unwrap();
             all.push(Self { role, name, client });
         }
@@ -141,6 +149,7 @@ async fn whoever_has_the_credentials_of_a_process_is_no_other() {
     let beside = Beside::start(site.url("development", "/Hello/"));
     nobody_forges_credentials(&site).await;
     a_login_is_for_the_host_that_serves_the_app(&site, &operator).await;
+    nobody_gets_the_requests_of_another_host(&site).await;
     for attacker in &attackers {
         nobody_says_what_is_of_others(attacker, &operator).await;
         nobody_hears_what_is_of_others(attacker, &operator).await;
@@ -168,7 +177,11 @@ async fn nobody_says_what_is_of_others(attacker: &Attacker, operator: &Client) {
         say(operator, subject, CONTROL).await;
     }
     say(operator, over, OVER).await;
-    assert_eq!(heard(&mut watcher, &[CONTROL], over).await, set(&subjects), "whoever may say all of it is heard");
+    assert_eq!(
+        heard(&mut watcher, &[CONTROL], over).await,
+        set(&subjects),
+        "whoever may say all of it is heard"
+    );
 }
 
 async fn nobody_hears_what_is_of_others(attacker: &Attacker, operator: &Client) {
@@ -199,7 +212,8 @@ async fn nobody_hears_what_is_of_others(attacker: &Attacker, operator: &Client) 
 /// Accounts are apart, also for what a process may say in its own.
 async fn nothing_leaves_a_stage(site: &Installation, attackers: &[Attacker], operator: &Client) {
     for (organization, stage) in [(FIRST, "test"), (FIRST, "production"), ("acme", "development")] {
-        let elsewhere = connect(site, &user_of(&account(site, organization, stage)), "watcher").await.unwrap();
+        let elsewhere =
+            connect(site, &user_of(&account(site, organization, stage)), "watcher").await.unwrap();
         let mut watcher = elsewhere.subscribe(">").await.unwrap();
         settled(&elsewhere, &elsewhere, "watcher").await;
         let mut here = operator.subscribe(">").await.unwrap();
@@ -218,10 +232,18 @@ async fn nothing_leaves_a_stage(site: &Installation, attackers: &[Attacker], ope
         say(operator, "over", OVER).await;
         assert_eq!(heard(&mut here, &[CONTROL], "over").await, set(&SAY), "it was said");
         say(&elsewhere, "over", OVER).await;
-        assert_eq!(heard(&mut watcher, &[CONTROL, name], "over").await, BTreeSet::new(), "{organization} {stage}");
+        assert_eq!(
+            heard(&mut watcher, &[CONTROL, name], "over").await,
+            BTreeSet::new(),
+            "{organization} {stage}"
+        );
         say(&elsewhere, "anything", CONTROL).await;
         say(&elsewhere, "over", OVER).await;
-        assert_eq!(heard(&mut watcher, &[CONTROL, name], "over").await, set(&["anything"]), "there it is heard");
+        assert_eq!(
+            heard(&mut watcher, &[CONTROL, name], "over").await,
+            set(&["anything"]),
+            "there it is heard"
+        );
     }
 }
 
@@ -255,9 +277,12 @@ async fn a_login_is_for_the_host_that_serves_the_app(site: &Installation, operat
         let answer = client.request(subject.to_owned(), question.clone().into()).await.unwrap();
         serde_json::from_slice(&answer.payload).unwrap()
     };
-    let here = connect(site, &credentials(site, "development", "development-1"), "development-1").await.unwrap();
+    let here =
+        connect(site, &credentials(site, "development", "development-1"), "development-1").await.unwrap();
     let there = connect(site, &credentials(site, "test", "test-1"), "test-1").await.unwrap();
-    let answer = eventually("the migrator answers", async || Some(ask(&here, "credentials.development-1").await)).await;
+    let answer =
+        eventually("the migrator answers", async || Some(ask(&here, "credentials.development-1").await))
+            .await;
     assert!(answer.to_string().contains("password"), "its own host serves it: {answer}");
     let answer = ask(&there, "credentials.test-1").await;
     assert!(answer.to_string().contains("OS-MIG-40303"), "in that stage nobody does: {answer}");
@@ -266,4 +291,67 @@ async fn a_login_is_for_the_host_that_serves_the_app(site: &Installation, operat
     assert!(answer.to_string().contains("OS-MIG-40303"), "{answer}");
     let answer = ask(operator, "credentials.development-1").await;
     assert!(answer.to_string().contains("password"), "{answer}");
+}
+
+/// A host that says that another one has moved to its own address: in its own name, and as the reply to a question, which
+/// the server sends to where it was told. Routers would send it the requests of the other one's apps.
+async fn nobody_gets_the_requests_of_another_host(site: &Installation) {
+    site.succeed(&["deploy", "Hello", "--revision", "1", "--to", "test"]);
+    let operator = connect(site, &user_of(&account(site, FIRST, "test")), "operator").await.unwrap();
+    let attacker = connect(site, &credentials(site, "test", "test-1"), "test-1").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, asked) = (listener.local_addr().unwrap().to_string(), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            count.fetch_add(1, Ordering::SeqCst); // and closed: what is asked here goes to the other host
+        }
+    });
+    let (other, own, copy) = ("heartbeat.host.test-2", "heartbeat.host.test-1", "$KV.timers.forged");
+    let mut watcher = operator.subscribe("heartbeat.host.*").await.unwrap();
+    let mut forged = loop {
+        let message = watcher.next().await.unwrap();
+        if let Some(beat) = HostHeartbeat::heard(&message).filter(|beat| beat.host.as_str() == "test-2") {
+            break beat;
+        }
+    };
+    forged.address = address;
+    let text = serde_json::to_string(&forged).unwrap();
+    attacker.publish(copy, text.clone().into()).await.unwrap();
+    let get = "$JS.API.DIRECT.GET.KV_timers.$KV.timers.forged";
+    eventually("what it wrote can be read", async || {
+        let read = attacker.request(get, "".into()).await.ok()?;
+        (read.payload == text).then_some(())
+    })
+    .await;
+    attacker.publish(own, text.clone().into()).await.unwrap();
+    attacker.publish_with_reply(get, other, "".into()).await.unwrap();
+    let mut names = BTreeSet::new();
+    let coming = async {
+        while names.len() < 2 {
+            let message = watcher.next().await.unwrap();
+            if message.payload == text {
+                assert!(
+                    serde_json::from_slice::<HostHeartbeat>(&message.payload).is_ok(),
+                    "it reads like one"
+                );
+                assert!(HostHeartbeat::heard(&message).is_none(), "{message:?}");
+                names.insert(message.subject.to_string());
+            }
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, coming).await.is_ok();
+    assert!(in_time, "came as {names:?} only");
+    assert_eq!(names, set(&[own, other]), "two ways to be heard, and none is believed");
+    let url = site.url("test", "/Hello/");
+    for _ in 0..20 {
+        assert_eq!(site.get(&url).await.0, StatusCode::OK);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0, "no request went astray");
+    eventually("whoever may say it for that host is believed", async || {
+        operator.publish(other, text.clone().into()).await.unwrap();
+        site.get(&url).await;
+        (asked.load(Ordering::SeqCst) > 0).then_some(())
+    })
+    .await;
 }

@@ -18,7 +18,6 @@ use odeon_protocol::{
     AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId,
     ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
 };
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -280,7 +279,7 @@ impl Stage {
         };
         match (kind, value) {
             ("host", Some(value)) => {
-                if let Some(status) = read::<ReplicaStatus>(value) {
+                if let Some(status) = ReplicaStatus::heard(key, value) {
                     self.update(|seen| {
                         seen.replicas.insert((app, status.host.clone()), status);
                     });
@@ -294,7 +293,7 @@ impl Stage {
                 }
             }
             ("router", Some(value)) => {
-                if let Some(status) = read::<RouterStatus>(value) {
+                if let Some(status) = RouterStatus::heard(key, value) {
                     self.update(|seen| {
                         seen.routes.insert((app, status.router.clone()), status);
                     });
@@ -322,11 +321,11 @@ impl Stage {
                 Ok(mut beats) => {
                     info!(stage = %self.name, "listening to heartbeats");
                     while let Some(message) = beats.next().await {
-                        if let Some(beat) = read::<HostHeartbeat>(&message.payload) {
+                        if let Some(beat) = HostHeartbeat::heard(&message) {
                             self.update(|seen| {
                                 seen.hosts.insert(beat.host.clone(), (beat, Some(Instant::now())));
                             });
-                        } else if let Some(beat) = read::<RouterHeartbeat>(&message.payload) {
+                        } else if let Some(beat) = RouterHeartbeat::heard(&message) {
                             self.update(|seen| {
                                 seen.routers.insert(beat.router.clone(), (beat, Some(Instant::now())));
                             });
@@ -416,8 +415,4 @@ async fn ensure_kv(jetstream: &jetstream::Context, config: kv::Config) -> Result
 fn open_desired(bytes: &[u8], trusted: &TrustedKeys) -> Result<DesiredApp> {
     let sealed: Signed<DesiredApp> = serde_json::from_slice(bytes).context("not a sealed value")?;
     Ok(sealed.open(trusted)?)
-}
-
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
 }
