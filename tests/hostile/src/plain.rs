@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 /// Starts one; its address. It reads each request to its end and answers with so many bytes.
@@ -28,6 +29,18 @@ pub async fn server(answer_bytes: usize) -> String {
                 let builder = auto::Builder::new(TokioExecutor::new());
                 let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
             });
+        }
+    });
+    address
+}
+
+/// Starts a server that says these bytes to whoever connects; its address.
+pub async fn bytes(said: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(said.as_bytes()).await;
         }
     });
     address

@@ -34,6 +34,8 @@ async fn a_hostile_app_harms_itself_only() {
     attack.instances_together_keep_to_the_budget_of_their_app().await;
     attack.the_host_holds_a_bounded_amount_for_a_guest().await;
     attack.a_guest_sees_nothing_of_its_host().await;
+    attack.handles_pointers_and_texts_are_looked_at().await;
+    attack.an_app_calls_itself_so_deep_and_so_often().await;
     attack.logs_are_bounded_and_stay_apart().await;
     attack.an_app_past_its_burst_waits_and_is_not_ended().await;
 }
@@ -191,6 +193,51 @@ impl Attack<'_> {
             assert!(outcome.status.is_server_error(), "{path}: {outcome:?}");
         }
         assert_eq!(self.ask("Hostile", "memory/hold/1/1").await.status, StatusCode::OK, "the host lives");
+    }
+
+    async fn handles_pointers_and_texts_are_looked_at(&self) {
+        let internal = StatusCode::INTERNAL_SERVER_ERROR;
+        for (path, said) in [("abi/well", "has 0\n"), ("abi/text/782d61", "has 0\n")] {
+            assert_eq!(self.run(path).await.text, said, "{path}: as it should be");
+        }
+        for path in [
+            "abi/dropped",
+            "abi/twice",
+            "abi/other",
+            "abi/parent",
+            "abi/guessed/0",
+            "abi/guessed/77",
+            "abi/guessed/2147483647",
+            "abi/guessed/-1",
+            "abi/pointer",
+            "abi/length",
+            "abi/text/fffe",   // no UTF-8
+            "abi/text/eda080", // half of a UTF-16 pair
+            "abi/text/c0af",   // a slash in more bytes than it has
+            "abi/text/782d61f09f98",
+        ] {
+            self.fails(path, internal, "OS-BERT-50001").await;
+        }
+    }
+
+    async fn an_app_calls_itself_so_deep_and_so_often(&self) {
+        // Levels, calls, calls that were one level too deep, failures.
+        assert_eq!(self.run("net/again/1").await.text, "8 8 1 0\n");
+        let twice = self.ask("Free", "net/again/2").await;
+        assert_eq!(
+            twice.text, "8 510 512 0\n",
+            "one after the other there is room for all, and nothing ends them"
+        );
+        let forked = self.run("net/fork/4").await;
+        assert_eq!(
+            (forked.status, forked.code.as_str()),
+            (StatusCode::GATEWAY_TIMEOUT, "OS-BERT-50401"),
+            "{forked:?}"
+        );
+        eventually("all that it began has ended", async || {
+            (self.metric("odeon_host_app_memory_bytes", Some("Hostile")).await == 0.0).then_some(())
+        })
+        .await;
     }
 
     async fn logs_are_bounded_and_stay_apart(&self) {

@@ -43,6 +43,7 @@ async fn hostile_clients_are_met() {
     target.http2_keeps_to_its_rules().await;
     target.http2_floods_end().await;
     target.responses_of_apps_are_bounded().await;
+    target.responses_of_apps_are_framed_by_the_host().await;
     target.admin_listeners_are_bounded().await;
     target.an_address_has_so_many_connections().await;
     beside.stop().await;
@@ -381,6 +382,61 @@ impl Target<'_> {
             self.site.succeed(&["logs", "Hostile", "--request", &id]).contains("OS-BERT-50202").then_some(())
         })
         .await;
+    }
+
+    /// What an app says of its answer is one answer's, whatever it looks like.
+    async fn responses_of_apps_are_framed_by_the_host(&self) {
+        let ask = async |path: &str| {
+            let mut raw = Raw::connect(&self.router).await;
+            raw.send(head("GET", &format!("/Hostile/out/{path}"), &[])).await;
+            let answer = raw.answer().await.unwrap();
+            (answer, raw)
+        };
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        for (name, value) in [
+            ("x-a", "b\r\nset-cookie: stolen"),
+            ("x-a", "b\nset-cookie: stolen"),
+            ("x-a", "b\0c"),
+            ("x a", "b"),
+            ("x-a:", "b"),
+            ("x-a\r\nset-cookie", "stolen"),
+            ("", "b"),
+            ("x-\u{e9}", "b"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "close"),
+        ] {
+            let path = format!("header/{}/{}", hex(name.as_bytes()), hex(value.as_bytes()));
+            let (answer, _) = ask(&path).await;
+            assert!(answer.body.starts_with("refused "), "{name:?}: {value:?}: {answer:?}");
+        }
+        for value in [&b"well"[..], b"\xff\xfe"] {
+            let (answer, _) = ask(&format!("header/782d61/{}", hex(value))).await;
+            let sent = format!("x-a: {}\r\n", String::from_utf8_lossy(value)); // bytes of a value are the app's (RFC 9110, 5.5)
+            assert!(answer.status == 200 && answer.head.contains(&sent), "{answer:?}");
+        }
+        let (answer, _) = ask("claims").await;
+        let forged =
+            answer.head.contains("x-odeon-not-served") || answer.head.contains("x-request-id: forged");
+        assert!(!forged && answer.body == "claimed\n", "{answer:?}");
+
+        // A body that is longer than it says, and goes on as another answer would begin.
+        let (answer, mut raw) = ask("length/5/52").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "hello"));
+        raw.send(head("GET", "/Hello/", &[])).await;
+        let next = raw.answer().await;
+        assert!(next.as_ref().is_none_or(|next| !next.body.contains("smuggled")), "{next:?}");
+        let (answer, _) = ask("length/0/52").await;
+        assert_eq!(answer.body, "");
+        let (answer, _) = ask("length/100/52").await;
+        assert!(answer.status == 502 || answer.body.len() < 100, "{answer:?}");
+        for path in ["length/-1/52", "length/5,6/52", "length/99999999999999999999/52"] {
+            let (answer, _) = ask(path).await;
+            assert!(answer.body.starts_with("refused "), "{path}: {answer:?}");
+        }
+        let bytes = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nsmuggled";
+        let mut control = Raw::connect(&plain::bytes(bytes).await).await;
+        assert_eq!(control.answer().await.unwrap().body, "hello");
+        assert_eq!(control.answer().await.unwrap().body, "smuggled", "as it is, it is two answers");
     }
 
     async fn admin_listeners_are_bounded(&self) {

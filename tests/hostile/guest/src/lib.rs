@@ -4,6 +4,7 @@
 //! `/<app>/cpu/...` does not let go of the CPU, see [`cpu`]; `/<app>/memory/...` wants more than there is, see [`memory`].
 //! The answer tells what came of the attack, for a test to judge.
 
+mod abi;
 mod cpu;
 mod memory;
 mod net;
@@ -24,7 +25,8 @@ impl Guest for Hostile {
             ["out", attack @ ..] => out::run(attack, request, out),
             ["cpu", attack @ ..] => cpu::run(attack, out),
             ["memory", attack @ ..] => memory::run(attack, out),
-            _ => respond(out, "cpu, memory, net, out\n"),
+            ["abi", attack @ ..] => abi::run(attack, out),
+            _ => respond(out, "abi, cpu, memory, net, out\n"),
         }
     }
 }
@@ -36,6 +38,12 @@ fn respond(out: ResponseOutparam, text: &str) {
     ResponseOutparam::set(out, Ok(response));
     let _ = write(&body, text.len() as u64, text.as_bytes());
     let _ = OutgoingBody::finish(body, None);
+}
+
+/// Bytes from hexadecimal digits.
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+    digits.chunks(2).map(|two| u8::try_from(two[0] * 16 + two[1]).expect("a byte")).collect()
 }
 
 /// Writes `bytes` bytes, `piece` after `piece`.

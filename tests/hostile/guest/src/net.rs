@@ -6,6 +6,8 @@
 //! - `flood/<times>/<authority>[/<path>]`: one request after the other.
 //! - `hold/<times>/<authority>`: all at once, and what came of the first that ended.
 //! - `hoard/<times>`: bodies of requests that are never sent, each filled as far as the host takes it.
+//! - `again/<times>`: calls itself through the host so many times, one after the other, and each of those does the same.
+//! - `fork/<times>`: the same, all at once.
 //! - `together/<times>/<authority>`: all at once, and how many were answered.
 
 use wasip2::http::outgoing_handler;
@@ -16,6 +18,8 @@ use wasip2::io::poll::poll;
 use wasip2::io::streams::StreamError;
 
 const PIECE_BYTES: u64 = 1 << 20;
+/// Other apps of the stage, and this one.
+const APPS: &str = "apps.odeon.internal";
 
 pub(crate) fn run(attack: &[&str]) -> String {
     let said = match attack {
@@ -31,8 +35,10 @@ pub(crate) fn run(attack: &[&str]) -> String {
         ["flood", times, authority, path @ ..] => flood(number(times), authority, path),
         ["hold", times, authority] => hold(number(times), authority),
         ["together", times, authority] => together(number(times), authority),
+        ["again", times] => tree(number(times), false, "again"),
+        ["fork", times] => tree(number(times), true, "fork"),
         ["hoard", times] => hoard(number(times)),
-        _ => "fetch, follow, read, flood, hold, together, hoard".into(),
+        _ => "fetch, follow, read, flood, hold, together, hoard, again, fork".into(),
     };
     said + "\n"
 }
@@ -148,4 +154,44 @@ fn hoard(times: u32) -> String {
     let text = format!("holds {bytes} bytes in {} bodies", held.len());
     held.into_iter().for_each(drop); // streams before their bodies
     text
+}
+
+/// What comes of calls of this app to itself, each of which does the same: `<levels> <calls> <loops> <failures>`.
+fn tree(times: u32, at_once: bool, attack: &str) -> String {
+    let (mut levels, mut calls, mut loops, mut failures) = (0, 0, 0, 0);
+    let times_text = times.to_string();
+    let path = ["Hostile", "net", attack, &times_text];
+    let mut hear = |outcome: Result<IncomingResponse, ErrorCode>| match outcome {
+        Ok(response) if response.status() == 200 => {
+            let text = body(response);
+            let told: Vec<u32> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+            if let [below, more, looped, failed] = told[..] {
+                levels = levels.max(below + 1);
+                calls += more + 1;
+                loops += looped;
+                failures += failed;
+            } else {
+                failures += 1;
+            }
+        }
+        Ok(response) if response.status() == 508 => loops += 1,
+        Ok(_) | Err(_) => failures += 1,
+    };
+    if at_once {
+        let held: Vec<_> = (0..times).map(|_| begin(APPS, &path)).collect();
+        held.into_iter().for_each(|held| hear(held.and_then(|held| end(&held))));
+    } else {
+        (0..times).for_each(|_| hear(fetch(APPS, &path)));
+    }
+    format!("{levels} {calls} {loops} {failures}")
+}
+
+fn body(response: IncomingResponse) -> String {
+    let body = response.consume().expect("it is taken once");
+    let stream = body.stream().expect("it is taken once");
+    let mut bytes = Vec::new();
+    while let Ok(piece) = stream.blocking_read(PIECE_BYTES) {
+        bytes.extend_from_slice(&piece);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }

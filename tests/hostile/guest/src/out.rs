@@ -3,12 +3,15 @@
 //! - `headers/<count>/<bytes>`: so many headers of so many bytes.
 //! - `status/<code>`: that status.
 //! - `body/<bytes>`: a body of so many bytes.
+//! - `header/<hex of a name>/<hex of a value>`: one header of these bytes.
+//! - `length/<said>/<bytes>`: a body that is as long, and says that it has another length; what is beyond looks like an answer.
+//! - `claims`: headers that only hosts and routers should send.
 //! - `seen`: what the app sees of the request, its body read to the end.
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 use wasip2::io::streams::StreamError;
 
-use crate::{respond, write};
+use crate::{bytes, respond, write};
 
 static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
 
@@ -32,16 +35,51 @@ pub(crate) fn run(attack: &[&str], request: IncomingRequest, out: ResponseOutpar
             let _ = write(&body, number(bytes), &PIECE);
             let _ = OutgoingBody::finish(body, None);
         }
+        ["header", name, value] => {
+            let fields = Fields::new();
+            let name = String::from_utf8(bytes(name)).expect("a text");
+            if let Err(error) = fields.set(&name, &[bytes(value)]) {
+                return respond(out, &format!("refused {error:?}\n"));
+            }
+            answer(fields, b"sent\n", out);
+        }
+        ["length", said, length] => {
+            let fields = Fields::new();
+            if let Err(error) = fields.set("content-length", &[said.as_bytes().to_vec()]) {
+                return respond(out, &format!("refused {error:?}\n"));
+            }
+            let mut body = b"hello".to_vec();
+            body.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nsmuggled");
+            body.resize(usize::try_from(number(length)).expect("it fits"), b'x');
+            answer(fields, &body, out);
+        }
+        ["claims"] => {
+            let fields = Fields::new();
+            for name in ["x-odeon-not-served", "odeon-call", "odeon-trigger", "odeon-user", "x-request-id"] {
+                if fields.set(name, &[b"forged".to_vec()]).is_err() {
+                    return respond(out, "refused\n");
+                }
+            }
+            answer(fields, b"claimed\n", out);
+        }
         ["seen"] => {
             let seen = seen(request);
             respond(out, &seen);
         }
-        _ => respond(out, "headers, status, body, seen\n"),
+        _ => respond(out, "headers, status, body, header, length, claims, seen\n"),
     }
 }
 
 fn number(text: &str) -> u64 {
     text.parse().expect("a number")
+}
+
+fn answer(fields: Fields, bytes: &[u8], out: ResponseOutparam) {
+    let response = OutgoingResponse::new(fields);
+    let body = response.body().expect("it is taken once");
+    ResponseOutparam::set(out, Ok(response));
+    let _ = write(&body, bytes.len() as u64, bytes);
+    let _ = OutgoingBody::finish(body, None);
 }
 
 fn headers(count: u64, bytes: u64, out: ResponseOutparam) {
