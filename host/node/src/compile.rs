@@ -15,8 +15,11 @@ use serde_json::json;
 
 /// CPU time of the child, in seconds.
 const CPU_S_MAX: u64 = 60;
-/// Address space of the child, in bytes: half of it is that of the instances, one for each WASI, which say what one may have.
-const ADDRESS_BYTES_MAX: u64 = 16 << 30;
+/// Address space that compiling may take beside what its engines reserve, in bytes.
+const ADDRESS_BYTES_MAX: u64 = 8 << 30;
+/// Bytes of native code: four times the largest component. A component may say in a few bytes that it consists of a
+/// million instances.
+const NATIVE_BYTES_MAX: usize = 256 << 20;
 /// How long a host waits for the child, in seconds.
 const WALL_S_MAX: u64 = 120;
 /// Exit status that says: the component is at fault.
@@ -49,7 +52,12 @@ impl Compiler {
         if let Err(error) = App::link(&self.engine, &self.linkers, &component) {
             return Ok(Err(Refused(format!("the component does not fit this host: {error:#}"))));
         }
-        component.serialize().map(Ok).map_err(to_anyhow)
+        let native = component.serialize().map_err(to_anyhow)?;
+        let bytes = native.len();
+        Ok(match bytes > NATIVE_BYTES_MAX {
+            true => Err(Refused(format!("its native code has {bytes} bytes, of {NATIVE_BYTES_MAX} allowed"))),
+            false => Ok(native),
+        })
     }
 
     /// What the native code is for.
@@ -61,9 +69,9 @@ impl Compiler {
 /// What the child does. The answer for standard output, or why the component is refused.
 pub fn compile(input: &Path, output: &Path) -> Result<Result<String, Refused>> {
     limit(Resource::Cpu, CPU_S_MAX)?;
-    limit(Resource::As, ADDRESS_BYTES_MAX)?;
-    let bytes = std::fs::read(input).with_context(|| format!("read {}", input.display()))?;
     let compiler = Compiler::new()?;
+    limit(Resource::As, address_bytes()? + ADDRESS_BYTES_MAX)?;
+    let bytes = std::fs::read(input).with_context(|| format!("read {}", input.display()))?;
     let native = match compiler.compile(&bytes)? {
         Ok(native) => native,
         Err(refused) => return Ok(Err(refused)),
@@ -88,6 +96,13 @@ pub(crate) async fn in_child(component: &[u8]) -> Result<Vec<u8>> {
         bail!("the compiler failed ({}): {}", done.status, String::from_utf8_lossy(&done.stderr).trim());
     }
     tokio::fs::read(&output).await.context("read the native code")
+}
+
+/// Address space of this process.
+fn address_bytes() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").context("read our own size")?;
+    let pages: u64 = text.split_whitespace().next().context("a size")?.parse().context("a number of pages")?;
+    Ok(pages * rustix::param::page_size() as u64)
 }
 
 fn limit(resource: Resource, most: u64) -> Result<()> {

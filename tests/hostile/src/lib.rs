@@ -8,6 +8,7 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test ends at the first surprise")]
 
+pub mod bombs;
 pub mod http1;
 pub mod http2;
 pub mod nats;

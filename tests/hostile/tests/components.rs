@@ -5,66 +5,23 @@
 
 use std::fs;
 
+use odeon_hostile::bombs::{self, around, with};
 use odeon_hostile::{Beside, publish};
 use odeon_tests::Installation;
-use wasm_encoder::{
-    CodeSection, Component, ComponentImportSection, ComponentTypeRef, ComponentTypeSection, Function,
-    FunctionSection, InstanceType, MemorySection, MemoryType, Module, ModuleSection, TypeSection,
-};
+use reqwest::StatusCode;
+use wasm_encoder::Module;
 
 /// More than a component may have, in bytes.
 const TOO_LARGE_BYTES: usize = (64 << 20) + 1;
 
-/// A component that imports what no host has.
-fn stranger() -> Vec<u8> {
-    let (mut component, mut types, mut imports) =
-        (Component::new(), ComponentTypeSection::new(), ComponentImportSection::new());
-    types.instance(&InstanceType::new());
-    imports.import("evil:host/everything@1.0.0", ComponentTypeRef::Instance(0));
-    component.section(&types).section(&imports);
-    component.finish()
-}
-
-/// A component around a core module.
-fn around(module: &Module) -> Vec<u8> {
-    let mut component = Component::new();
-    component.section(&ModuleSection(module));
-    component.finish()
-}
-
-/// A core module that wants more memories than an instance may have.
-fn hoarder() -> Module {
-    let (mut module, mut memories) = (Module::new(), MemorySection::new());
-    for _ in 0..200 {
-        let memory = MemoryType {
-            minimum: 65_536,
-            maximum: None,
-            memory64: false,
-            shared: false,
-            page_size_log2: None,
-        };
-        memories.memory(memory);
+/// A component that imports what no host has: another name in as many bytes.
+fn stranger(good: &[u8]) -> Vec<u8> {
+    let (name, other) = (b"wasi:cli/stdout@", b"evil:cli/stdout@");
+    let mut bytes = good.to_vec();
+    while let Some(at) = bytes.windows(name.len()).position(|bytes| bytes == name) {
+        bytes[at..at + name.len()].copy_from_slice(other);
     }
-    module.section(&memories);
-    module
-}
-
-/// A core module whose one function is nested as deeply as this.
-fn nested(depth: usize) -> Module {
-    let (mut module, mut types) = (Module::new(), TypeSection::new());
-    types.ty().function([], []);
-    let (mut functions, mut code) = (FunctionSection::new(), CodeSection::new());
-    functions.function(0);
-    let mut function = Function::new([]);
-    for _ in 0..depth {
-        function.instructions().block(wasm_encoder::BlockType::Empty);
-    }
-    for _ in 0..=depth {
-        function.instructions().end();
-    }
-    code.function(&function);
-    module.section(&types).section(&functions).section(&code);
-    module
+    bytes
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,30 +32,60 @@ async fn what_is_no_component_is_refused_with_a_reason() {
     let mut flipped = good.clone();
     let middle = flipped.len() / 2;
     flipped[middle..middle + 64].iter_mut().for_each(|byte| *byte ^= 0x55);
-    let files: [(&str, Vec<u8>); 9] = [
-        ("empty", Vec::new()),
-        ("text", b"<html>404</html>".to_vec()),
-        ("module", Module::new().finish()),
-        ("half", good[..middle].to_vec()),
-        ("flipped", flipped),
-        ("large", [&good[..8], &vec![0; TOO_LARGE_BYTES]].concat()),
-        ("stranger", stranger()),
-        ("hoarder", around(&hoarder())),
-        ("nested", around(&nested(200_000))),
+    let bomb = |module: &Module| with(&good, &around(module));
+    let files: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", Vec::new(), "neither a WebAssembly file"),
+        ("text", b"<html>404</html>".to_vec(), "neither a WebAssembly file"),
+        ("module", Module::new().finish(), "a core WebAssembly module, not a component"),
+        ("half", good[..middle].to_vec(), "not a valid component"),
+        ("flipped", flipped, "not a valid component"),
+        ("large", [&good[..8], &vec![0; TOO_LARGE_BYTES]].concat(), "64 MiB"),
+        ("stranger", stranger(&good), "evil:cli/stdout"),
+        ("slow", bomb(&bombs::functions(1, &bombs::nested(200_000))), "make the component smaller"),
+        ("memories", bomb(&bombs::memories(101, 1)), "memories count exceeds"),
+        ("tables", bomb(&bombs::tables(101, 1)), "tables count exceeds"),
+        ("segments", bomb(&bombs::segments(100_001, 8_192)), "data segments count exceeds"),
+        ("functions", bomb(&bombs::functions(1_000_001, &bombs::nested(0))), "functions count exceeds"),
+        ("jumps", bomb(&bombs::functions(1, &bombs::jumps(70_000))), "`br_table` has 70000 targets"),
+        ("variables", bomb(&bombs::functions(1, &bombs::variables(50_001))), "too many locals"),
+        ("types", with(&good, &bombs::types(100, 10)), "type size exceeds"),
+        ("deep", with(&good, &bombs::types(200, 1)), "type nesting is too deep"),
+        ("many", bomb(&bombs::memories(10, 1)), "memories count of 10 exceeds"),
+        ("memory", bomb(&bombs::memories(1, 65_536)), "minimum byte size of 4294967296 which exceeds"),
+        ("parts", with(&good, &bombs::parts(10, &bombs::memories(1, 1))), "memories, which exceeds"),
+        ("table", bomb(&bombs::tables(1, 10_000_000)), "minimum element size of 10000000 which exceeds"),
+        ("instances", with(&good, &bombs::instances(3, 10)), "core module instances, which exceeds"),
+        ("million", with(&good, &bombs::instances(6, 10)), "core module instances, which exceeds"),
     ];
     let folder = tempfile::tempdir().unwrap();
     let beside = Beside::start(site.url("development", "/Hello/"));
-    for (name, bytes) in files {
+    for (name, bytes, reason) in files {
         let file = folder.path().join(format!("{name}.wasm"));
         fs::write(&file, bytes).unwrap();
         let said = site.fail(&["publish", file.to_str().unwrap(), "--name", "Evil"]);
+        assert!(said.contains(reason), "{name}: {said}");
         assert!(said.len() > 20 && !said.contains("panicked"), "{name}: a reason, not `{said}`");
         let apps = site.succeed(&["apps"]);
         assert!(!apps.contains("Evil"), "{name}: nothing of it is kept: {apps}");
     }
     assert!(beside.stop().await > 0);
-    // A control: what was broken above is taken when it is whole.
-    let file = folder.path().join("good.wasm");
-    fs::write(&file, good).unwrap();
-    site.succeed(&["publish", file.to_str().unwrap(), "--name", "Evil"]);
+    // Controls: each kind of addition is taken where there is less of it.
+    let controls = [
+        ("good", good.clone()),
+        ("memories", bomb(&bombs::memories(1, 1))),
+        ("tables", bomb(&bombs::tables(1, 100))),
+        ("segments", bomb(&bombs::segments(10, 10))),
+        ("functions", bomb(&bombs::functions(100, &bombs::nested(100)))),
+        ("jumps", bomb(&bombs::functions(1, &bombs::jumps(1_000)))),
+        ("variables", bomb(&bombs::functions(1, &bombs::variables(1_000)))),
+        ("types", with(&good, &bombs::types(5, 5))),
+        ("instances", with(&good, &bombs::instances(2, 5))),
+    ];
+    for (name, bytes) in controls {
+        let file = folder.path().join(format!("{name}.wasm"));
+        fs::write(&file, bytes).unwrap();
+        site.succeed(&["publish", file.to_str().unwrap(), "--name", "Evil"]);
+        let (status, said) = site.get(&site.url("development", "/Evil/")).await;
+        assert_eq!(status, StatusCode::OK, "{name}: {said}");
+    }
 }
