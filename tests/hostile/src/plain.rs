@@ -1,4 +1,5 @@
-//! A server as hyper makes it, without any limit of ours: what an attack does where nobody defends.
+//! A server as hyper makes it, without any limit of ours, and with hyper's own opened where it has a setting for them: what
+//! an attack does where nobody defends.
 
 use std::convert::Infallible;
 
@@ -11,6 +12,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+
+/// More than any test sends, and what hyper keeps in memory for each connection.
+const HEADERS_MAX: usize = 1_000;
+const HEAD_BYTES_MAX: usize = 16 << 20;
 
 /// Starts one; its address. It reads each request to its end and answers with so many bytes.
 pub async fn server(answer_bytes: usize) -> String {
@@ -26,7 +31,14 @@ pub async fn server(answer_bytes: usize) -> String {
                         answer_bytes
                     ]))))
                 };
-                let builder = auto::Builder::new(TokioExecutor::new());
+                let mut builder = auto::Builder::new(TokioExecutor::new());
+                builder.http1().max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
+                builder
+                    .http2()
+                    .max_concurrent_streams(None)
+                    .max_header_list_size(u32::MAX)
+                    .max_pending_accept_reset_streams(usize::MAX)
+                    .max_local_error_reset_streams(None);
                 let _ = builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await;
             });
         }

@@ -174,6 +174,7 @@ impl Attacker<'_> {
         );
         let open = Peer::start(OPEN_ADDRESS, redirect, false).await;
         self.allow(&[OPEN_ADDRESS]).await;
+        let beside = self.beside();
         self.check(&format!("fetch/{}", open.address), "answered 302").await;
         let denied = "answered 302, then failed ErrorCode::HttpRequestDenied";
         self.check(&format!("follow/{}", open.address), denied).await;
@@ -181,6 +182,16 @@ impl Attacker<'_> {
         let denied = "answered 302, then failed ErrorCode::DestinationIpProhibited";
         self.check(&format!("follow/{}", open.address), denied).await;
         assert_eq!((closed.asked(), open.asked()), (0, 3));
+        // The control: the same redirect into an open network is the guest's to follow.
+        let other = Peer::ok(OPEN_ADDRESS).await;
+        let redirect = format!(
+            "HTTP/1.1 302 Found\r\nlocation: http://{}/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            other.address
+        );
+        let open = Peer::start(OPEN_ADDRESS, redirect, false).await;
+        self.check(&format!("follow/{}", open.address), "answered 302, then answered 200").await;
+        assert_eq!(other.asked(), 1);
+        beside.stop().await;
     }
 
     async fn connections_are_shared_out(&self) {
@@ -237,6 +248,11 @@ impl Attacker<'_> {
             "{said}"
         );
         self.told(&id, "OS-BERT-50210").await;
+        // The control: as much as an app may take, and no more.
+        let large = "x".repeat(ANSWER_BYTES_MAX);
+        let whole = format!("content-length: {ANSWER_BYTES_MAX}\r\nconnection: close\r\n\r\n{large}");
+        let whole = Peer::start(OPEN_ADDRESS, head(&whole), false).await;
+        self.check(&format!("read/{}", whole.address), &format!("read {ANSWER_BYTES_MAX}")).await;
         let nonsense = Peer::start(OPEN_ADDRESS, "no HTTP at all\r\n\r\n".into(), false).await;
         let (said, _) = self.attack(&format!("fetch/{}", nonsense.address)).await;
         assert!(said.starts_with("failed ErrorCode::HttpProtocolError"), "{said}");

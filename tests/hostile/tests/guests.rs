@@ -241,6 +241,7 @@ impl Attack<'_> {
     }
 
     async fn logs_are_bounded_and_stay_apart(&self) {
+        let beside = self.beside();
         let dropped = self.metric("odeon_host_log_lines_dropped_total", None).await;
         assert_eq!(self.ask("Free", "memory/log/20000").await.text, "logged\n");
         assert!(self.metric("odeon_host_log_lines_dropped_total", None).await > dropped, "a flood is cut");
@@ -263,6 +264,7 @@ impl Attack<'_> {
         assert!(forged.contains("second"), "it is in the log of the request that wrote it: {forged}");
         let other = self.site.succeed(&["logs", "Hostile", "--stage", "development", "--request", "forged"]);
         assert!(!other.contains("second"), "and in no other: {other}");
+        beside.stop().await;
     }
 
     async fn an_app_past_its_burst_waits_and_is_not_ended(&self) {

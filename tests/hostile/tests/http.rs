@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use odeon_hostile::http1::{Raw, head};
-use odeon_hostile::http2::{self, END_HEADERS, END_STREAM, Frame, Http2, kind};
+use odeon_hostile::http2::{self, ACK, END_HEADERS, END_STREAM, Frame, Http2, kind};
 use odeon_hostile::{Beside, plain, publish, resident_bytes};
 use odeon_http::limits;
 use odeon_tests::{Installation, eventually};
@@ -24,6 +24,8 @@ const MEMORY_BYTES_MAX: u64 = 256 << 20;
 const RESPONSE_HEADERS_MAX: usize = 80;
 /// Bytes of the body of an app's response.
 const RESPONSE_BODY_BYTES_MAX: u64 = 128 << 20;
+/// How long a server without limits is looked at after ours has closed.
+const SOON: Duration = Duration::from_millis(200);
 /// Another address of this machine, so that what an attacker has used up is not missing to others.
 const ATTACKER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 66));
 
@@ -117,6 +119,14 @@ impl Target<'_> {
                 raw.closed().await;
             }
         }
+        let (_, two_hosts) = refused.iter().find(|(what, _)| *what == "two hosts").unwrap();
+        let mut control = Raw::connect(&plain::server(2).await).await;
+        control.send(two_hosts).await;
+        assert_eq!(
+            control.answer().await.unwrap().status,
+            200,
+            "the rest is hyper's to refuse, this is ours"
+        );
         // Inside of a body it is too late for a status of the server's own, but not for one of the router's.
         let chunked = head("POST", "/Hostile/out/seen", &["transfer-encoding: chunked"]);
         let broken = [
@@ -202,7 +212,9 @@ impl Target<'_> {
         let many: Vec<String> = (0..=limits::HEADERS_MAX).map(|at| format!("x-{at}: y")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let large = format!("x: {}", "y".repeat(limits::HEAD_BYTES_MAX as usize));
-        for server in self.both() {
+        let plain = plain::server(2).await;
+        for server in [&self.router, &self.host, &plain] {
+            let is_control = *server == plain;
             let cases = [
                 ("a long URL", head("GET", &long(limits::URL_BYTES_MAX), &[]), 414),
                 ("a longer URL", head("GET", &long(limits::HEAD_BYTES_MAX as usize - 1_000), &[]), 414),
@@ -213,13 +225,18 @@ impl Target<'_> {
                 let mut raw = Raw::connect(server).await;
                 raw.send(&request).await;
                 let answered = raw.answer().await.map(|answer| answer.status);
-                assert_eq!(answered, Some(status), "{what} at {server}");
+                let expected = if is_control { 200 } else { status };
+                assert_eq!(answered, Some(expected), "{what} at {server}");
             }
             let mut raw = Raw::connect(server).await;
             raw.send("GET /Hello/ HTTP/1.1\r\nx: ").await;
             let (mut sent, piece) = (0_usize, "y".repeat(16 << 10));
             while sent < 64 && raw.send(&piece).await {
                 sent += 1; // a head that does not end
+            }
+            if is_control {
+                assert!(sent == 64 && raw.is_open(), "it takes 1 MiB of it, and waits for more");
+                continue;
             }
             let answered = raw.answer().await.map(|answer| answer.status);
             assert!(answered.is_none_or(|status| status == 431), "a head that does not end at {server}");
@@ -247,6 +264,13 @@ impl Target<'_> {
             sent += 1; // without a length: it is cut where it is too long
         }
         raw.closed().await;
+        let mut control = Raw::connect(&plain::server(2).await).await;
+        control.send(head("POST", "/", &["transfer-encoding: chunked"])).await;
+        for _ in 0..1_000 {
+            assert!(control.send(&chunk).await, "a server without the limit takes all of it");
+        }
+        control.send("0\r\n\r\n").await;
+        assert_eq!(control.answer().await.unwrap().status, 200);
     }
 
     async fn http2_keeps_to_its_rules(&self) {
@@ -320,38 +344,60 @@ impl Target<'_> {
             let flooded = http2.flood(&together, times(&together)).await;
             assert!(flooded.closed, "{what}: {flooded:?}");
         }
-        let ping = http2::frame(kind::PING, 0, 0, &[0; 8]).repeat(1_000);
-        let mut control = Http2::connect(&plain::server(2).await, &[]).await;
-        let flooded = control.flood(&ping, times(&ping)).await;
-        assert!(!flooded.closed, "a server without the limit takes all of it: {flooded:?}");
+        let plain = plain::server(2).await;
+        for (what, first, flood) in &floods {
+            let together = flood.repeat((64 << 10) / flood.len());
+            let mut control = Http2::connect(&plain, &[]).await;
+            control.send(first).await;
+            let flooded = control.flood(&together, times(&together)).await;
+            let is_of_h2 = ["CONTINUATION", "empty DATA"].contains(what); // what has no setting
+            assert!(
+                is_of_h2 || !flooded.closed,
+                "{what}: a server without the limit takes all of it: {flooded:?}"
+            );
+        }
 
         // Rapid reset: streams that are taken back at once do not count as open.
-        let mut http2 = Http2::connect(&self.router, &[]).await;
-        let mut closed = false;
-        for at in 0..1_000_u32 {
-            let bytes: Vec<u8> = (0..20)
-                .flat_map(|more| {
-                    let stream = (at * 20 + more) * 2 + 1;
-                    let head = http2::frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &get);
-                    [head, http2::frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
-                })
-                .collect();
-            if !http2.send(&bytes).await {
-                closed = true;
-                break;
+        for server in [&self.router, &plain] {
+            let mut http2 = Http2::connect(server, &[]).await;
+            let mut closed = false;
+            for at in 0..1_000_u32 {
+                let bytes: Vec<u8> = (0..20)
+                    .flat_map(|more| {
+                        let stream = (at * 20 + more) * 2 + 1;
+                        let head = http2::frame(kind::HEADERS, END_HEADERS | END_STREAM, stream, &get);
+                        [head, http2::frame(kind::RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+                    })
+                    .collect();
+                if !http2.send(&bytes).await {
+                    closed = true;
+                    break;
+                }
+            }
+            if *server == self.router {
+                assert!(closed || http2.closed_within(Duration::from_secs(30)).await, "rapid reset");
+            } else {
+                assert!(
+                    !closed && !http2.closed_within(SOON).await,
+                    "a server without the limit takes them all"
+                );
             }
         }
-        assert!(closed || http2.closed_within(Duration::from_secs(30)).await, "rapid reset");
 
         // Streams that never end: no more than are allowed are begun.
-        let mut http2 = Http2::connect(&self.router, &[]).await;
         let post = http2::request("POST", "/Hostile/out/seen", &[]);
         let streams = (0..limits::STREAMS_MAX + 50)
             .flat_map(|at| http2::frame(kind::HEADERS, END_HEADERS, at * 2 + 1, &post));
-        http2.send(&streams.collect::<Vec<u8>>()).await;
-        let refused =
-            http2.find(|frame| frame.kind == kind::RST_STREAM && frame.payload == [0, 0, 0, 7]).await;
-        assert!(refused.is_some(), "REFUSED_STREAM");
+        let streams: Vec<u8> = streams.collect();
+        let is_refused = |frame: &Frame| frame.kind == kind::RST_STREAM && frame.payload == [0, 0, 0, 7];
+        let mut http2 = Http2::connect(&self.router, &[]).await;
+        http2.send(&streams).await;
+        assert!(http2.find(is_refused).await.is_some(), "REFUSED_STREAM");
+        let mut control = Http2::connect(&plain, &[]).await;
+        control.send(&[&streams[..], &http2::frame(kind::PING, 0, 0, b"answered")].concat()).await;
+        let pong = |frame: &Frame| frame.kind == kind::PING && frame.flags == ACK;
+        let first = control.find(|frame| is_refused(frame) || pong(frame)).await;
+        assert!(first.is_some_and(|frame| pong(&frame)), "a server without the limit begins all of them");
     }
 
     /// What an app answers must not make its host look broken: others would be sent elsewhere, or nowhere.
@@ -469,6 +515,16 @@ impl Target<'_> {
         assert!(held.len() <= max, "{} connections of one address are open", held.len());
         let (status, _) = self.site.get(&self.site.url("development", "/Hello/")).await;
         assert_eq!(status, StatusCode::OK, "another address has its own");
+        drop(held);
+        let plain = plain::server(2).await;
+        let mut all = Vec::new();
+        for _ in 0..max + 50 {
+            all.push(Raw::connect_from(ATTACKER, &plain, None).await.unwrap());
+        }
+        let mut last = all.pop().unwrap();
+        last.send(head("GET", "/", &[])).await;
+        assert_eq!(last.answer().await.unwrap().status, 200);
+        assert!(all.iter_mut().all(Raw::is_open), "a server without the limit takes them all");
     }
 
     /// Each is closed at its deadline, while a server without limits goes on.
@@ -480,7 +536,7 @@ impl Target<'_> {
             self.a_slow_body_is_told(&plain),
             self.a_slow_body_ends_at_the_host(),
             self.who_does_not_read_is_left(&plain),
-            self.who_opens_no_window_is_left(),
+            self.who_opens_no_window_is_left(&plain),
         );
         self.no_request_is_left().await;
     }
@@ -488,13 +544,18 @@ impl Target<'_> {
     async fn silence_ends(&self, plain: &str) {
         let (mut silent, mut control) = (Raw::connect(&self.router).await, Raw::connect(plain).await);
         let mut half = Http2::connect(&self.router, &[]).await; // a preface, and nothing else
+        let mut half_control = Http2::connect(plain, &[]).await;
         silent.closed().await;
         assert!(half.closed_within(Duration::from_secs(60)).await);
-        assert!(control.is_open());
+        assert!(control.is_open() && !half_control.closed_within(SOON).await);
         let mut idle = Raw::connect(&self.router).await;
+        let mut idle_control = Raw::connect(&plain::server(2).await).await;
+        idle_control.send(head("GET", "/", &[])).await;
+        assert_eq!(idle_control.answer().await.unwrap().status, 200);
         idle.send(head("GET", "/Hello/", &[])).await;
         assert_eq!(idle.answer().await.unwrap().status, 200);
         idle.closed().await;
+        assert!(idle_control.is_open());
     }
 
     async fn a_slow_head_ends(&self, plain: &str) {
@@ -560,11 +621,14 @@ impl Target<'_> {
         assert!(!is_reset(&control), "a server without the limit waits for ever");
     }
 
-    async fn who_opens_no_window_is_left(&self) {
+    async fn who_opens_no_window_is_left(&self, plain: &str) {
         let mut greedy = Http2::connect(&self.router, &[(4, 0)]).await; // SETTINGS_INITIAL_WINDOW_SIZE
+        let mut control = Http2::connect(plain, &[(4, 0)]).await;
         let block = http2::request("GET", &format!("/Hostile/out/body/{}", 1 << 20), &[]);
         greedy.send(&http2::frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
+        control.send(&http2::frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
         assert!(greedy.closed_within(Duration::from_secs(80)).await, "it waits for a window");
+        assert!(!control.closed_within(SOON).await, "a server without the limit waits for ever");
     }
 }
 
