@@ -42,7 +42,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What a host reserves.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineSettings {
-    /// Live instances of all apps of one WASI together. Each reserves 4 GiB of address space and no memory.
+    /// Live instances of all apps of one WASI together. Each reserves 16 GiB of address space and no memory.
     pub instances_max: u32,
     /// Most memory one instance may ever have, in bytes; an app's own limit may be lower.
     pub memory_bytes_max: usize,
@@ -128,9 +128,9 @@ fn pool(settings: &EngineSettings, wasi: Wasi) -> PoolingAllocationConfig {
     };
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(settings.instances_max)
-        .total_core_instances(settings.instances_max * 4)
-        .total_memories(settings.instances_max)
-        .total_tables(settings.instances_max * 4)
+        .total_core_instances(settings.instances_max.saturating_mul(CORE_INSTANCES_MAX))
+        .total_memories(settings.instances_max.saturating_mul(MEMORIES_MAX))
+        .total_tables(settings.instances_max.saturating_mul(TABLES_MAX))
         .total_stacks(stacks)
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)

@@ -5,10 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-use odeon_hostile::{Beside, hostile, publish};
+use std::fs;
+
+use odeon_hostile::{Beside, bombs, hostile, publish};
 use odeon_tests::{Installation, eventually};
 use reqwest::StatusCode;
 use serde_json::Value;
+use wasm_encoder::Module;
 
 /// CPU time of a request of `Hostile`, in milliseconds.
 const CPU_MS: &str = "requestCpuMs=200";
@@ -27,6 +30,7 @@ async fn a_hostile_app_harms_itself_only() {
     deploy(&site, "Hostile", &[CPU_MS, WALL_MS, "instanceMemoryMib=32", "memoryMib=64", "instances=50"]);
     deploy(&site, "Free", &["requestCpuMs=60000"]);
     let attack = Attack { site: &site };
+    attack.whoever_has_many_parts_leaves_room_for_others().await;
     attack.whoever_keeps_the_cpu_is_ended().await;
     attack.whoever_works_on_after_its_answer_is_ended().await;
     attack.many_busy_requests_hold_up_nobody().await;
@@ -115,6 +119,42 @@ impl Attack<'_> {
             (self.metric("odeon_host_app_memory_bytes", Some("Hostile")).await == 0.0).then_some(())
         })
         .await;
+    }
+
+    /// Instances that have as many parts (core instances, memories, tables) as one may have, and as many of them at once as
+    /// an app may have by default: the pools of the host are for all apps.
+    async fn whoever_has_many_parts_leaves_room_for_others(&self) {
+        const INSTANCES: usize = 256;
+        let folder = tempfile::tempdir().unwrap();
+        let good = fs::read(hostile()).unwrap();
+        for (name, parts) in [
+            ("Cores", bombs::parts(40, &Module::new())),
+            ("Memories", bombs::parts(3, &bombs::memories(1, 1))),
+            ("Tables", bombs::parts(12, &bombs::tables(1, 1))),
+        ] {
+            let file = folder.path().join(format!("{name}.wasm"));
+            fs::write(&file, bombs::with(&good, &parts)).unwrap();
+            self.site.succeed(&["publish", file.to_str().unwrap(), "--name", name]);
+            let beside = self.beside();
+            let all = (0..INSTANCES).map(|_| self.ask(name, "memory/hold/0/3000"));
+            let all = futures_util::future::join_all(all).await;
+            let served = all.iter().filter(|outcome| outcome.status == StatusCode::OK).count();
+            assert_eq!(served, INSTANCES, "{name}: it has what it may have: {:?}", all.last());
+            beside.stop().await;
+        }
+        // What each part holds counts.
+        let wide = bombs::with(&good, &bombs::parts(3, &bombs::memories(1, 1_500)));
+        let file = folder.path().join("wide.wasm");
+        fs::write(&file, wide).unwrap();
+        self.site.succeed(&["publish", file.to_str().unwrap(), "--name", "Wide"]);
+        let refused = self.ask("Wide", "memory/hold/0/1").await;
+        assert_eq!(refused.code, "OS-BERT-50002", "{refused:?}");
+        deploy(self.site, "Wide", &["instanceMemoryMib=512"]);
+        assert_eq!(
+            self.ask("Wide", "memory/hold/0/1").await.status,
+            StatusCode::OK,
+            "with that limit there is room"
+        );
     }
 
     async fn many_busy_requests_hold_up_nobody(&self) {
