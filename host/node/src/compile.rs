@@ -101,7 +101,8 @@ pub(crate) async fn in_child(component: &[u8]) -> Result<Vec<u8>> {
 /// Address space of this process.
 fn address_bytes() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").context("read our own size")?;
-    let pages: u64 = text.split_whitespace().next().context("a size")?.parse().context("a number of pages")?;
+    let pages: u64 =
+        text.split_whitespace().next().context("a size")?.parse().context("a number of pages")?;
     Ok(pages * rustix::param::page_size() as u64)
 }
 
