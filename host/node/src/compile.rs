@@ -15,6 +15,8 @@ use serde_json::json;
 
 /// CPU time of the child, in seconds.
 const CPU_S_MAX: u64 = 60;
+/// How much lower than others' the priority of the child is: whoever waits for an answer goes first.
+const COMPILER_NICE: i32 = 10;
 /// Address space that compiling may take beside what its engines reserve, in bytes.
 const ADDRESS_BYTES_MAX: u64 = 8 << 30;
 /// Bytes of native code: four times the largest component. A component may say in a few bytes that it consists of a
@@ -68,6 +70,8 @@ impl Compiler {
 
 /// What the child does. The answer for standard output, or why the component is refused.
 pub fn compile(input: &Path, output: &Path) -> Result<Result<String, Refused>> {
+    let nice = rustix::process::getpriority_process(None).unwrap_or(0);
+    let _ = rustix::process::setpriority_process(None, nice + COMPILER_NICE); // to take less is always allowed
     limit(Resource::Cpu, CPU_S_MAX)?;
     let compiler = Compiler::new()?;
     limit(Resource::As, address_bytes()? + ADDRESS_BYTES_MAX)?;

@@ -20,8 +20,7 @@ use cap_std::fs::Dir;
 use libfuzzer_sys::arbitrary::{Arbitrary as _, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use odeon_capabilities::Granted;
-use odeon_engine::wasmtime::component::Linker;
-use odeon_engine::{App, Engine, EngineSettings, State};
+use odeon_engine::{App, Engine, EngineSettings, Linkers};
 use odeon_fuzz::components::{Plan, component, smallest};
 use odeon_host::compile::Compiler;
 use odeon_host::fuzzing::{Absent, FOLDER_NATIVE, NativeFiles};
@@ -35,7 +34,7 @@ const CHANGES_MAX: usize = 8;
 struct Host {
     compiler: Compiler,
     engine: Engine,
-    linker: Linker<State<Granted>>,
+    linkers: Linkers<Granted>,
     folder: TempDir,
     files: NativeFiles,
     /// Native code of the smallest app.
@@ -50,14 +49,14 @@ fn host() -> &'static Host {
         // What an instance may have is as on hosts; only the number of instances is not.
         let settings = EngineSettings { instances_max: 4, ..EngineSettings::default() };
         let engine = Engine::new(settings).expect("start the engine");
-        let linker = odeon_capabilities::linker(&engine).expect("link the capabilities");
+        let linkers = odeon_capabilities::linkers(&engine).expect("link the capabilities");
         let folder = folder();
         fs::create_dir(folder.path().join(FOLDER_NATIVE)).expect("make a folder");
         let files = opened(&folder, &engine);
         let code =
             compiler.compile(&smallest()).expect("the compiler goes").expect("the smallest app is one");
         let digest = Digest::of(b"the smallest app");
-        Host { compiler, engine, linker, folder, files, code, digest }
+        Host { compiler, engine, linkers, folder, files, code, digest }
     })
 }
 
@@ -122,7 +121,7 @@ fn load(bytes: &[u8]) {
     let mapped = host.files.load(&host.engine, &digest).expect("what was compiled is taken by hosts");
     assert_eq!(mapped.bytes, code.len() as u64 + 32, "code and seal");
     let app =
-        App::link(&host.engine, &host.linker, &mapped.component).expect("what was compiled fits this host");
+        App::link(&host.engine, &host.linkers, &mapped.component).expect("what was compiled fits this host");
     assert!(app.initial_bytes() <= EngineSettings::default().memory_bytes_max as u64, "an instance has room");
     remove(host, &digest);
 }
