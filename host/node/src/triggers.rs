@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
 use odeon_capabilities::egress::{TRIGGERED_REQUESTS_MAX, requests_max};
-use odeon_engine::Body;
+use odeon_engine::{Body, RequestLimits};
 use odeon_protocol::calls::CALL_S_MAX;
 use odeon_protocol::headers::{REQUEST_ID, TRIGGER, USER};
 use tracing::debug;
@@ -116,6 +116,7 @@ pub(crate) async fn respond(
     let request = request.map_err(|_| Refusal::UnknownApp(served.name.clone()))?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let limits = served.request_limits(millis(trigger.wall), millis(trigger.cpu));
+    let limits = RequestLimits { concurrency_max: 1, ..limits }; // they are not those of users' requests
     let (depth, requests_max) = (trigger.depth, trigger.requests_max);
     let work = Work { request, limits, id: &trigger.id, depth, requests_max };
     ingress::run(host, served, admitted, work).await
