@@ -13,6 +13,9 @@ use crate::report;
 
 /// How long an answer may take, in seconds; following logs and operations is made of many answers.
 const ANSWER_S_MAX: u64 = 60;
+/// Looks at an operation that may fail one after another, and the pause after each, in milliseconds.
+const LOOKS_FAILED_MAX: u32 = 3;
+const POLL_AGAIN_MS: u64 = 1_000;
 /// Wait between two looks at an operation, in milliseconds.
 const POLL_MS: u64 = 40;
 /// How long an operation is waited for, in seconds: longer than the Platform's own limits together.
@@ -355,9 +358,19 @@ impl Api {
     async fn follow(&self, path: &str, key: &str) -> Result<Operation> {
         let path = format!("{path}/{key}");
         let deadline = tokio::time::Instant::now() + Duration::from_secs(OPERATION_S_MAX);
-        let mut told = 0;
+        let (mut told, mut failed) = (0, 0);
         loop {
-            let operation: Operation = read(self.request(Method::GET, &path)).await?;
+            let operation: Operation = match read(self.request(Method::GET, &path)).await {
+                Ok(operation) => operation,
+                // The operation goes on whoever looks, so a Platform that has much to do is asked again.
+                Err(_) if failed < LOOKS_FAILED_MAX => {
+                    failed += 1;
+                    tokio::time::sleep(Duration::from_millis(POLL_AGAIN_MS)).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            failed = 0;
             for step in operation.steps.iter().skip(told) {
                 report::progress(format_args!("  {:<16} {:>8.1} ms", step.name, step.millis));
             }
