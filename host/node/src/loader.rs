@@ -147,12 +147,12 @@ impl Loader {
     ) -> Result<Self> {
         let files = Arc::new(NativeFiles::open(state.dir(), &engine)?);
         // One bound for both: an app weighs its bytes, and at least its share of the mappings.
-        let least = bounds.bytes / bounds.apps.max(LOADED_MIN);
+        let least = in_kib(bounds.bytes) / bounds.apps.max(LOADED_MIN);
         let counted = metrics.clone();
         let cache = Cache::builder()
             .max_capacity(in_kib(bounds.bytes))
             .weigher(move |_, loaded: &Arc<Loaded>| {
-                u32::try_from(in_kib(loaded.bytes.max(least))).unwrap_or(u32::MAX)
+                u32::try_from(in_kib(loaded.bytes).max(least)).unwrap_or(u32::MAX)
             })
             // A frequency filter would keep a new app out, and load it again at each of its requests.
             .eviction_policy(EvictionPolicy::lru())
