@@ -195,7 +195,8 @@ impl<C: Capabilities> App<C> {
         if limits.concurrency_max > 1
             && let Some(doors) = &self.doors
         {
-            return self.handle_together(doors, request, limits, capabilities, admitted, unload).await;
+            let together = self.handle_together(doors, request, limits, capabilities, admitted, unload);
+            return Box::pin(together).await;
         }
         let Admitted { cpu, memory, held } = admitted;
         let meter = Arc::new(Meter::new(cpu));
