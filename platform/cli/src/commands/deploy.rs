@@ -26,9 +26,9 @@ pub(crate) struct DeployArguments {
     /// Allow the app to call nobody from this stage.
     #[arg(long, conflicts_with = "allow")]
     allow_none: bool,
-    /// What the app may use in this stage, as `name=value`: memoryMib, instanceMemoryMib, instances, reuse, concurrency, cpuShareMillicores,
-    /// cpuBurstMs (or `unlimited`), requestCpuMs, requestWallMs, requestBodyMib; may be given several times. Replaces
-    /// what was said before, and stays for later deployments.
+    /// What the app may use in this stage, as `name=value`: memoryMib, instanceMemoryMib, instances, reuse, concurrency,
+    /// cpuShareMillicores, cpuBurstMs (or `unlimited`), requestCpuMs, requestWallMs, requestBodyMib; may be given several
+    /// times. Replaces what was said before, and stays for later deployments.
     #[arg(long, value_name = "NAME=VALUE")]
     limit: Option<Vec<String>>,
     /// Give the app the limits that every app has.
