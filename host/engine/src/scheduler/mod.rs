@@ -181,7 +181,7 @@ impl Shared {
     /// Whether a guest may run where its connection is, now.
     fn may_run_here(&self, cpu: &Arc<Cpu>) -> bool {
         let now = self.now();
-        if self.begin == Begin::There || cpu.ready_at(now).is_some() {
+        if cpu.ready_at(now).is_some() {
             return false;
         }
         if self.competing.load(Ordering::Relaxed) == 0 {
