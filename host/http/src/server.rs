@@ -199,7 +199,7 @@ impl Connection {
             };
             async move { Ok::<_, Infallible>(wrapped(answered, begun).await) }
         });
-        let socket = TokioIo::new(Watched { socket, watch: watch.clone() });
+        let socket = TokioIo::new(Watched::new(socket, watch.clone()));
         let mut connection = pin!(builder.serve_connection(socket, service));
         let mut leaving = false;
         // Polled with every piece that comes or goes: whoever looks at connections wakes those that are to end.
