@@ -11,7 +11,7 @@ pub mod log;
 pub mod sql;
 pub mod timers;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use odeon_engine::{Capabilities, Engine, Finish, Linkers, State};
 use wasmtime::component::HasData;
@@ -44,8 +44,8 @@ pub struct Granted {
     pub timers: Arc<dyn Wake>,
     /// How much the app may tell others.
     pub events: EventLimits,
-    /// Where standard output and standard error go.
-    pub output: Output,
+    /// Where standard output and standard error go, once somebody opened them.
+    pub output: OnceLock<Output>,
 }
 
 impl Capabilities for Granted {
@@ -68,15 +68,18 @@ impl Capabilities for Granted {
     }
     /// WASI with nothing granted but the log behind standard output and standard error.
     fn wasi(&self) -> WasiCtx {
+        let output = self.output.get_or_init(|| Output::to(self.log.clone()));
         WasiCtx::builder()
-            .stdout(self.output.stream("stdout"))
-            .stderr(self.output.stream("stderr"))
+            .stdout(output.stream("stdout"))
+            .stderr(output.stream("stderr"))
             .max_random_size(RANDOM_BYTES_MAX)
             .build()
     }
     fn take_over(&mut self, before: &Self) {
-        before.output.turn(self.log.clone());
-        self.output = before.output.clone();
+        if let Some(output) = before.output.get() {
+            output.turn(self.log.clone());
+            self.output = output.clone().into();
+        }
     }
     fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
         &mut self.egress

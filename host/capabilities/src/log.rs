@@ -4,6 +4,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -51,7 +52,7 @@ pub struct Line {
     /// The text.
     pub message: String,
     /// The request.
-    pub request_id: Arc<str>,
+    pub request_id: String,
     /// Error code of a failed request.
     pub error_code: Option<&'static str>,
     /// Action and node of the model.
@@ -66,15 +67,30 @@ pub trait Sink: Send + Sync + 'static {
 
 /// The log of one request.
 #[derive(Clone)]
-pub struct RequestLog {
+pub struct RequestLog(Arc<Logged>);
+
+/// A request, and where its lines go.
+struct Logged {
     sink: Arc<dyn Sink>,
-    request_id: Arc<str>,
+    request_id: String,
+    /// Something was denied to it, and its log says so.
+    told: AtomicBool,
 }
 
 impl RequestLog {
     /// The log of the request with this id.
     pub fn new(sink: Arc<dyn Sink>, request_id: &str) -> Self {
-        Self { sink, request_id: request_id.into() }
+        Self(Arc::new(Logged { sink, request_id: request_id.to_owned(), told: AtomicBool::new(false) }))
+    }
+    /// The request.
+    pub fn request_id(&self) -> &str {
+        &self.0.request_id
+    }
+    /// Something that was denied to the guest. Only the first is told: a guest in a loop would fill the log.
+    pub(crate) fn denied(&self, code: &'static str, message: impl FnOnce() -> String) {
+        if !self.0.told.swap(true, Ordering::Relaxed) {
+            self.host_line(code, message(), None);
+        }
     }
     /// A failed request, told by the host, with action and node where they are known.
     pub fn host_line(&self, code: &'static str, message: String, origin: Option<(String, String)>) {
@@ -92,14 +108,8 @@ impl RequestLog {
             let end = message.floor_char_boundary(LINE_BYTES_MAX);
             message.truncate(end);
         }
-        self.sink.take(Line {
-            level,
-            source,
-            message,
-            request_id: self.request_id.clone(),
-            error_code,
-            origin,
-        });
+        let request_id = self.0.request_id.clone();
+        self.0.sink.take(Line { level, source, message, request_id, error_code, origin });
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::component::{Accessor, GuestTaskId};
 use wasmtime::{AsContextMut as _, Store, StoreContextMut};
+use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi_http::handler::Proxy;
 
 use crate::app::{Body, RequestLimits};
@@ -97,6 +98,7 @@ pub(crate) fn charge<C: Capabilities>(
 impl<C: Capabilities> State<C> {
     /// From here on the instance may have several requests.
     pub(crate) fn begin_together(&mut self) {
+        self.ctx(); // the first request's, before others come
         self.together = Some(Box::default());
     }
 

@@ -27,6 +27,8 @@ use crate::apps::Served;
 use crate::desired::Reader;
 use crate::events;
 use crate::loader::{FETCH_PAUSE_MS, FETCH_TRIES_MAX, blocking};
+use crate::logs::AppLog;
+use crate::peers::Caller;
 use crate::timers::AppTimers;
 
 /// Apps that are loaded at once.
@@ -300,6 +302,7 @@ impl Agent {
             self.login(app).await?;
         }
         let instances = serving.limits.instances_max as usize;
+        let log = AppLog { logs: self.host.logs.clone(), app: app.clone(), revision: claim.revision };
         Ok(Served {
             id: app.clone(),
             name: serving.name.to_string(),
@@ -310,6 +313,8 @@ impl Agent {
             limits: serving.limits.clone(),
             account: self.host.accounts.open(app, &serving.limits),
             requests: self.host.metrics.requests_of(&serving.name.to_string()),
+            log: Arc::new(log),
+            caller: Arc::new(Caller { host: self.host.this.clone(), app: app.clone() }),
             egress: self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned()),
             settings: Arc::new(self.reader.settings(app, &serving.settings)?),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),

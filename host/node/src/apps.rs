@@ -17,7 +17,9 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::loader::Placement;
+use crate::logs::AppLog;
 use crate::metrics::AppRequests;
+use crate::peers::Caller;
 use crate::timers::AppTimers;
 
 /// How long the requests of a replaced revision may go on, in seconds.
@@ -35,6 +37,8 @@ pub(crate) struct Served {
     pub(crate) limits: Limits,
     pub(crate) account: Account,
     pub(crate) requests: AppRequests,
+    pub(crate) log: Arc<AppLog>,
+    pub(crate) caller: Arc<Caller>,
     pub(crate) egress: AppEgress,
     pub(crate) settings: Arc<Settings>,
     pub(crate) timers: Arc<AppTimers>,

@@ -8,7 +8,7 @@
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use hyper::body::{Frame, SizeHint};
 use odeon_capabilities::Granted;
 use odeon_capabilities::egress::requests_max;
 use odeon_capabilities::events::EventLimits;
-use odeon_capabilities::log::{Output, RequestLog};
+use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::app::Admitted;
 use odeon_engine::scheduler::Cpu;
@@ -36,9 +36,7 @@ use tracing::warn;
 use crate::Host;
 use crate::apps::Served;
 use crate::loader::Unloadable;
-use crate::logs::AppLog;
 use crate::memory::Level;
-use crate::peers::Caller;
 use crate::problem::{problem, text};
 use crate::triggers::{self, From, Trigger};
 
@@ -107,7 +105,7 @@ async fn answer(host: &Host, request: Request<Received>, asked: &Asked) -> Respo
         }
         Err(name) => Err(Refusal::UnknownApp(name.clone())),
     };
-    let mut response = outcome.unwrap_or_else(|refusal| refuse(host, found.as_deref().ok(), &refusal, &id));
+    let mut response = outcome.unwrap_or_else(|refusal| refuse(found.as_deref().ok(), &refusal, &id));
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -279,8 +277,7 @@ struct Grants {
 /// Gives a request what its app may use.
 fn grant(host: &Host, served: &Served, work: &Work<'_>) -> Grants {
     let Work { id, depth, requests_max, .. } = *work;
-    let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
-    let log = RequestLog::new(Arc::new(sink), id);
+    let log = RequestLog::new(served.log.clone(), id);
     let sql = match served.database {
         true => Session::new(host.pools.clone(), served.id.as_str())
             .telling(served.outbox.clone())
@@ -288,14 +285,17 @@ fn grant(host: &Host, served: &Served, work: &Work<'_>) -> Grants {
         false => Session::none(),
     };
     let sql = Arc::new(sql);
-    let caller = Caller { host: host.this.clone(), app: served.id.clone(), id: id.to_owned(), depth };
     let granted = Granted {
         sql: sql.clone(),
         log: log.clone(),
-        egress: served.egress.begin(requests_max, log.clone()).with_apps(AUTHORITY, Arc::new(caller)),
+        egress: served.egress.begin(requests_max, log.clone()).with_apps(
+            AUTHORITY,
+            served.caller.clone(),
+            depth,
+        ),
         settings: served.settings.clone(),
         timers: served.timers.clone(),
-        output: Output::to(log.clone()),
+        output: OnceLock::new(),
         events: EventLimits { waiting_max: WAITING_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX },
     };
     Grants { granted, sql, log }
@@ -332,7 +332,7 @@ fn broken(error: &(dyn Error + Send + Sync + 'static)) -> ErrorCode {
 }
 
 /// The one place where a refusal becomes a response, and the owner of the app is told.
-pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id: &str) -> Response<Body> {
+pub(crate) fn refuse(served: Option<&Served>, refusal: &Refusal, id: &str) -> Response<Body> {
     let (status, code, detail) = match refusal {
         Refusal::UnknownApp(name) => {
             let detail = format!("no app `{name}` is served by this host");
@@ -365,11 +365,10 @@ pub(crate) fn refuse(host: &Host, served: Option<&Served>, refusal: &Refusal, id
         Refusal::Guest(Failure { error, .. }) => (error.status(), error.code(), error.to_string()),
     };
     if let (Some(served), Refusal::Guest(Failure { origin, .. })) = (served, refusal) {
-        let sink = AppLog { logs: host.logs.clone(), app: served.id.clone(), revision: served.revision };
         let place = origin.as_ref().map_or("", |origin| &origin.place);
         let line = if place.is_empty() { detail.clone() } else { format!("{detail} ({place})") };
         let origin = origin.as_ref().map(|origin| (origin.action.clone(), origin.node.clone()));
-        RequestLog::new(Arc::new(sink), id).host_line(code, line, origin);
+        RequestLog::new(served.log.clone(), id).host_line(code, line, origin);
     }
     if let (Some(served), Refusal::Unloadable(Unloadable::Failed(why))) = (served, refusal) {
         warn!(app = %served.id, name = served.name, request_id = id, "an app cannot be loaded: {why}");

@@ -62,7 +62,7 @@ impl Logs {
             },
             source: line.source.to_owned(),
             message: line.message,
-            request_id: line.request_id.to_string(),
+            request_id: line.request_id,
             error_code: line.error_code.map(str::to_owned),
             action,
             node,

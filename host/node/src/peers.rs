@@ -157,18 +157,14 @@ async fn follow_hosts(peers: &Peers, client: Client) {
     }
 }
 
-/// Calls other apps, for one request of one app.
+/// Calls other apps, for one app.
 pub(crate) struct Caller {
     pub(crate) host: Weak<Host>,
     pub(crate) app: AppId,
-    /// The request that calls: its id goes with it.
-    pub(crate) id: String,
-    /// Calls between apps that led to it.
-    pub(crate) depth: u32,
 }
 
 impl CallApps for Caller {
-    fn call(&self, request: Request<WasiBody>) -> BoxFuture<'static, Called> {
+    fn call(&self, request: Request<WasiBody>, id: &str, depth: u32) -> BoxFuture<'static, Called> {
         let Some(host) = self.host.upgrade() else {
             return Box::pin(async { Err(ErrorCode::DestinationUnavailable) });
         };
@@ -176,7 +172,7 @@ impl CallApps for Caller {
         let user =
             request.headers().get(USER).map(|user| String::from_utf8_lossy(user.as_bytes()).into_owned());
         let user = user.unwrap_or_default();
-        let (caller, id, depth) = (self.app.clone(), self.id.clone(), self.depth + 1);
+        let (caller, id, depth) = (self.app.clone(), id.to_owned(), depth + 1);
         Box::pin(async move {
             if depth > DEPTH_MAX {
                 let detail = format!("apps call one another more than {DEPTH_MAX} levels deep");
@@ -187,7 +183,7 @@ impl CallApps for Caller {
                 let from = From { id: &id, user: &user, depth };
                 let trigger = Trigger::call(&served, &path, request.into_body(), &from);
                 let answer = triggers::respond(&host, &served, trigger).await;
-                return Ok(answer.unwrap_or_else(|why| ingress::refuse(&host, Some(&served), &why, &id)));
+                return Ok(answer.unwrap_or_else(|why| ingress::refuse(Some(&served), &why, &id)));
             }
             let call = Call { caller, user, path, depth, at_ms: chrono::Utc::now().timestamp_millis() };
             send(&host, request.into_body(), call, &id).await

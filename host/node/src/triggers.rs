@@ -91,7 +91,7 @@ pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Resul
     let outcome = match respond(host, served, trigger).await {
         Ok(response) => ended(response).await,
         Err(refusal) => {
-            let said = ingress::refuse(host, Some(served), &refusal, &id);
+            let said = ingress::refuse(Some(served), &refusal, &id);
             Err(text(said).await)
         }
     };

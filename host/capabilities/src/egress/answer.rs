@@ -12,8 +12,9 @@ use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 use wasmtime_wasi_http::Error;
 
+use super::TOO_LARGE;
 use super::send::error_of;
-use super::{TOO_LARGE, Told};
+use crate::log::RequestLog;
 
 /// Largest body of an answer, in bytes: half of an instance's memory.
 pub(super) const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -24,18 +25,18 @@ pub(super) struct Answer {
     /// Runs while the server is waited for.
     waiting: Option<Pin<Box<Sleep>>>,
     left: u64,
-    told: Told,
+    log: RequestLog,
 }
 
 impl Answer {
-    pub(super) fn new(incoming: Incoming, between_bytes: Duration, told: Told) -> Self {
-        Self { incoming, between_bytes, waiting: None, left: ANSWER_BYTES_MAX, told }
+    pub(super) fn new(incoming: Incoming, between_bytes: Duration, log: RequestLog) -> Self {
+        Self { incoming, between_bytes, waiting: None, left: ANSWER_BYTES_MAX, log }
     }
 }
 
 /// Tells the app, and says what its guest is told.
-pub(super) fn too_large(told: &Told) -> Error {
-    told.tell(TOO_LARGE, || {
+pub(super) fn too_large(log: &RequestLog) -> Error {
+    log.denied(TOO_LARGE, || {
         format!("a server's answer has a body of more than {ANSWER_BYTES_MAX} bytes, and was cut")
     });
     Error::HttpResponseBodySize(Some(ANSWER_BYTES_MAX))
@@ -64,7 +65,7 @@ impl Body for Answer {
         };
         let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
         let Some(left) = this.left.checked_sub(bytes) else {
-            return Poll::Ready(Some(Err(too_large(&this.told))));
+            return Poll::Ready(Some(Err(too_large(&this.log))));
         };
         this.left = left;
         Poll::Ready(Some(Ok(frame)))

@@ -12,7 +12,6 @@ pub mod networks;
 mod send;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use http::Method;
@@ -55,8 +54,8 @@ pub fn requests_max(depth: u32) -> u32 {
 
 /// Calls other apps of the stage, for one request of one app.
 pub trait CallApps: Send + Sync + 'static {
-    /// Answers a request to another app.
-    fn call(&self, request: http::Request<WasiBody>) -> BoxFuture<'static, Called>;
+    /// Answers a request to another app. It comes from the request with that id, to which `depth` calls between apps led.
+    fn call(&self, request: http::Request<WasiBody>, id: &str, depth: u32) -> BoxFuture<'static, Called>;
 }
 
 /// What another app answered, or why it was not asked.
@@ -89,45 +88,29 @@ impl AppEgress {
 pub struct Egress {
     /// Absent where nothing may leave.
     app: Option<AppEgress>,
-    /// The authority of other apps, and who calls them.
-    apps: Option<(&'static str, Arc<dyn CallApps>)>,
+    /// The authority of other apps, who calls them, and how many calls led to this request.
+    apps: Option<(&'static str, Arc<dyn CallApps>, u32)>,
     left: u32,
     requests_max: u32,
-    told: Told,
-}
-
-/// The app's log, which hears of the first denial only: a guest in a loop would fill it.
-#[derive(Clone)]
-struct Told {
     log: RequestLog,
-    done: Arc<AtomicBool>,
-}
-
-impl Told {
-    fn tell(&self, code: &'static str, message: impl FnOnce() -> String) {
-        if !self.done.swap(true, Ordering::Relaxed) {
-            self.log.host_line(code, message(), None);
-        }
-    }
 }
 
 impl Egress {
     /// Nobody is reached.
     pub fn none(log: RequestLog) -> Self {
-        let told = Told { log, done: Arc::default() };
-        Self { app: None, apps: None, left: REQUESTS_MAX, requests_max: REQUESTS_MAX, told }
+        Self { app: None, apps: None, left: REQUESTS_MAX, requests_max: REQUESTS_MAX, log }
     }
 
-    /// Lets requests to `authority` go to other apps.
-    pub fn with_apps(self, authority: &'static str, apps: Arc<dyn CallApps>) -> Self {
-        Self { apps: Some((authority, apps)), ..self }
+    /// Lets requests to `authority` go to other apps, from one to which `depth` such calls led.
+    pub fn with_apps(self, authority: &'static str, apps: Arc<dyn CallApps>, depth: u32) -> Self {
+        Self { apps: Some((authority, apps, depth)), ..self }
     }
 
     /// A place among the app's requests that have no answer yet.
     fn pending(&self) -> Result<Option<OwnedSemaphorePermit>, Error> {
         let Some(app) = &self.app else { return Ok(None) };
         app.share.pending.clone().try_acquire_owned().map(Some).map_err(|_| {
-            self.told.tell(TOO_MANY, || "the app has as many requests without an answer as it may".into());
+            self.log.denied(TOO_MANY, || "the app has as many requests without an answer as it may".into());
             Error::ConnectionLimitReached
         })
     }
@@ -136,8 +119,8 @@ impl Egress {
     fn refuses(&mut self, request: &http::Request<WasiBody>) -> Option<Error> {
         let Some(left) = self.left.checked_sub(1) else {
             let max = self.requests_max;
-            self.told
-                .tell(TOO_MANY, || format!("a request may send {max} requests, and this one sends more"));
+            self.log
+                .denied(TOO_MANY, || format!("a request may send {max} requests, and this one sends more"));
             return Some(Error::ConnectionLimitReached);
         };
         self.left = left;
@@ -167,10 +150,10 @@ impl WasiHttpHooks for Egress {
             Ok(pending) => pending,
             Err(error) => return Box::new(async { Err(error) }),
         };
-        if let Some((own, apps)) = &self.apps
+        if let Some((own, apps, depth)) = &self.apps
             && authority.is_some_and(|authority| authority.as_str() == *own)
         {
-            let called = apps.call(request);
+            let called = apps.call(request, self.log.request_id(), *depth);
             let done = || Box::new(async { Ok(()) }) as Transfer;
             return Box::new(async move {
                 let called = called.await;
@@ -179,15 +162,15 @@ impl WasiHttpHooks for Egress {
             });
         }
         let Some(app) = self.app.as_ref().filter(|app| app.permits(request.uri())) else {
-            self.told.tell(NOT_ALLOWED, || {
+            self.log.denied(NOT_ALLOWED, || {
                 let to = authority.map_or("a server without a name", http::uri::Authority::as_str);
                 format!("a request to `{to}` was denied; `odeon deploy ... --allow {to}` allows it")
             });
             return Box::new(async { Err(Error::HttpRequestDenied) });
         };
-        let (app, told) = (app.clone(), self.told.clone());
+        let (app, log) = (app.clone(), self.log.clone());
         Box::new(async move {
-            let sent = send::send(&app, request, options.unwrap_or_default(), &told).await;
+            let sent = send::send(&app, request, options.unwrap_or_default(), &log).await;
             drop(pending);
             sent
         })

@@ -24,7 +24,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::answer::{ANSWER_BYTES_MAX, Answer, too_large};
-use super::{AppEgress, CLOSED_NETWORK, Sent, TOO_MANY, Told, Transfer};
+use super::{AppEgress, CLOSED_NETWORK, Sent, TOO_MANY, Transfer};
+use crate::log::RequestLog;
 
 /// How long a request waits for a place among the app's connections, in seconds.
 const PLACE_S_MAX: u64 = 5;
@@ -54,16 +55,16 @@ pub(super) async fn send(
     app: &AppEgress,
     mut request: Request<WasiBody>,
     options: RequestOptions,
-    told: &Told,
+    log: &RequestLog,
 ) -> Sent {
     let target = Target::of(request.uri())?;
     let place = timeout(Duration::from_secs(PLACE_S_MAX), place(app)).await.unwrap_or_else(|_| {
-        told.tell(TOO_MANY, || {
+        log.denied(TOO_MANY, || {
             format!("`{}` was not asked: the app has as many connections as it may", target.host)
         });
         Err(Error::ConnectionLimitReached)
     })?;
-    let connect = timeout(at_most(options.connect_timeout, CONNECT_S_MAX), connect(app, &target, told));
+    let connect = timeout(at_most(options.connect_timeout, CONNECT_S_MAX), connect(app, &target, log));
     let stream = connect.await.map_err(|_| Error::ConnectionTimeout)??;
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX as usize);
@@ -85,8 +86,8 @@ pub(super) async fn send(
     let (response, ended) = drive(head, connection.as_mut()).await?;
     let between_bytes = at_most(options.between_bytes_timeout, BETWEEN_BYTES_S_MAX);
     let response = response?;
-    announced(response.headers(), told)?;
-    let response = response.map(|body| Answer::new(body, between_bytes, told.clone()).boxed_unsync());
+    announced(response.headers(), log)?;
+    let response = response.map(|body| Answer::new(body, between_bytes, log.clone()).boxed_unsync());
     let transfer = async move {
         let _held_by_the_connection = place;
         if ended { Ok(()) } else { connection.await.map_err(|error| error_of(&error)) }
@@ -103,11 +104,11 @@ async fn place(app: &AppEgress) -> Result<impl Send + use<>, Error> {
 }
 
 /// A body that says that it is too large is not begun.
-fn announced(headers: &HeaderMap, told: &Told) -> Result<(), Error> {
+fn announced(headers: &HeaderMap, log: &RequestLog) -> Result<(), Error> {
     let length = headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     match length {
-        Some(bytes) if bytes > ANSWER_BYTES_MAX => Err(too_large(told)),
+        Some(bytes) if bytes > ANSWER_BYTES_MAX => Err(too_large(log)),
         Some(_) | None => Ok(()),
     }
 }
@@ -160,13 +161,13 @@ impl Target {
     }
 }
 
-async fn connect(app: &AppEgress, target: &Target, told: &Told) -> Result<Box<dyn Stream>, Error> {
+async fn connect(app: &AppEgress, target: &Target, log: &RequestLog) -> Result<Box<dyn Stream>, Error> {
     let found = app.gateway.resolve(&app.share, &target.host, target.port).await;
     let found = found.map_err(|error| {
         tracing::debug!(host = target.host, "not resolved: {error}");
         Error::DnsError { rcode: Some("the name has no address".into()), info_code: None }
     })?;
-    let addresses = permitted(app, target, &found, told)?;
+    let addresses = permitted(app, target, &found, log)?;
     let stream = dial(&addresses).await?;
     if !target.is_tls {
         return Ok(Box::new(stream));
@@ -182,7 +183,7 @@ fn permitted(
     app: &AppEgress,
     target: &Target,
     found: &[SocketAddr],
-    told: &Told,
+    log: &RequestLog,
 ) -> Result<Vec<SocketAddr>, Error> {
     let denies = |address: &SocketAddr| app.gateway.networks.denies(address.ip());
     let addresses: Vec<_> =
@@ -193,7 +194,7 @@ fn permitted(
     let Some((address, why)) = found.iter().find_map(|address| Some((address.ip(), denies(address)?))) else {
         return Err(Error::DnsError { rcode: Some("the name has no address".into()), info_code: None });
     };
-    told.tell(CLOSED_NETWORK, || {
+    log.denied(CLOSED_NETWORK, || {
         let host = &target.host;
         format!(
             "`{host}` is at {address} ({why}), which apps may not reach; the operator opens networks with \

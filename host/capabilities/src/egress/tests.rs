@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -206,12 +206,12 @@ async fn what_is_denied_is_told_once() {
 async fn a_request_sends_so_many_requests_and_calls() {
     struct Nobody;
     impl CallApps for Nobody {
-        fn call(&self, _: http::Request<WasiBody>) -> BoxFuture<'static, Called> {
+        fn call(&self, _: http::Request<WasiBody>, _: &str, _: u32) -> BoxFuture<'static, Called> {
             Box::pin(async { Err(ErrorCode::DestinationUnavailable) })
         }
     }
     let app = App::new(&[], &[]);
-    let mut egress = app.begin(2).with_apps("app.internal", Arc::new(Nobody));
+    let mut egress = app.begin(2).with_apps("app.internal", Arc::new(Nobody), 0);
     let called = get(&mut egress, "http://app.internal/x").await;
     assert!(matches!(called, Err(Error::DestinationUnavailable)), "{called:?}");
     assert!(matches!(get(&mut egress, "http://evil.example/").await, Err(Error::HttpRequestDenied)));

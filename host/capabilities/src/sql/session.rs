@@ -31,7 +31,7 @@ pub struct Session {
     app: String,
     state: Mutex<Use>,
     /// Told when events were committed.
-    outbox: Arc<Notify>,
+    outbox: Option<Arc<Notify>>,
     /// The app's memory: results count while they are made.
     memory: Option<Arc<Memory>>,
 }
@@ -57,7 +57,7 @@ impl Session {
 
     /// Tells `outbox` when events were committed.
     pub fn telling(self, outbox: Arc<Notify>) -> Self {
-        Self { outbox, ..self }
+        Self { outbox: Some(outbox), ..self }
     }
 
     /// Counts results against an app's memory budget.
@@ -67,13 +67,7 @@ impl Session {
 
     /// A session of an app that has none.
     pub fn none() -> Self {
-        Self {
-            pools: None,
-            app: String::new(),
-            state: Mutex::default(),
-            outbox: Arc::default(),
-            memory: None,
-        }
+        Self { pools: None, app: String::new(), state: Mutex::default(), outbox: None, memory: None }
     }
 
     /// Runs a statement that returns rows.
@@ -120,8 +114,10 @@ impl Session {
             ));
         }
         end(&mut state, "COMMIT").await?;
-        if std::mem::take(&mut state.published) {
-            self.outbox.notify_one();
+        if std::mem::take(&mut state.published)
+            && let Some(outbox) = &self.outbox
+        {
+            outbox.notify_one();
         }
         Ok(())
     }

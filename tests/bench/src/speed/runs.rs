@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,7 +15,7 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use odeon_capabilities::egress::Egress;
 use odeon_capabilities::events::EventLimits;
-use odeon_capabilities::log::{Line, Output, RequestLog, Sink};
+use odeon_capabilities::log::{Line, RequestLog, Sink};
 use odeon_capabilities::sql::session::Session;
 use odeon_capabilities::timers::{Error, Wake};
 use odeon_capabilities::{Granted, Settings};
@@ -42,6 +42,7 @@ pub(crate) struct Timed {
     pub(crate) micros: Vec<f64>,
 }
 
+#[derive(Default)]
 struct Quiet;
 
 impl Sink for Quiet {
@@ -54,17 +55,21 @@ impl Wake for Quiet {
     }
 }
 
+/// What an app has for all of its requests.
+static QUIET: LazyLock<Arc<Quiet>> = LazyLock::new(Arc::default);
+static SETTINGS: LazyLock<Arc<Settings>> = LazyLock::new(|| Arc::new(Settings::new()));
+
 /// What a request has: nothing that leaves the process.
 pub(crate) fn granted() -> Granted {
-    let log = RequestLog::new(Arc::new(Quiet), "bench");
+    let log = RequestLog::new(QUIET.clone(), "bench");
     Granted {
         sql: Arc::new(Session::none()),
         egress: Egress::none(log.clone()),
-        log: log.clone(),
-        settings: Arc::new(Settings::new()),
-        timers: Arc::new(Quiet),
+        log,
+        settings: SETTINGS.clone(),
+        timers: QUIET.clone(),
         events: EventLimits { waiting_max: 0, payload_bytes_max: 0 },
-        output: Output::to(log),
+        output: OnceLock::new(),
     }
 }
 
