@@ -18,7 +18,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wasmtime::component::Component;
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
@@ -156,30 +156,33 @@ impl<C: Capabilities> App<C> {
     ) -> Store<State<C>> {
         let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
-        let (engine, is_p3) = match &*self.pre {
-            ProxyPre::P2(pre) => (pre.engine(), false),
-            ProxyPre::P3(pre) => (pre.engine(), true),
+        let engine = match &*self.pre {
+            ProxyPre::P2(pre) => pre.engine(),
+            ProxyPre::P3(pre) => pre.engine(),
         };
         let mut store = Store::new(engine, state);
         store.set_max_component_handles(HANDLES_MAX);
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |mut context| {
-            let state = context.data();
-            let tick = state.meter.tick();
-            let has_time = match is_p3 {
-                true => together::charge(&mut context, tick.used)?,
-                false => tick.used <= state.cpu_ns_max,
-            };
-            if !has_time {
-                return Err(CpuDeadline.into());
-            }
-            Ok(match tick.is_over {
-                true => UpdateDeadline::YieldCustom(1, Box::pin(slice::Yield::new())),
-                false => UpdateDeadline::Continue(1),
-            })
-        });
+        store.epoch_deadline_callback(Self::at_tick);
         store
+    }
+
+    /// A tick of the guests' clock, while this one runs.
+    fn at_tick(mut context: StoreContextMut<'_, State<C>>) -> wasmtime::Result<UpdateDeadline> {
+        let state = context.data();
+        let (tick, cpu_ns_max) = (state.meter.tick(), state.cpu_ns_max);
+        let has_time = match state.together.is_some() {
+            true => together::charge(&mut context, tick.used)?,
+            false => tick.used <= cpu_ns_max,
+        };
+        if !has_time {
+            return Err(CpuDeadline.into());
+        }
+        Ok(match tick.is_over {
+            true => UpdateDeadline::YieldCustom(1, Box::pin(slice::Yield::new())),
+            false => UpdateDeadline::Continue(1),
+        })
     }
 
     /// Serves one request. What was `admitted` is dropped when the guest has ended, which may be after the response's
@@ -226,16 +229,15 @@ impl<C: Capabilities> App<C> {
         let guest = self.engine.scheduler().run(meter.clone(), Box::pin(guest));
         let wall = Duration::from_millis(limits.wall_ms_max);
         let guest = async move {
+            // Most guests end when they are looked at first: then nothing else is even begun.
             let ended = tokio::select! {
-                ended = tokio::time::timeout(wall, guest) => ended,
-                () = unload => return Err(GuestError::Unloaded.into()),
+                biased;
+                ended = guest => ended.unwrap_or_else(|Lost| Err(GuestError::Trap("its task ended".into()).into())),
+                () = async { tokio::time::sleep(wall).await } => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
+                () = unload => Err(GuestError::Unloaded.into()),
             };
             tracing::trace!(cpu_ns = meter.used(), "guest ended");
-            match ended {
-                Ok(Ok(result)) => result,
-                Ok(Err(Lost)) => Err(GuestError::Trap("its task ended".into()).into()),
-                Err(_) => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
-            }
+            ended
         };
         answer_of(Box::pin(guest), response, whether_failed).await
     }

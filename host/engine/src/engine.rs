@@ -3,7 +3,8 @@
 //!
 //! Memories come from a pool that is reserved once: making an instance is then a matter of
 //! microseconds. A slot that is given back keeps what a small request wrote; the rest goes back to the kernel, which
-//! interrupts the other cores. The clock is an epoch: a thread raises it every [`TICK_MS`], and a guest that notices yields.
+//! interrupts the other cores. The clock is an epoch: a thread raises it every [`TICK_MS`]
+//! while guests are here, and a guest that notices yields.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
@@ -14,6 +15,10 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 /// Time between two ticks of the guests' clock, in milliseconds. One: a neighbour waits no longer for its turn.
 pub const TICK_MS: u64 = 1;
+/// Ticks without a guest after which the clock stops until one comes.
+const DESERTED_TICKS: u32 = 100;
+/// How long a clock that has stopped sleeps before it looks again whether its engine is gone, in milliseconds.
+const ASLEEP_MS_MAX: u64 = 500;
 /// Slots whose memory is given back together, where the kernel does not tell which pages were written. 64 took 30 % off the
 /// CPU time of a small request. Where it tells, a small instance gives nothing back, and whoever wrote much must pay for
 /// itself: in a batch it is the last one that pays, for its neighbours' hundreds of megabytes.
@@ -164,14 +169,21 @@ fn config(wasi: Wasi) -> wasmtime::Result<Config> {
 fn start_clock(engines: [&wasmtime::Engine; 2], scheduler: Scheduler) -> wasmtime::Result<()> {
     let engines = engines.map(wasmtime::Engine::weak);
     std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || {
-        let mut tick = Instant::now();
+        let (mut tick, mut deserted) = (Instant::now(), 0);
         while let [Some(p2), Some(p3)] = engines.each_ref().map(wasmtime::EngineWeak::upgrade) {
             if Instant::now() >= tick {
                 p2.increment_epoch();
                 p3.increment_epoch();
                 tick = Instant::now() + Duration::from_millis(TICK_MS);
+                deserted = if scheduler.has_guests() { 0 } else { deserted + 1 };
             }
             drop((p2, p3));
+            if deserted >= DESERTED_TICKS {
+                if scheduler.wait_for_guests(Duration::from_millis(ASLEEP_MS_MAX)) {
+                    deserted = 0; // it stays awake for a while: to wake it costs a request as much as a small guest takes
+                }
+                continue;
+            }
             let look = scheduler.look().unwrap_or(Duration::MAX);
             std::thread::sleep(tick.saturating_duration_since(Instant::now()).min(look));
         }

@@ -13,6 +13,7 @@
 mod cpu;
 mod fair;
 mod meter;
+mod presence;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod slice;
@@ -29,8 +30,9 @@ use tokio::sync::oneshot;
 pub use cpu::{Cpu, CpuShare, Nanos, SHARE_MILLICORES_MIN};
 use fair::{Advance, Fair, Next};
 pub(crate) use meter::Meter;
-use slice::Slice;
+use presence::Presence;
 pub use slice::give_way;
+use slice::{Slice, Used};
 use task::{Task, Work};
 
 /// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way at
@@ -67,6 +69,7 @@ struct Shared {
     looked: AtomicU64,
     /// Where a guest begins.
     begin: Begin,
+    guests: Presence,
     origin: Instant,
 }
 
@@ -126,6 +129,7 @@ impl Scheduler {
             competing: AtomicUsize::new(0),
             looked: AtomicU64::new(0),
             begin,
+            guests: Presence::default(),
             origin: Instant::now(),
         };
         Self { shared: Arc::new(shared), _alive: Arc::default() }
@@ -133,16 +137,17 @@ impl Scheduler {
 
     /// Runs a guest of an app to its end. Dropping the future ends the guest.
     pub(crate) fn run<G: Future>(&self, meter: Arc<Meter>, guest: G) -> Scheduled<G> {
+        self.shared.guests.enter();
         Scheduled { shared: self.shared.clone(), meter, at: At::Here(guest), turn: None }
     }
 
     /// Runs `work` of the host, and charges the app that it was for with what it took.
     pub fn charged(&self, work: &mut dyn FnMut(), payer: impl FnOnce() -> Option<Arc<Cpu>>) {
-        let slice = Slice::begin(false);
+        let slice = Slice::begin(Instant::now(), false);
         work();
-        let used = slice.end().ns;
+        let used = slice.end();
         if let Some(cpu) = payer() {
-            self.shared.charge(&cpu, used);
+            self.shared.charge(&cpu, &used);
         }
     }
 
@@ -163,6 +168,16 @@ impl Scheduler {
         Some(Duration::from_nanos((owed / running.max(1) as u64).max(LOOK_NS_MIN)))
     }
 
+    /// Whether guests are here.
+    pub(crate) fn has_guests(&self) -> bool {
+        self.shared.guests.has_guests()
+    }
+
+    /// Holds up the clock's thread until a guest comes, or until so much time has gone. Says whether one came.
+    pub(crate) fn wait_for_guests(&self, most: Duration) -> bool {
+        self.shared.guests.wait(most)
+    }
+
     /// Guests that wait for a CPU or have one of the guests' threads.
     pub fn competing(&self) -> usize {
         self.shared.competing.load(Ordering::Relaxed)
@@ -171,7 +186,11 @@ impl Scheduler {
 
 impl Shared {
     fn now(&self) -> Nanos {
-        u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
+    }
+
+    fn at(&self, time: Instant) -> Nanos {
+        u64::try_from(time.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn fair(&self) -> std::sync::MutexGuard<'_, Fair<Turn>> {
@@ -179,8 +198,7 @@ impl Shared {
     }
 
     /// Whether a guest may run where its connection is, now.
-    fn may_run_here(&self, cpu: &Arc<Cpu>) -> bool {
-        let now = self.now();
+    fn may_run_here(&self, cpu: &Arc<Cpu>, now: Nanos) -> bool {
         if cpu.ready_at(now).is_some() {
             return false;
         }
@@ -192,11 +210,11 @@ impl Shared {
     }
 
     /// Charges what ran elsewhere than on the guests' threads.
-    fn charge(&self, cpu: &Arc<Cpu>, used: Nanos) {
-        let now = self.now();
-        cpu.spend(used, now);
+    fn charge(&self, cpu: &Arc<Cpu>, used: &Used) {
+        let now = self.at(used.at);
+        cpu.spend(used.ns, now);
         if self.competing.load(Ordering::Relaxed) > 0 {
-            self.fair().charge(cpu, used, now);
+            self.fair().charge(cpu, used.ns, now);
         }
     }
 
@@ -324,8 +342,9 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if let At::Here(_) = this.at {
-            let advance = ready!(this.poll_turn(cx));
-            if let Some(polled) = this.run_here(advance, cx) {
+            let now = Instant::now();
+            let advance = ready!(this.poll_turn(now, cx));
+            if let Some(polled) = this.run_here(now, advance, cx) {
                 return polled.map(Ok);
             }
             this.leave();
@@ -342,10 +361,10 @@ where
     G::Output: Send + 'static,
 {
     /// Waits until the guest may run where it is. Gives what its run was charged in advance, if it had to wait.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
+    fn poll_turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
         let (shared, cpu) = (&self.shared, &self.meter.cpu);
         if self.turn.is_none() {
-            if shared.begin == Begin::There || shared.may_run_here(cpu) {
+            if shared.begin == Begin::There || shared.may_run_here(cpu, shared.at(now)) {
                 return Poll::Ready(None);
             }
             let (tell, turn) = oneshot::channel();
@@ -359,18 +378,23 @@ where
     }
 
     /// Runs the guest for a slice. None when it must leave.
-    fn run_here(&mut self, advance: Option<Advance>, cx: &mut Context<'_>) -> Option<Poll<G::Output>> {
+    fn run_here(
+        &mut self,
+        now: Instant,
+        advance: Option<Advance>,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<G::Output>> {
         let At::Here(guest) = &mut self.at else { return None };
         if self.shared.begin == Begin::There {
             return None;
         }
-        let slice = Slice::begin(false);
+        let slice = Slice::begin(now, false);
         let polled = Pin::new(guest).poll(cx);
         let used = slice.end();
         self.meter.add(used.ns);
         match advance {
             Some(advance) => self.shared.ran_here(&self.meter.cpu, advance, used.ns),
-            None => self.shared.charge(&self.meter.cpu, used.ns),
+            None => self.shared.charge(&self.meter.cpu, &used),
         }
         (polled.is_ready() || !used.yielded).then_some(polled)
     }
@@ -391,6 +415,7 @@ where
 
 impl<G: Future> Drop for Scheduled<G> {
     fn drop(&mut self) {
+        self.shared.guests.leave();
         if let At::There { task, .. } = &self.at {
             task.cancel();
         }

@@ -47,15 +47,16 @@ pub(super) struct Slice {
 pub(super) struct Used {
     /// CPU time of the guest, and of the host for it.
     pub(super) ns: Nanos,
+    /// When it ended.
+    pub(super) at: Instant,
     /// It gave way, because its slice was over.
     pub(super) yielded: bool,
 }
 
 impl Slice {
-    /// Opens one. `exact` reads the thread's CPU time at once: for threads on which the kernel lets others go first.
-    pub(super) fn begin(exact: bool) -> Self {
+    /// Opens one, now. `exact` reads the thread's CPU time at once: for threads on which the kernel lets others go first.
+    pub(super) fn begin(now: Instant, exact: bool) -> Self {
         let outer = OPEN.get();
-        let now = Instant::now();
         OPEN.set(Some(Open {
             began: now,
             exact: exact.then(|| (now, thread_cpu_ns())),
@@ -67,20 +68,21 @@ impl Slice {
 
     /// Closes it.
     pub(super) fn end(self) -> Used {
-        let Some(open) = OPEN.replace(self.outer) else { return Used { ns: 0, yielded: false } };
-        let all = open.used();
+        let at = Instant::now();
+        let Some(open) = OPEN.replace(self.outer) else { return Used { ns: 0, at, yielded: false } };
+        let all = open.used(at);
         if let Some(mut outer) = self.outer {
             outer.inside += all;
             OPEN.set(Some(outer));
         }
-        Used { ns: all.saturating_sub(open.inside), yielded: open.yielded }
+        Used { ns: all.saturating_sub(open.inside), at, yielded: open.yielded }
     }
 }
 
 impl Open {
-    fn used(&self) -> Nanos {
+    fn used(&self, now: Instant) -> Nanos {
         match self.exact {
-            None => nanos(self.began.elapsed()),
+            None => nanos(now.saturating_duration_since(self.began)),
             Some(_) => self.used_until(thread_cpu_ns()),
         }
     }

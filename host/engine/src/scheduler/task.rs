@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
@@ -86,7 +87,7 @@ impl Task {
     fn poll(self: &Arc<Self>) -> (Nanos, bool) {
         let _runtime = self.runtime.enter();
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let slice = Slice::begin(true);
+        let slice = Slice::begin(Instant::now(), true);
         let waker = Waker::from(self.clone());
         let polled = match &mut *work {
             Some(work) if !self.cancelled.load(Ordering::SeqCst) => {
