@@ -32,7 +32,7 @@ use fair::{Advance, Fair, Next};
 pub(crate) use meter::Meter;
 use presence::Presence;
 pub use slice::give_way;
-use slice::{Slice, Used};
+use slice::{On, Slice, Used};
 use task::{Task, Work};
 
 /// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way at
@@ -143,7 +143,7 @@ impl Scheduler {
 
     /// Runs `work` of the host, and charges the app that it was for with what it took.
     pub fn charged(&self, work: &mut dyn FnMut(), payer: impl FnOnce() -> Option<Arc<Cpu>>) {
-        let slice = Slice::begin(Instant::now(), false);
+        let slice = Slice::begin(Instant::now(), On::Connection);
         work();
         let used = slice.end();
         if let Some(cpu) = payer() {
@@ -388,7 +388,7 @@ where
         if self.shared.begin == Begin::There {
             return None;
         }
-        let slice = Slice::begin(now, false);
+        let slice = Slice::begin(now, On::Connection);
         let polled = Pin::new(guest).poll(cx);
         let used = slice.end();
         self.meter.add(used.ns);

@@ -5,8 +5,9 @@
 //! not the outer one's.
 //!
 //! CPU time of a thread costs a system call (0.9 us on the machine of the benchmarks), the wall clock does not. So
-//! a slice counts wall time until the guest's first tick, which can only be more than what it used, and CPU time from there
-//! on. Whether it is over is decided by CPU time alone: a guest that the kernel took its core from has not had its slice.
+//! a slice counts wall time while that is short. Of what seems long it counts no more than the CPU time that its thread used
+//! and nobody was charged with, since it was read last, a millisecond ago at most: an app does not pay for time in which the
+//! kernel gave the core to somebody else. Whether a slice is over is decided in the same way.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -17,25 +18,49 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::cpu::Nanos;
 
-/// A guest that has used less CPU time than this since its slice is measured goes on when its clock ticks, in nanoseconds.
-/// With ticks of 1 ms a slice is 0.5 to 1.5 ms long, and up to 1 ms longer where it is measured from its first tick.
+/// A guest on one of the guests' threads that has used less CPU time than this goes on when its clock ticks, in nanoseconds.
+/// With ticks of 1 ms a slice is 0.5 to 1.5 ms long.
 const SLICE_NS_MIN: Nanos = 500_000;
+/// The same on the task of its connection, where it costs two wake-ups to leave.
+const SLICE_HERE_NS_MIN: Nanos = 1_000_000;
+/// Wall time that is counted as it is, in nanoseconds. Of more, CPU time says how much of it was ours.
+const SHORT_NS: Nanos = 150_000;
+/// How long ago a thread's CPU time may have been read when a slice begins, in nanoseconds.
+const KNOWN_NS_MAX: Nanos = 1_000_000;
+
+/// Where a slice runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum On {
+    /// The task of a connection.
+    Connection,
+    /// One of the guests' threads.
+    GuestsThread,
+}
 
 /// A slice that is open.
 #[derive(Clone, Copy)]
 struct Open {
-    /// When this guest began.
-    began: Instant,
-    /// From here on CPU time counts: when that was, and the thread's CPU time then.
-    exact: Option<(Instant, Nanos)>,
-    /// What slices inside this one used.
-    inside: Nanos,
+    /// What it used is counted up to here.
+    since: Instant,
+    /// What it used until then.
+    used: Nanos,
+    ns_min: Nanos,
     /// The guest gave way.
     yielded: bool,
 }
 
+/// CPU time of a thread, when it was read last.
+#[derive(Clone, Copy)]
+struct Known {
+    at: Instant,
+    cpu: Nanos,
+    /// What slices counted since.
+    counted: Nanos,
+}
+
 thread_local! {
     static OPEN: Cell<Option<Open>> = const { Cell::new(None) };
+    static KNOWN: Cell<Option<Known>> = const { Cell::new(None) };
 }
 
 /// An open slice; [`Slice::end`] says what was used.
@@ -54,43 +79,54 @@ pub(super) struct Used {
 }
 
 impl Slice {
-    /// Opens one, now. `exact` reads the thread's CPU time at once: for threads on which the kernel lets others go first.
-    pub(super) fn begin(now: Instant, exact: bool) -> Self {
-        let outer = OPEN.get();
-        OPEN.set(Some(Open {
-            began: now,
-            exact: exact.then(|| (now, thread_cpu_ns())),
-            inside: 0,
-            yielded: false,
-        }));
+    /// Opens one, now.
+    pub(super) fn begin(now: Instant, on: On) -> Self {
+        let mut outer = OPEN.get();
+        if let Some(outer) = &mut outer {
+            outer.count(now);
+        }
+        if KNOWN.get().is_none_or(|known| nanos(now.saturating_duration_since(known.at)) >= KNOWN_NS_MAX) {
+            uncounted(now);
+        }
+        let ns_min = match on {
+            On::Connection => SLICE_HERE_NS_MIN,
+            On::GuestsThread => SLICE_NS_MIN,
+        };
+        OPEN.set(Some(Open { since: now, used: 0, ns_min, yielded: false }));
         Self { outer }
     }
 
     /// Closes it.
     pub(super) fn end(self) -> Used {
         let at = Instant::now();
-        let Some(open) = OPEN.replace(self.outer) else { return Used { ns: 0, at, yielded: false } };
-        let all = open.used(at);
-        if let Some(mut outer) = self.outer {
-            outer.inside += all;
-            OPEN.set(Some(outer));
-        }
-        Used { ns: all.saturating_sub(open.inside), at, yielded: open.yielded }
+        let outer = self.outer.map(|outer| Open { since: at, ..outer });
+        let Some(mut open) = OPEN.replace(outer) else { return Used { ns: 0, at, yielded: false } };
+        open.count(at);
+        Used { ns: open.used, at, yielded: open.yielded }
     }
 }
 
 impl Open {
-    fn used(&self, now: Instant) -> Nanos {
-        match self.exact {
-            None => nanos(now.saturating_duration_since(self.began)),
-            Some(_) => self.used_until(thread_cpu_ns()),
-        }
+    fn count(&mut self, now: Instant) {
+        let wall = nanos(now.saturating_duration_since(self.since));
+        self.used += if wall > SHORT_NS { wall.min(uncounted(now)) } else { counted(wall) };
+        self.since = now;
     }
+}
 
-    fn used_until(&self, cpu: Nanos) -> Nanos {
-        let (at, from) = self.exact.unwrap_or((self.began, cpu));
-        nanos(at.duration_since(self.began)) + cpu.saturating_sub(from)
+/// Remembers what a slice counts.
+fn counted(used: Nanos) -> Nanos {
+    if let Some(known) = KNOWN.get() {
+        KNOWN.set(Some(Known { counted: known.counted + used, ..known }));
     }
+    used
+}
+
+/// Reads the thread's CPU time. Says how much of it no slice has counted, of what was used since it was read before.
+fn uncounted(now: Instant) -> Nanos {
+    let cpu = thread_cpu_ns();
+    let before = KNOWN.replace(Some(Known { at: now, cpu, counted: 0 }));
+    before.map_or(0, |before| cpu.saturating_sub(before.cpu).saturating_sub(before.counted))
 }
 
 /// What a guest learns at a tick of its clock.
@@ -104,13 +140,9 @@ pub(crate) struct Tick {
 /// Looks at the slice of this thread.
 pub(crate) fn tick() -> Tick {
     let Some(mut open) = OPEN.get() else { return Tick { used: 0, is_over: false } };
-    let cpu = thread_cpu_ns();
-    let (_, exact_from) = *open.exact.get_or_insert_with(|| (Instant::now(), cpu));
+    open.count(Instant::now());
     OPEN.set(Some(open));
-    Tick {
-        used: open.used_until(cpu).saturating_sub(open.inside),
-        is_over: cpu.saturating_sub(exact_from) >= SLICE_NS_MIN,
-    }
+    Tick { used: open.used, is_over: open.used >= open.ns_min }
 }
 
 /// Whether the guest on this thread has given way because its slice is over, and does not wait for anything else.
@@ -121,9 +153,7 @@ pub(crate) fn has_yielded() -> bool {
 /// Gives way if the slice is over. Host functions that may run long on a guest's behalf await this
 /// between their parts.
 pub async fn give_way() {
-    // The wall clock first, because it costs nothing.
-    let is_long = OPEN.get().is_some_and(|open| nanos(open.began.elapsed()) >= SLICE_NS_MIN);
-    if is_long && tick().is_over {
+    if tick().is_over {
         Yield::new().await;
     }
 }
@@ -163,4 +193,60 @@ fn thread_cpu_ns() -> Nanos {
 
 fn nanos(time: Duration) -> Nanos {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Nanos = 1_000_000;
+
+    /// Uses CPU time of this thread.
+    fn work(ns: Nanos) {
+        let begun = thread_cpu_ns();
+        while thread_cpu_ns() - begun < ns {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Lets go of the core, as a thread does that others are preferred to.
+    fn without_the_core(ns: Nanos) {
+        std::thread::sleep(Duration::from_nanos(ns));
+    }
+
+    #[test]
+    fn nobody_pays_for_time_without_the_core() {
+        let slice = Slice::begin(Instant::now(), On::Connection);
+        work(2 * MS);
+        without_the_core(200 * MS);
+        let used = slice.end().ns;
+        assert!((2 * MS..100 * MS).contains(&used), "{used}");
+    }
+
+    #[test]
+    fn what_a_slice_inside_used_is_not_the_outer_ones() {
+        let outer = Slice::begin(Instant::now(), On::Connection);
+        work(2 * MS);
+        let inner = Slice::begin(Instant::now(), On::Connection);
+        work(20 * MS);
+        without_the_core(100 * MS);
+        let inner = inner.end().ns;
+        work(3 * MS);
+        let outer = outer.end().ns;
+        assert!((20 * MS..100 * MS).contains(&inner), "{inner}");
+        assert!((5 * MS..20 * MS).contains(&outer), "{outer}");
+    }
+
+    #[test]
+    fn a_tick_says_what_was_used_and_whether_the_slice_is_over() {
+        for (on, ns_min) in [(On::Connection, SLICE_HERE_NS_MIN), (On::GuestsThread, SLICE_NS_MIN)] {
+            let slice = Slice::begin(Instant::now(), on);
+            assert!(!tick().is_over);
+            work(ns_min);
+            let tick = tick();
+            assert!(tick.is_over && tick.used >= ns_min, "{} on {on:?}", tick.used);
+            assert!(slice.end().ns >= tick.used);
+        }
+        assert_eq!(tick().used, 0, "no slice is open");
+    }
 }

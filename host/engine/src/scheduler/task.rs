@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::cpu::Nanos;
 use super::fair::Advance;
 use super::meter::Meter;
-use super::slice::Slice;
+use super::slice::{On, Slice};
 use super::{Shared, Turn};
 
 /// What a task runs: it hands its result over by itself.
@@ -87,7 +87,7 @@ impl Task {
     fn poll(self: &Arc<Self>) -> (Nanos, bool) {
         let _runtime = self.runtime.enter();
         let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        let slice = Slice::begin(Instant::now(), true);
+        let slice = Slice::begin(Instant::now(), On::GuestsThread);
         let waker = Waker::from(self.clone());
         let polled = match &mut *work {
             Some(work) if !self.cancelled.load(Ordering::SeqCst) => {
