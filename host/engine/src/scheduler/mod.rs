@@ -35,8 +35,8 @@ pub use slice::give_way;
 use slice::{On, Slice, Used};
 use task::{Task, Work};
 
-/// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way at
-/// once for a thread that has a packet to look at.
+/// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way for
+/// a thread that has a packet to look at.
 const GUEST_NICE: i32 = 10;
 /// A guest that has its thread for longer than this does not count as one that runs, in milliseconds: it is in one long
 /// operation, such as filling all of its memory, and a spare thread runs somebody else beside it. Longer than a slice
@@ -160,7 +160,7 @@ impl Scheduler {
             return None; // nobody waits
         }
         self.shared.foresee(running);
-        while self.shared.give_turn_here() {}
+        while self.shared.give_turns_here() {}
         if self.shared.free_cpus() > 0 {
             self.shared.pushed.notify_one();
         }
@@ -226,8 +226,8 @@ impl Shared {
         } // else whoever lets go of one looks
     }
 
-    /// Gives a turn to a guest that waits on its connection, if its app is owed one.
-    fn give_turn_here(&self) -> bool {
+    /// Gives turns to guests that wait on their connections, of the app that is owed one first.
+    fn give_turns_here(&self) -> bool {
         let next = self.fair().next_if(self.now(), Turn::is_here);
         match next {
             Next::Run(Turn::Here { cpu, tell }, advance) => self.give(&cpu, tell, advance),
@@ -236,9 +236,18 @@ impl Shared {
         true
     }
 
+    /// Gives a turn to a guest that waits on its connection, and to others of its app that do.
     fn give(&self, cpu: &Arc<Cpu>, tell: oneshot::Sender<Advance>, advance: Advance) {
-        if let Err(advance) = tell.send(advance) {
-            self.ran_here(cpu, advance, 0); // it has gone
+        let mut next = Some((tell, advance));
+        while let Some((tell, advance)) = next {
+            if let Err(advance) = tell.send(advance) {
+                self.ran_here(cpu, advance, 0); // it has gone
+            }
+            let another = self.fair().another_of(cpu, self.now(), Turn::is_here);
+            next = another.and_then(|(turn, advance)| match turn {
+                Turn::Here { tell, .. } => Some((tell, advance)),
+                Turn::There(_) => None,
+            });
         }
     }
 
