@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -194,7 +194,7 @@ impl Connection {
             }
             let request = request.map(|body| Received::new(body, told.clone()));
             let answered = match refused {
-                None => Ok(answer(request, peer)),
+                None => Ok(Box::pin(answer(request, peer))), // large, and moved a few times before it is polled
                 Some(refusal) => Err(refusal),
             };
             async move { Ok::<_, Infallible>(wrapped(answered, begun).await) }
@@ -264,7 +264,7 @@ fn refuses(request: &Request<Incoming>, codes: Codes) -> Option<Refusal> {
     None
 }
 
-async fn wrapped<F, B>(answered: Result<F, Refusal>, begun: Begun) -> Response<Sending<B>>
+async fn wrapped<F, B>(answered: Result<Pin<Box<F>>, Refusal>, begun: Begun) -> Response<Sending<B>>
 where
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes>,

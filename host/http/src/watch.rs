@@ -390,6 +390,8 @@ pub(crate) fn patience(waited: Duration, bytes: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
     use crate::limits::USERS;
 
@@ -485,6 +487,27 @@ mod tests {
         assert_eq!(ordered(), Verdict::Close("first"));
         drop(watch);
         assert!(!watches.look(), "nothing is kept of those who are gone");
+    }
+
+    #[tokio::test]
+    async fn whoever_has_an_answer_lets_those_that_are_ready_go_first() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut watched = Watched::new(near, Watch::new(USERS));
+        let (told, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let ready = told.clone();
+        let sends = tokio::spawn(async move {
+            for _ in 0..2 {
+                watched.write_all(b"answer").await.unwrap();
+                told.send("sent").unwrap();
+            }
+        });
+        tokio::spawn(async move { ready.send("ready").unwrap() });
+        sends.await.unwrap();
+        assert_eq!(order.recv().await, Some("ready"));
+        assert_eq!(order.recv().await, Some("sent"));
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"answeranswer", "all of it, once");
     }
 
     #[test]
