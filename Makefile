@@ -5,7 +5,7 @@ WASMTIME := .odeon/bench/bin/wasmtime
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 export ODEON_WASMTIME := $(abspath $(WASMTIME))
 
-.PHONY: up down build guests test bench bench-speed bench-host bench-flame bench-contenders bench-smoke bench-runtime bench-density fuzz fuzz-build fuzz-smoke setup fmt lint
+.PHONY: up down build production guests test bench bench-speed bench-host bench-flame bench-contenders bench-smoke bench-runtime bench-density fuzz fuzz-build fuzz-smoke setup fmt lint
 
 up: setup
 	cargo build --release --workspace --bins
@@ -16,6 +16,11 @@ down:
 
 build:
 	cargo build --release --workspace --bins
+
+# As images have it: what a request passes is built with link-time optimization. It takes long, and `make up` does without.
+production: build
+	cargo build --profile production --workspace --bin odeon-host --bin odeon-router --bin odeon-bench
+	ln -f target/release/odeon target/release/odeon-platform target/release/odeon-migrator target/production/
 
 guests: setup
 	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests
@@ -41,14 +46,14 @@ bench-speed: build bench-contenders
 
 # What a host does with a request, beside `wasmtime serve`, workerd, a bare loop of wasmtime, and hostile neighbours: into
 # docs/benchmarks/host.md. Fails when a limit is missed.
-bench-host: build bench-contenders
-	env -u RUST_BACKTRACE target/release/odeon-bench host --guest target/guests/wasm32-wasip2/release/work_rust.wasm \
+bench-host: production bench-contenders
+	env -u RUST_BACKTRACE target/production/odeon-bench host --guest target/guests/wasm32-wasip2/release/work_rust.wasm \
 		--wasmtime $(WASMTIME) --workerd .odeon/bench/node_modules/.bin/workerd --page docs/benchmarks/host.md
 
 # Where the CPU time of a small request goes, into docs/benchmarks/request.svg.
-bench-flame: build bench-contenders
+bench-flame: production bench-contenders
 	@tools/setup flame
-	env -u RUST_BACKTRACE target/release/odeon-bench flame --guest target/guests/wasm32-wasip2/release/work_rust.wasm --svg docs/benchmarks/request.svg
+	env -u RUST_BACKTRACE target/production/odeon-bench flame --guest target/guests/wasm32-wasip2/release/work_rust.wasm --svg docs/benchmarks/request.svg
 
 # By hand, and of no use but to be compared with.
 bench-contenders: setup
@@ -67,8 +72,8 @@ bench-runtime: build
 	env -u RUST_BACKTRACE target/release/odeon-bench runtime-sharing --page docs/benchmarks/runtime-sharing.md
 
 # A host with 10,000 different apps loaded, and 50,000 placed. The first run prepares the apps: minutes, and 8 GB of disk.
-bench-density: build guests
-	env -u RUST_BACKTRACE target/release/odeon-bench density --page docs/benchmarks/density.md
+bench-density: production guests
+	env -u RUST_BACKTRACE target/production/odeon-bench density --page docs/benchmarks/density.md
 
 # Each fuzz target for a minute. Fails when one of them finds something, and says which input it was.
 fuzz-smoke: fuzz-build

@@ -3,10 +3,11 @@
 //! The product runs on the first core, whoever asks on the second. The victim answers a greeting over four connections.
 //! Its neighbours are three apps of equal weight and without a bound on their burst: one loops for ever in two requests,
 //! one asks for memory until it fails, again and again, and one has 500 requests of some milliseconds at once. The victim is
-//! measured alone, beside them, and alone again.
+//! measured alone, beside them, and alone again. The clock of the host's guests has the priority that docs/operating.md asks for.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -81,6 +82,7 @@ pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
     }
     let address = site.host_address("development-1");
     let host = u32::try_from(site.process("host-development-1")["pid"].as_u64().context("a process")?)?;
+    let_clock_go_first(host)?;
 
     sched_setaffinity(None, &before)?;
     let (victim, for_s) = (address.clone(), Duration::from_secs);
@@ -128,6 +130,19 @@ pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
             Target::new("beside hostile apps: CPU of the host", cpu, "cores", Bound::AtLeast(0.9)),
         ],
     })
+}
+
+/// Gives the clock its priority where the host could not take it, for want of a limit that root may set on most machines.
+fn let_clock_go_first(host: u32) -> Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{host}/task"))? {
+        let task = task?;
+        if std::fs::read_to_string(task.path().join("comm"))?.trim() == "guest-clock" {
+            let given = Command::new("chrt").args(["--fifo", "--pid", "1"]).arg(task.file_name()).status();
+            ensure!(given.context("run chrt")?.success(), "the clock got no priority: run this as root");
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the host has no clock")
 }
 
 /// Keeps this thread, and what it starts, on one core.

@@ -138,7 +138,7 @@ fn found(contenders: &Contenders, all: &[Contender; 8]) -> Result<Found> {
     let mut text = format!(
         "## Requests over HTTP\n\n`guests/work-rust`, the same component for everybody, and its JSON job in JavaScript for workerd. `wrk` with one thread \
          and {CONNECTIONS} connections on the same cores, {ROUNDS} interleaved rounds of {ROUND_S} s, medians; CPU is user and system time of \
-         the processes on the path. Peers: wasmtime {} with `{}`, workerd {}.\n\n\
+         the processes on the path. Odeon as images have it (`make production`), peers as their makers publish them: wasmtime {} with `{}`, workerd {}.\n\n\
          | | requests/s | CPU us per request | p50 us | p99 us |\n|---|---|---|---|---|\n",
         version(&contenders.wasmtime)?,
         SERVE_FLAGS.join(" "),
