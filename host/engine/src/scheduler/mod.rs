@@ -69,6 +69,7 @@ struct Shared {
     looked: AtomicU64,
     /// Where a guest begins.
     begin: Begin,
+    /// Whether guests are here, for their clock to know.
     guests: Presence,
     origin: Instant,
 }
