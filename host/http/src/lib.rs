@@ -1,7 +1,7 @@
 //! The one HTTP server of this project: hosts, routers and their admin listeners take requests through it.
 //!
 //! Map: [`limits`] says how much anybody may take, [`server`] accepts and drives connections, [`watch`] sees what a
-//! connection does with its time and bytes, [`body`] wraps bodies on their way in and out, [`peers`] counts
+//! connection does with its time and bytes, [`turns`] lets ready connections answer before any of them sends, [`body`] wraps bodies on their way in and out, [`peers`] counts
 //! connections by address, [`problem`] is the shape of every refusal,
 //! [`descriptors`] are what connections are made of.
 //!
@@ -14,10 +14,12 @@ pub mod limits;
 mod peers;
 pub mod problem;
 pub mod server;
+mod turns;
 mod watch;
 
 pub use body::{ReceiveError, Received, Sending};
 pub use limits::Limits;
 pub use problem::problem;
 pub use server::{Stop, serve, serve_connection, serve_each};
+pub use turns::LetOthers;
 pub use watch::Socket;

@@ -31,6 +31,7 @@ use crate::body::{Received, Sending};
 use crate::limits::{self, Codes, Limits};
 use crate::peers::Peers;
 use crate::problem::problem;
+use crate::turns::LetOthers;
 use crate::watch::{Begun, Socket, Verdict, Watch, Watched, Watches};
 
 /// Wait after a failed accept, in milliseconds: out of descriptors, some must close first.
@@ -199,7 +200,7 @@ impl Connection {
             };
             async move { Ok::<_, Infallible>(wrapped(answered, begun).await) }
         });
-        let socket = TokioIo::new(Watched::new(socket, watch.clone()));
+        let socket = TokioIo::new(LetOthers::over(Watched { socket, watch: watch.clone() }));
         let mut connection = pin!(builder.serve_connection(socket, service));
         let mut leaving = false;
         // Polled with every piece that comes or goes: whoever looks at connections wakes those that are to end.

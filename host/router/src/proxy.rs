@@ -20,7 +20,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use odeon_http::limits::CLIENT_IDLE_S_MAX;
 use odeon_http::{ReceiveError, Received, problem};
@@ -28,6 +28,7 @@ use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, oneshot};
 
+use crate::connect::Connector;
 use crate::metrics::{Metrics, Request as RequestLabels, class};
 
 /// Tries of one request, the first included.
@@ -70,7 +71,7 @@ pub struct Backend {
 }
 
 /// The proxy; `C` connects it to hosts.
-pub struct Proxy<C = HttpConnector> {
+pub struct Proxy<C = Connector> {
     routes: RwLock<HashMap<String, Route>>,
     hosts: Mutex<HashMap<Arc<str>, Arc<HostLoad>>>,
     client: Client<C, SentBody>,
@@ -122,10 +123,7 @@ impl Default for Proxy {
 impl Proxy {
     /// A proxy without routes, for so many requests at once, and so many of one app.
     pub fn new(requests_max: usize, app_requests_max: usize) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(CONNECT_S_MAX)));
-        Self::over(connector, requests_max, app_requests_max)
+        Self::over(Connector::within(Duration::from_secs(CONNECT_S_MAX)), requests_max, app_requests_max)
     }
 }
 

@@ -1,0 +1,41 @@
+//! Connections to hosts: TCP, and requests leave together with those of other connections that are ready ([`LetOthers`]).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use odeon_http::LetOthers;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+/// Connects to hosts.
+#[derive(Clone)]
+pub struct Connector(HttpConnector);
+
+impl Connector {
+    /// One that gives up after so long.
+    pub(crate) fn within(connect_max: Duration) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect_max));
+        Self(tcp)
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<LetOthers<TcpStream>>;
+    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, host: Uri) -> Self::Future {
+        let connecting = self.0.call(host);
+        Box::pin(async { Ok(TokioIo::new(LetOthers::over(connecting.await?.into_inner()))) })
+    }
+}
