@@ -170,13 +170,8 @@ impl<C: Capabilities> App<C> {
 
     /// A tick of the guests' clock, while this one runs.
     fn at_tick(mut context: StoreContextMut<'_, State<C>>) -> wasmtime::Result<UpdateDeadline> {
-        let state = context.data();
-        let (tick, cpu_ns_max) = (state.meter.tick(), state.cpu_ns_max);
-        let has_time = match state.together.is_some() {
-            true => together::charge(&mut context, tick.used)?,
-            false => tick.used <= cpu_ns_max,
-        };
-        if !has_time {
+        let tick = context.data().meter.tick();
+        if !together::charge(&mut context, tick.used)? {
             return Err(CpuDeadline.into());
         }
         Ok(match tick.is_over {

@@ -196,8 +196,8 @@ fn start_clock(engines: [&wasmtime::Engine; 2], scheduler: Scheduler) -> wasmtim
     Ok(())
 }
 
-/// Lets the clock go before everybody else on its core when it is due. As one thread among others it may have to wait until
-/// the kernel's next tick, up to 4 ms, while a guest computes on that guest's own time. It runs for some microseconds.
+/// Lets the clock go before everybody else on its core when it is due; it runs for some microseconds. As one thread among
+/// others it now and then waits for the kernel's next tick, up to 4 ms, and for so long nobody interrupts the guest that runs.
 fn go_first() {
     let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     if set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, fifo).is_err() {

@@ -16,12 +16,12 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use odeon_capabilities::egress::{CallApps, Called};
 use odeon_engine::Body;
 use odeon_engine::wasmtime_wasi_http::WasiBody;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use odeon_http::connect::Connector;
 use odeon_http::limits::CLIENT_IDLE_S_MAX;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::calls::{CALL_S_MAX, Call, DEPTH_MAX};
@@ -51,7 +51,7 @@ const WATCH_RETRY_MS: u64 = 500;
 /// The hosts of the stage and what they serve.
 pub(crate) struct Peers {
     known: Mutex<Known>,
-    client: legacy::Client<HttpConnector, Full<Bytes>>,
+    client: legacy::Client<Connector, Full<Bytes>>,
     held: Arc<Mutex<HashMap<AppId, usize>>>,
 }
 
@@ -65,15 +65,12 @@ struct Known {
 
 impl Peers {
     pub(crate) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(Duration::from_secs(CONNECT_S_MAX)));
         let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
             .retry_canceled_requests(true) // only what was not sent, because an idle connection had been closed
-            .build(connector);
+            .build(Connector::within(Duration::from_secs(CONNECT_S_MAX)));
         Self { known: Mutex::default(), client, held: Arc::default() }
     }
 

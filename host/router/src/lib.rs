@@ -6,7 +6,6 @@
 //! What must stay true: it routes by what it last knew when NATS is away; it never holds a body; a request is
 //! repeated only when the first try cannot have had an effect.
 
-pub mod connect;
 mod follow;
 mod metrics;
 pub mod proxy;

@@ -22,13 +22,13 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use odeon_http::connect::Connector;
 use odeon_http::limits::CLIENT_IDLE_S_MAX;
 use odeon_http::{ReceiveError, Received, problem};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::connect::Connector;
 use crate::metrics::{Metrics, Request as RequestLabels, class};
 
 /// Tries of one request, the first included.

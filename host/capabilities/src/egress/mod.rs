@@ -52,7 +52,7 @@ pub fn requests_max(depth: u32) -> u32 {
     (0..depth).fold(REQUESTS_MAX, |left, _| left / NESTED_SHARE).max(NESTED_REQUESTS_MIN)
 }
 
-/// Calls other apps of the stage, for one request of one app.
+/// Calls other apps of the stage, for one app.
 pub trait CallApps: Send + Sync + 'static {
     /// Answers a request to another app. It comes from the request with that id, to which `depth` calls between apps led.
     fn call(&self, request: http::Request<WasiBody>, id: &str, depth: u32) -> BoxFuture<'static, Called>;

@@ -145,12 +145,16 @@ impl<T> Fair<T> {
         {
             self.virtual_now = self.virtual_now.max(start); // somebody runs whenever anybody may
         }
-        self.next_if(now, |_| true)
+        self.pick(now, |_| true)
     }
 
     /// Takes what is owed a run and wanted, while others run: there is no thread for the rest.
     pub(super) fn next_if(&mut self, now: Nanos, is_wanted: impl Fn(&T) -> bool) -> Next<T> {
         self.end_throttling(now);
+        self.pick(now, is_wanted)
+    }
+
+    fn pick(&mut self, now: Nanos, is_wanted: impl Fn(&T) -> bool) -> Next<T> {
         while let Some(&(start, id)) = self.early.first()
             && start <= self.virtual_now
         {

@@ -4,8 +4,8 @@
 //! read what the other does, in one order that both see: either the guest sees that the clock sleeps, or the clock sees
 //! the guest.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) struct Presence {
     guests: AtomicUsize,
     /// The clock sleeps, or is about to.
     sleeps: AtomicBool,
-    clock: Mutex<Option<Thread>>,
+    clock: OnceLock<Thread>,
 }
 
 impl Presence {
@@ -23,10 +23,7 @@ impl Presence {
     pub(super) fn enter(&self) {
         self.guests.fetch_add(1, SeqCst);
         if self.sleeps.load(SeqCst) && self.sleeps.swap(false, SeqCst) {
-            let clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(clock) = &*clock {
-                clock.unpark();
-            }
+            self.clock.get().inspect(|clock| clock.unpark());
         }
     }
 
@@ -39,9 +36,9 @@ impl Presence {
         self.guests.load(SeqCst) > 0
     }
 
-    /// The clock's thread waits for a guest, but no longer than `most`. Says whether one came, who may have ended since.
+    /// The clock's thread, always the same one, waits for a guest, but no longer than `most`. Says whether one came, who may have ended since.
     pub(super) fn wait(&self, most: Duration) -> bool {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::thread::current());
+        self.clock.get_or_init(std::thread::current);
         self.sleeps.store(true, SeqCst);
         if !self.has_guests() {
             std::thread::park_timeout(most);

@@ -1,4 +1,5 @@
-//! Connections to hosts: TCP, and requests leave together with those of other connections that are ready ([`LetOthers`]).
+//! Connections to hosts, of routers and of other hosts: TCP, and requests leave together with those of other connections
+//! that are ready ([`LetOthers`]).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,9 +8,10 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
-use odeon_http::LetOthers;
 use tokio::net::TcpStream;
 use tower_service::Service;
+
+use crate::turns::LetOthers;
 
 /// Connects to hosts.
 #[derive(Clone)]
@@ -17,7 +19,7 @@ pub struct Connector(HttpConnector);
 
 impl Connector {
     /// One that gives up after so long.
-    pub(crate) fn within(connect_max: Duration) -> Self {
+    pub fn within(connect_max: Duration) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect_max));
