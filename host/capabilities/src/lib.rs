@@ -50,6 +50,9 @@ pub struct Granted {
 
 impl Capabilities for Granted {
     async fn finish(&mut self, how: Finish) {
+        if self.sql.is_idle() {
+            return; // most requests did not use it
+        }
         let ended = match how {
             Finish::Returned => self.sql.settle().await,
             Finish::Failed => {

@@ -1,10 +1,10 @@
 //! The engine of a host: loads components and runs one fresh instance per request.
 //!
-//! Map: [`engine`] holds the wasmtime engines of the process and their clock, one for each [`wasi`]; [`artefact`] is the
-//! only place that turns native code into something that runs; [`app`] is a linked component and the life of a
-//! request, `call` its way into an instance, and `together` the instances that have several; [`state`] is what a store
-//! holds; [`scheduler`] decides who runs, and [`account`] says what an app may use of CPU time and of [`memory`];
-//! [`error`] says what went wrong in a guest, and [`origin`] where.
+//! Map: [`engine`] holds the wasmtime engines of the process and their clock, one for each [`wasi`], of which `client` and
+//! `streams` replace a part; [`artefact`] is the only place that turns native code into something that runs; [`app`] is a
+//! linked component and the life of a request, `call` its way into an instance, and `together` the instances that have
+//! several; [`state`] is what a store holds; [`scheduler`] decides who runs, and [`account`] says what an app may use of CPU
+//! time and of [`memory`]; [`error`] says what went wrong in a guest, and [`origin`] where.
 //!
 //! What must stay true: no instance serves two requests unless its app asked for it; a guest past a deadline is dropped
 //! with its store; no app gets another's share; nothing here knows NATS, SQL or an HTTP server.
@@ -20,6 +20,7 @@ pub mod memory;
 pub mod origin;
 pub mod scheduler;
 pub mod state;
+mod streams;
 mod together;
 mod warm;
 pub mod wasi;

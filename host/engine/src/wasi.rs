@@ -14,6 +14,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use crate::client;
 use crate::engine::Engine;
 use crate::state::{Capabilities, State};
+use crate::streams;
 
 /// What a component for WASI 0.3 exports, whatever comes behind the second dot.
 const HANDLER: &str = "wasi:http/handler@0.3.";
@@ -123,13 +124,13 @@ fn add_wasi_2<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Resul
     linker.allow_shadowing(true);
     io::error::add_to_linker::<_, HasTable>(linker, State::table)?;
     io::poll::add_to_linker::<_, HasTable>(linker, State::table)?;
-    io::streams::add_to_linker::<_, HasTable>(linker, State::table)?;
+    streams::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
 }
 
 /// Marks the table as what streams borrow.
-struct HasTable;
+pub(crate) struct HasTable;
 
 impl HasData for HasTable {
     type Data<'a> = &'a mut ResourceTable;

@@ -23,7 +23,7 @@ type Part = Result<Frame<Bytes>, wasmtime_wasi_http::Error>;
 
 /// Takes what is there of a body.
 pub(crate) fn whole_if_here(mut body: Body) -> Body {
-    let (mut parts, mut bytes) = (VecDeque::<Part>::new(), 0);
+    let (mut parts, mut bytes) = (VecDeque::<Part>::with_capacity(1), 0); // most have one
     let mut context = Context::from_waker(Waker::noop()); // whoever polls next brings another
     while bytes <= WHOLE_BYTES_MAX {
         match Pin::new(&mut body).poll_frame(&mut context) {

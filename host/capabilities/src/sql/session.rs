@@ -38,7 +38,8 @@ pub struct Session {
 
 #[derive(Default)]
 struct Use {
-    taken: Option<Taken>,
+    /// Boxed, because most requests have none and all move this about.
+    taken: Option<Box<Taken>>,
     in_transaction: bool,
     /// A statement was sent and its answer has not been read to the end. Stays so when the guest was ended
     /// meanwhile: nobody else may inherit the connection then.
@@ -47,6 +48,12 @@ struct Use {
     published: bool,
     /// Why what the guest wrote is lost, though it has ended well: for whoever hands over its answer.
     lost: Option<Error>,
+}
+
+impl Use {
+    fn open(&mut self) -> Option<&mut Connection> {
+        self.taken.as_mut()?.get()
+    }
 }
 
 impl Session {
@@ -105,8 +112,7 @@ impl Session {
         if let Some(error) = state.lost.take() {
             return Err(error);
         }
-        let failed =
-            state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.transaction() == b'E');
+        let failed = state.open().is_some_and(|open| open.watch.transaction() == b'E');
         if state.in_transaction && failed {
             end(&mut state, "ROLLBACK").await?;
             return Err(Error::Conflict(
@@ -120,6 +126,11 @@ impl Session {
             outbox.notify_one();
         }
         Ok(())
+    }
+
+    /// Whether it has no connection, and nothing to tell: there is nothing to end.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.try_lock().is_ok_and(|state| state.taken.is_none() && state.lost.is_none())
     }
 
     /// Commits for a guest that has returned. Its answer may not have been handed over yet: a failure is told
@@ -194,12 +205,12 @@ impl Session {
                 return Err(Error::Limit(format!("a statement may run for {STATEMENT_S_MAX} s")));
             }
         };
-        if state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.lasting()) {
+        if state.open().is_some_and(|open| open.watch.lasting()) {
             (state.taken, state.in_transaction) = (None, false); // which undoes it
             let text = "a statement changes rows and its own session, and nothing else of the database";
             return outcome.and(Err(Error::Denied(text.into())));
         }
-        let now = state.taken.as_mut().and_then(Taken::get).map_or(0, |open| open.watch.transaction());
+        let now = state.open().map_or(0, |open| open.watch.transaction());
         let failed_inside = now == b'E' && outcome.is_err() && expected == b'T';
         if now != expected && !failed_inside {
             (state.taken, state.in_transaction) = (None, false);
@@ -211,22 +222,21 @@ impl Session {
     }
 
     async fn connection(&self, state: &mut Use) -> Result<(), Error> {
-        let changed = state.taken.as_mut().and_then(Taken::get).is_some_and(|open| open.watch.changed());
+        let changed = state.open().is_some_and(|open| open.watch.changed());
         if changed && !state.in_transaction {
             state.taken = None; // it may let statements write that run on their own
         }
         if state.taken.is_none() {
             let none = || Error::Unavailable("this app has no database in this stage".into());
             let pools = self.pools.as_ref().ok_or_else(none)?;
-            state.taken = Some(pools.take(&self.app).await?);
+            state.taken = Some(Box::new(pools.take(&self.app).await?));
         }
         Ok(())
     }
 }
 
 fn opened(state: &mut Use) -> Result<&mut Connection, Error> {
-    let open = state.taken.as_mut().and_then(Taken::get);
-    open.ok_or_else(|| Error::Unavailable("the connection was closed".into()))
+    state.open().ok_or_else(|| Error::Unavailable("the connection was closed".into()))
 }
 
 /// Begins or ends a transaction.
