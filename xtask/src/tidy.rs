@@ -1,5 +1,6 @@
 //! The rules: which crate may depend on which, how long a file may be, how it begins, that every crate takes
-//! the workspace's lints, that error codes and their pages agree, and that links in the docs lead somewhere.
+//! the workspace's lints, that error codes and their pages agree, that links in the docs lead somewhere, and that wasmtime gets the
+//! wasmparser that we ask for.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,6 +40,8 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
 pub(crate) fn check() -> Result<Vec<String>> {
     let mut failures = Vec::new();
     crate_edges(&mut failures)?;
+    let lock = fs::read_to_string("Cargo.lock").context("read Cargo.lock")?;
+    failures.extend(other_wasmparser(&lock));
     let files = tracked_files()?;
     for file in &files {
         match fs::read_to_string(file) {
@@ -72,6 +75,22 @@ fn crate_edges(failures: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// `odeon-engine` asks for a feature of the wasmparser that wasmtime is built with; of another version it would change nothing.
+fn other_wasmparser(lock: &str) -> Option<String> {
+    let of = |name: &str| {
+        let mut blocks = lock.split("[[package]]\n");
+        let block = blocks.find(|block| block.starts_with(&format!("name = \"{name}\"\n")))?;
+        block
+            .lines()
+            .map(|line| line.trim_matches([' ', '"', ',']))
+            .find(|line| line.starts_with("wasmparser"))
+    };
+    let (ours, wasmtimes) = (of("odeon-engine"), of("wasmtime-environ"));
+    (ours.is_none() || ours != wasmtimes).then(|| {
+        format!("host/engine/Cargo.toml: wasmtime is built with {wasmtimes:?}, and not with {ours:?}; name that version")
+    })
 }
 
 fn tracked_files() -> Result<Vec<String>> {
@@ -159,6 +178,20 @@ mod tests {
         assert!(failures.is_empty());
         rust_file("b.rs", &"x\n".repeat(LINES_MAX + 1), &mut failures);
         assert_eq!(failures.len(), 2, "{failures:?}");
+    }
+
+    #[test]
+    fn another_wasmparser_than_that_of_wasmtime_is_told() {
+        let lock = |ours: &str| {
+            let block = |name: &str, version: &str| {
+                format!("[[package]]\nname = \"{name}\"\ndependencies = [\n \"wasmparser{version}\",\n]\n\n")
+            };
+            block("odeon-engine", ours) + &block("wasmtime-environ", " 0.254.2")
+        };
+        assert_eq!(other_wasmparser(&lock(" 0.254.2")), None);
+        let told = other_wasmparser(&lock(" 0.263.0")).unwrap();
+        assert!(told.contains("0.254.2") && told.contains("0.263.0"), "{told}");
+        assert!(other_wasmparser("").is_some());
     }
 
     #[test]
