@@ -12,7 +12,8 @@ use wasip3::{wit_bindgen, wit_future, wit_stream};
 
 /// How long `/slow` takes, in nanoseconds: longer than a deployment.
 const SLOW_NS: u64 = 3_000_000_000;
-/// How often a request at `/meet` looks around, in nanoseconds.
+/// How often a request at `/meet-2`, where it waits until two are in this instance, looks around, in nanoseconds.
+/// Behind `/told/`, a request waits for the end of its body before it does anything.
 const LOOK_NS: u64 = 1_000_000;
 /// Parts of the body at `/parts`.
 const PARTS: usize = 50;
@@ -29,6 +30,10 @@ impl wasip3::exports::http::handler::Guest for Hello {
         let path = request.get_path_with_query().unwrap_or_default();
         let count = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
         println!("hello at {path}");
+        let mut body = body_of(request);
+        if path.starts_with("/told/") {
+            while body.next().await.is_some() {}
+        }
         if let Some(number) = path.split('/').find_map(|part| part.strip_prefix("meet-")) {
             meet(number.parse().unwrap_or(1)).await;
         }
@@ -53,7 +58,7 @@ impl wasip3::exports::http::handler::Guest for Hello {
             "slow" => wait_for(SLOW_NS).await,
             "for-ever" => wait_for(u64::MAX).await,
             "no" => return Err(ErrorCode::InternalError(Some("asked to".to_owned()))),
-            "echo" => return Ok(echo(request, count)),
+            "echo" => return Ok(answer(count, body)),
             "parts" => return Ok(parts(count)),
             "after" => return Ok(after(count)),
             _ => {}
@@ -90,11 +95,10 @@ fn answer(count: u32, contents: wit_bindgen::StreamReader<u8>) -> Response {
 }
 
 /// The body as it comes in.
-fn echo(request: Request, count: u32) -> Response {
+fn body_of(request: Request) -> wit_bindgen::StreamReader<u8> {
     let (received, result) = wit_future::new(|| Ok(()));
     drop(received);
-    let (contents, _) = Request::consume_body(request, result);
-    answer(count, contents)
+    Request::consume_body(request, result).0
 }
 
 /// A body in many parts, with a pause before each.
@@ -111,16 +115,17 @@ fn parts(count: u32) -> Response {
     answer(count, contents)
 }
 
-/// Works on when all was said.
+/// Works on when all was said, and heard.
 fn after(count: u32) -> Response {
-    let response = text(count, "and goes on\n");
-    wit_bindgen::spawn_local(async {
-        wait_for(LOOK_NS).await;
+    let (mut body, contents) = wit_stream::new();
+    wit_bindgen::spawn_local(async move {
+        body.write_all(b"and goes on\n".to_vec()).await;
+        drop(body);
         loop {
             PRESENT.fetch_add(0, Ordering::Relaxed);
         }
     });
-    response
+    answer(count, contents)
 }
 
 /// What another server says.

@@ -15,6 +15,8 @@ use odeon_engine::{
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::until;
+
 pub(crate) const LIMITS: RequestLimits = RequestLimits {
     memory_bytes_max: 32 << 20,
     wall_ms_max: 60_000,
@@ -75,6 +77,8 @@ pub(crate) struct Guest {
     pub(crate) app: App<Counting>,
     pub(crate) account: Account,
     pub(crate) ends: Counting,
+    /// Each request that has not ended holds one.
+    running: Arc<()>,
 }
 
 impl Guest {
@@ -87,7 +91,7 @@ impl Guest {
         let component = artefact::component(&engine, &bytes).unwrap();
         let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
         let app = App::link(&engine, &Linkers::new(&engine).unwrap(), &component).unwrap();
-        Self { app, account, ends: Counting::default() }
+        Self { app, account, ends: Counting::default(), running: Arc::default() }
     }
 
     pub(crate) async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, Failure> {
@@ -113,8 +117,13 @@ impl Guest {
     ) -> Result<Response<Body>, Failure> {
         let capabilities = Counting { hooks: Named(request.uri().to_string()), ..self.ends.clone() };
         let memory = self.account.admit(self.app.initial_bytes()).await;
-        let admitted = Admitted { cpu: self.account.cpu.clone(), memory, held: () };
+        let admitted = Admitted { cpu: self.account.cpu.clone(), memory, held: self.running.clone() };
         self.app.handle(request, limits, capabilities, admitted, unload).await
+    }
+
+    /// Waits until no request runs: a guest goes on for a moment after its answer.
+    pub(crate) async fn rests(&self) {
+        until("all requests have ended", || Arc::strong_count(&self.running) == 1).await;
     }
 
     /// Requests that came into an instance that others have, or had.

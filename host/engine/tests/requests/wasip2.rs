@@ -68,6 +68,7 @@ async fn an_instance_serves_one_request_unless_the_app_asks_for_more() {
     for _ in 0..6 {
         let answer = guest.ask("/", limits).await.unwrap();
         counts.push(answer.headers()["x-instance-requests"].to_str().unwrap().to_owned());
+        guest.rests().await; // only then does its instance wait for the next one
     }
     assert_eq!(counts, ["1", "2", "3", "1", "2", "3"]);
     // After a failure nobody meets what was left, and what waits for nobody gives its memory back.
@@ -75,6 +76,7 @@ async fn an_instance_serves_one_request_unless_the_app_asks_for_more() {
     guest.fails("/panic", limits).await;
     guest.answers().await;
     guest.ask("/", limits).await.unwrap();
+    guest.rests().await;
     assert!(guest.account.memory.held() > 0);
     guest.app.make_room();
     assert_eq!(guest.account.memory.held(), 0);
