@@ -276,7 +276,7 @@ async fn a_save_is_published(site: &Installation) {
     .await;
     site.project("Live", &[("\nnonsense: 1", ""), ("Nobody spent ", "Nothing at ")]);
     says("Nothing at 77").await;
-    kill_process(Pid::from_raw(i32::try_from(dev.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    kill_process(Pid::from_raw(i32::try_from(dev.id()).unwrap()).unwrap(), Signal::TERM).unwrap();
     dev.wait().unwrap();
 }
 
@@ -315,7 +315,7 @@ async fn logs_are_followed(site: &Installation) {
         receiver.try_iter().find(|line| line.contains("hello at") && line.contains("/followed"))
     })
     .await;
-    kill_process(Pid::from_raw(i32::try_from(follow.id()).unwrap()).unwrap(), Signal::INT).unwrap();
+    kill_process(Pid::from_raw(i32::try_from(follow.id()).unwrap()).unwrap(), Signal::TERM).unwrap();
     follow.wait().unwrap();
 }
 
