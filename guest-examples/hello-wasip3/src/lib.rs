@@ -61,6 +61,7 @@ impl wasip3::exports::http::handler::Guest for Hello {
             "echo" => return Ok(answer(count, body)),
             "parts" => return Ok(parts(count)),
             "after" => return Ok(after(count)),
+            "silent" => return Ok(silent(count)),
             _ => {}
         }
         if let Some((_, authority)) = path.split_once("/fetch/") {
@@ -124,6 +125,16 @@ fn after(count: u32) -> Response {
         loop {
             PRESENT.fetch_add(0, Ordering::Relaxed);
         }
+    });
+    answer(count, contents)
+}
+
+/// A body of which nothing ever comes.
+fn silent(count: u32) -> Response {
+    let (body, contents) = wit_stream::new::<u8>();
+    wit_bindgen::spawn_local(async move {
+        wait_for(u64::MAX).await;
+        drop(body);
     });
     answer(count, contents)
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -29,7 +30,7 @@ use crate::memory::Held;
 use crate::origin;
 use crate::scheduler::{Cpu, Lost, Meter, slice};
 use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
-use crate::together::{self, Doors, End, First, Job};
+use crate::together::{self, Doors, End, First, Job, Timed};
 use crate::warm::{Instance, Warm};
 use crate::wasi::Linkers;
 use crate::whole::{Ended, Failed, whole_if_here};
@@ -265,14 +266,22 @@ impl<C: Capabilities> App<C> {
         let deadline = Instant::now() + Duration::from_millis(limits.wall_ms_max);
         let held: Box<dyn Send> = Box::new(held);
         self.dispatch(doors, Job { request, capabilities, memory, held, deadline, head }, cpu, limits);
-        tokio::select! {
+        let mut unload = Box::pin(unload);
+        let answer = tokio::select! {
             answer = tokio::time::timeout_at(deadline, response) => match answer {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => Err(GuestError::Trap("its task ended".into()).into()),
-                Err(_) => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
+                Ok(Ok(answer)) => answer?,
+                Ok(Err(_)) => return Err(GuestError::Trap("its task ended".into()).into()),
+                Err(_) => return Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
             },
-            () = unload => Err(GuestError::Unloaded.into()),
-        }
+            () = &mut unload => return Err(GuestError::Unloaded.into()),
+        };
+        let end = Box::pin(async move {
+            tokio::select! {
+                () = unload => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        });
+        Ok(answer.map(|body| Timed::new(body, end).boxed_unsync()))
     }
 
     /// Gives a request to an instance that waits while it serves others, or to one of its own.

@@ -7,7 +7,7 @@
 //! A request keeps what is its own: its capabilities ([`turn_to_caller`]), its CPU time, which is told apart by sampling at
 //! each tick of the clock, and its deadlines. What must stay true: a request that traps or is past its CPU time ends the
 //! instance, for a store cannot go on without one of its tasks, and the others are told that it was not they; a request
-//! past its wall deadline is answered at once, and its instance takes nobody in any more.
+//! past its wall deadline is answered at once, and its instance takes nobody in any more; a body on its way then breaks off.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -376,6 +376,46 @@ impl<C: Capabilities> hyper::body::Body for Leaving<C> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// The body of an answer for its caller, which breaks off when its request's time is over, or its app is unloaded: the
+/// instance goes on for others.
+pub(crate) struct Timed<E> {
+    /// None when it broke off.
+    body: Option<Body>,
+    end: Pin<Box<E>>,
+}
+
+impl<E: Future<Output = ()>> Timed<E> {
+    pub(crate) fn new(body: Body, end: Pin<Box<E>>) -> Self {
+        Self { body: Some(body), end }
+    }
+}
+
+impl<E: Future<Output = ()>> hyper::body::Body for Timed<E> {
+    type Data = Bytes;
+    type Error = wasmtime_wasi_http::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        if this.end.as_mut().poll(cx).is_pending() {
+            return Pin::new(body).poll_frame(cx);
+        }
+        this.body = None; // the guest learns that nobody reads any more
+        Poll::Ready(Some(Err(broken())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(SizeHint::default, |body| body.size_hint())
     }
 }
 

@@ -18,7 +18,7 @@ use http::{Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::around::{Around, Nothing, Tasks, inside};
 use crate::body::{Received, Sending};
 use crate::limits::{self, Codes, Limits};
 use crate::peers::Peers;
@@ -61,22 +62,20 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    serve_each(limits, listener, stop, move || (answer.clone(), |poll: &mut dyn FnMut()| poll())).await;
+    serve_each(limits, listener, stop, move || (answer.clone(), Nothing)).await;
 }
 
-/// The same, with something of its own for each connection: how it answers, and what runs around each poll of it, which
-/// may time it.
+/// The same, with something of its own for each connection: how it answers, and what runs around each poll of its tasks.
 pub async fn serve_each<O, A, W, F, B>(limits: Limits, listener: TcpListener, stop: Stop, open: O)
 where
     O: Fn() -> (A, W),
     A: Fn(Request<Received>, SocketAddr) -> F + Send + 'static,
-    W: Fn(&mut dyn FnMut()) + Send + 'static,
+    W: Around,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (places, peers) = (Arc::new(Semaphore::new(limits.connections_max)), Peers::default());
-    let builder = Arc::new(builder());
     let mut watches = Watches::default();
     let mut looks = tokio::time::interval(Duration::from_millis(limits::LOOK_MS));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,16 +106,10 @@ where
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let connection = Connection { limits, peer, watch: watches.add(limits), builder: builder.clone() };
         let (answer, around) = open();
+        let connection = Connection { limits, peer, watch: watches.add(limits), around: around.clone() };
         stop.connections.spawn(async move {
-            let mut driven = pin!(connection.drive(stream, answer));
-            poll_fn(move |cx| {
-                let mut polled = Poll::Pending;
-                around(&mut || polled = driven.as_mut().poll(cx));
-                polled
-            })
-            .await;
+            inside(around, connection.drive(stream, answer)).await;
             drop((place, peer_place));
         });
     }
@@ -137,7 +130,7 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let mut watches = Watches::default();
-    let connection = Connection { limits, peer, watch: watches.add(limits), builder: builder().into() };
+    let connection = Connection { limits, peer, watch: watches.add(limits), around: Nothing };
     let mut driven = pin!(connection.drive(socket, answer));
     let mut looks = tokio::time::interval(Duration::from_millis(limits::LOOK_MS));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,8 +142,8 @@ where
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn builder<W: Around>(tasks: Tasks<W>) -> auto::Builder<Tasks<W>> {
+    let mut builder = auto::Builder::new(tasks);
     // No timer for heads: see `watch`.
     builder.http1().header_read_timeout(None).max_buf_size(limits::HEAD_BYTES_MAX as usize);
     builder
@@ -169,14 +162,14 @@ fn builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// One connection.
-struct Connection {
+struct Connection<W> {
     limits: Limits,
     peer: SocketAddr,
     watch: Arc<Watch>,
-    builder: Arc<auto::Builder<TokioExecutor>>,
+    around: W,
 }
 
-impl Connection {
+impl<W: Around> Connection<W> {
     async fn drive<S, A, F, B>(self, socket: S, answer: A)
     where
         S: Socket,
@@ -185,7 +178,7 @@ impl Connection {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Self { limits, peer, watch, builder } = self;
+        let Self { limits, peer, watch, around } = self;
         let told = watch.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let mut begun = told.begin(request.version() < Version::HTTP_2);
@@ -201,6 +194,7 @@ impl Connection {
             async move { Ok::<_, Infallible>(wrapped(answered, begun).await) }
         });
         let socket = TokioIo::new(LetOthers::over(Watched { socket, watch: watch.clone() }));
+        let builder = builder(Tasks(around));
         let mut connection = pin!(builder.serve_connection(socket, service));
         let mut leaving = false;
         // Polled with every piece that comes or goes: whoever looks at connections wakes those that are to end.

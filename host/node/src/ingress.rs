@@ -1,11 +1,12 @@
 //! Requests from routers, and from other hosts, to the apps.
 //!
 //! In order, each step cheaper than the next: find the app, take a place in its queue, wait for an instance and for room in
-//! the app's memory budget, run. What the host does on a connection is charged to the app that was asked there last.
+//! the app's memory budget, run. What the host does on a connection is charged to the app that was asked there ([`Charging`]).
 //! Refusals become responses in one place. A request of another app carries a sealed call, and comes to the
 //! app as what hosts start: see [`crate::triggers`]. The instance's place travels with the guest, not
 //! with the response's head: a guest that streams slowly still holds memory.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -22,10 +23,10 @@ use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::app::Admitted;
-use odeon_engine::scheduler::Cpu;
+use odeon_engine::scheduler::{Cpu, Scheduler};
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{App, Body, Failure, GuestError, RequestLimits};
-use odeon_http::{ReceiveError, Received, Stop, limits};
+use odeon_http::{Around, ReceiveError, Received, Stop, limits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
 use odeon_protocol::events::{PAYLOAD_BYTES_MAX, WAITING_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
@@ -64,35 +65,52 @@ pub(crate) enum Refusal {
 /// Accepts connections for ever.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
     odeon_http::serve_each(limits::HOSTS, listener, Stop::default(), move || {
-        let (host, asked) = (host.clone(), Arc::new(Asked::default()));
-        let (scheduler, payer) = (host.engine.scheduler().clone(), asked.clone());
+        let (host, scheduler) = (host.clone(), host.engine.scheduler().clone());
         let answer = move |request, _| {
-            let (host, asked) = (host.clone(), asked.clone());
-            async move { answer(&host, request, &asked).await }
+            let host = host.clone();
+            async move { answer(&host, request).await }
         };
-        (answer, move |poll: &mut dyn FnMut()| scheduler.charged(poll, || payer.get()))
+        (answer, Charging { scheduler, task: None, connection: Arc::default() })
     })
     .await;
 }
 
-/// The app that was asked last on a connection: it pays for what the host does there.
-#[derive(Default)]
-struct Asked(Mutex<Option<Arc<Cpu>>>);
+thread_local! {
+    /// Whom the poll that this thread is in asked.
+    static ASKED: Cell<Option<Arc<Cpu>>> = const { Cell::new(None) };
+}
 
-impl Asked {
-    fn set(&self, cpu: &Arc<Cpu>) {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !asked.as_ref().is_some_and(|before| Arc::ptr_eq(before, cpu)) {
-            *asked = Some(cpu.clone());
-        }
-    }
+/// Charges an app with what the host does for it on a connection: the one that a task asked last, or if it asked none, as
+/// the task that writes for all streams of HTTP/2, the one that was asked last on its connection.
+struct Charging {
+    scheduler: Scheduler,
+    task: Option<Arc<Cpu>>,
+    connection: Arc<Mutex<Option<Arc<Cpu>>>>,
+}
 
-    fn get(&self) -> Option<Arc<Cpu>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+impl Clone for Charging {
+    fn clone(&self) -> Self {
+        Self { scheduler: self.scheduler.clone(), task: None, connection: self.connection.clone() }
     }
 }
 
-async fn answer(host: &Host, request: Request<Received>, asked: &Asked) -> Response<Body> {
+impl Around for Charging {
+    fn run(&mut self, poll: &mut dyn FnMut()) {
+        let Self { scheduler, task, connection } = self;
+        scheduler.charged(poll, || {
+            let connection = || connection.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(asked) = ASKED.take()
+                && !task.as_ref().is_some_and(|before| Arc::ptr_eq(before, &asked))
+            {
+                *task = Some(asked.clone());
+                *connection() = Some(asked);
+            }
+            task.clone().or_else(|| connection().clone())
+        });
+    }
+}
+
+async fn answer(host: &Host, request: Request<Received>) -> Response<Body> {
     let started = Instant::now();
     let _in_flight = host.metrics.begin(); // also when the caller goes away
     let id = request_id(&request);
@@ -100,7 +118,7 @@ async fn answer(host: &Host, request: Request<Received>, asked: &Asked) -> Respo
     let found = host.apps.find(name).ok_or_else(|| name.to_owned());
     let outcome = match &found {
         Ok(served) => {
-            asked.set(&served.account.cpu);
+            ASKED.set(Some(served.account.cpu.clone()));
             pass(host, served, request, &id).await
         }
         Err(name) => Err(Refusal::UnknownApp(name.clone())),
@@ -385,5 +403,39 @@ fn request_id(request: &Request<Received>) -> String {
     match given {
         Some(id) if !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX => id.to_owned(),
         Some(_) | None => uuid::Uuid::new_v4().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+    use odeon_engine::{CpuShare, Engine, EngineSettings};
+
+    use super::*;
+
+    #[test]
+    fn each_app_pays_for_its_streams_and_the_last_one_for_the_connection() {
+        let engine = Engine::new(EngineSettings { instances_max: 1, ..EngineSettings::default() }).unwrap();
+        let app = || Arc::new(Cpu::new(CpuShare { millicores: 250, burst_ms: None }));
+        let (one, two) = (app(), app());
+        let scheduler = engine.scheduler().clone();
+        let mut connection = Charging { scheduler, task: None, connection: Arc::default() };
+        let (mut first, mut second) = (connection.clone(), connection.clone());
+        // Who pays for a poll that asks an app, or none.
+        let payers = |task: &mut Charging, asked: Option<&Arc<Cpu>>| {
+            let before = (one.used_ns(), two.used_ns());
+            task.run(&mut || {
+                ASKED.set(asked.cloned());
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_micros(50) {}
+            });
+            (one.used_ns() > before.0, two.used_ns() > before.1)
+        };
+        assert_eq!(payers(&mut connection, None), (false, false), "nobody was asked yet");
+        assert_eq!(payers(&mut first, Some(&one)), (true, false));
+        assert_eq!(payers(&mut second, Some(&two)), (false, true));
+        assert_eq!(payers(&mut first, None), (true, false));
+        assert_eq!(payers(&mut connection, None), (false, true));
     }
 }

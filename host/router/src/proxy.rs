@@ -55,6 +55,10 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
+/// What proxies say of where a request came from. A client may have written it, so apps do not hear of it.
+const OF_PROXIES: [&str; 5] =
+    ["forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-real-ip"];
+
 /// What only hosts may say.
 const OF_HOSTS: [&str; 4] = [CALL, TRIGGER, USER, NOT_SERVED];
 
@@ -392,8 +396,8 @@ fn prepare(headers: &mut HeaderMap, uri: &Uri, id: &str, peer: SocketAddr) {
         .filter_map(|name| name.trim().parse().ok())
         .collect();
     HOP_BY_HOP.iter().chain(&named).for_each(|name| while headers.remove(name).is_some() {});
-    for ours in OF_HOSTS {
-        headers.remove(ours);
+    for name in OF_HOSTS.iter().chain(&OF_PROXIES) {
+        headers.remove(*name);
     }
     if !headers.contains_key(header::HOST)
         && let Some(host) =

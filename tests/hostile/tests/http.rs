@@ -196,6 +196,9 @@ impl Target<'_> {
             "odeon-user: root",
             "odeon-call: x",
             "x-forwarded-for: 1.2.3.4",
+            "x-forwarded-host: 1.2.3.4",
+            "x-real-ip: 1.2.3.4",
+            "forwarded: for=1.2.3.4",
         ];
         raw.send(head("GET", "/Hostile/out/seen", &hop)).await;
         let seen = raw.answer().await.unwrap().body.to_lowercase();

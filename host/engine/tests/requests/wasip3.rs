@@ -12,7 +12,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use odeon_engine::{CpuShare, GuestError, RequestLimits};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::guest::{Guest, LIMITS};
 use crate::until;
@@ -201,6 +201,31 @@ async fn who_takes_too_long_or_goes_away_ends_nobody_else() {
     let ((), slow) = tokio::join!(gone, slow);
     assert_eq!(slow.unwrap().headers()["x-instance-requests"], "2");
     until("the instance is gone", || guest.account.memory.held() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_breaks_off_at_its_own_deadline_and_with_its_app() {
+    let guest = guest();
+    let late = RequestLimits { wall_ms_max: 500, ..TOGETHER };
+    for (limits, is_unloaded) in [(late, false), (TOGETHER, true)] {
+        let unload = Arc::new(Notify::new());
+        let silent = async {
+            until("the instance waits for others", || guest.app.open_instances() == 1).await;
+            let unloaded = unload.clone();
+            let answer = guest.ask_until("/silent", limits, async move { unloaded.notified().await }).await;
+            let answer = answer.unwrap();
+            assert_eq!(answer.headers()["x-instance-requests"], "2", "they have an instance together");
+            if is_unloaded {
+                unload.notify_one();
+            }
+            answer.into_body().collect().await
+        };
+        tokio::select! {
+            _ = guest.ask("/for-ever", TOGETHER) => panic!("the other one ended first"),
+            said = silent => assert!(said.is_err()),
+        }
+        until("the instance is gone", || guest.account.memory.held() == 0).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
