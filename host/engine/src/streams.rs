@@ -3,6 +3,7 @@
 //!
 //! What must stay true: a guest sees what it would see without this file.
 
+use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceTable, ResourceType};
 use wasmtime_wasi::p2::bindings::io::streams::{self, Host as _, HostOutputStream};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, StreamError, StreamResult};
@@ -18,6 +19,10 @@ const WRITE_BYTES_MAX: usize = 4_096;
 /// To a linker that allows shadowing.
 pub(crate) fn add_to_linker<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Result<()> {
     streams::add_to_linker::<_, HasTable>(linker, State::table)?;
+    add_shortcuts(linker)
+}
+
+fn add_shortcuts<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Result<()> {
     let mut streams = linker.instance(STREAMS)?;
     streams.func_wrap_async(
         "[method]output-stream.blocking-write-and-flush",
@@ -32,15 +37,21 @@ pub(crate) fn add_to_linker<C: Capabilities>(linker: &mut Linker<State<C>>) -> w
             })
         },
     )?;
-    // No stream that a guest of ours may have waits for anything when it is dropped: those of files and sockets would.
-    streams.resource("output-stream", ResourceType::host::<DynOutputStream>(), |mut store, rep| {
-        drop(store.data_mut().table().delete(Resource::<DynOutputStream>::new_own(rep))?);
-        Ok(())
-    })?;
-    streams.resource("input-stream", ResourceType::host::<DynInputStream>(), |mut store, rep| {
-        drop(store.data_mut().table().delete(Resource::<DynInputStream>::new_own(rep))?);
-        Ok(())
-    })
+    streams.resource(
+        "output-stream",
+        ResourceType::host::<DynOutputStream>(),
+        dropped::<C, DynOutputStream>,
+    )?;
+    streams.resource("input-stream", ResourceType::host::<DynInputStream>(), dropped::<C, DynInputStream>)
+}
+
+/// No stream that a guest of ours may have waits for anything when it is dropped: those of files and sockets would.
+fn dropped<C: Capabilities, T: 'static>(
+    mut store: StoreContextMut<'_, State<C>>,
+    rep: u32,
+) -> wasmtime::Result<()> {
+    drop(store.data_mut().table().delete(Resource::<T>::new_own(rep))?);
+    Ok(())
 }
 
 async fn write_and_flush(
@@ -67,5 +78,42 @@ fn unless_closed<T>(result: StreamResult<T>) -> StreamResult<Option<T>> {
         Ok(value) => Ok(Some(value)),
         Err(StreamError::Closed) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+    use wasmtime_wasi::WasiCtx;
+    use wasmtime_wasi_http::WasiHttpHooks;
+
+    use super::*;
+    use crate::state::Finish;
+
+    struct Nobody;
+
+    impl WasiHttpHooks for Nobody {}
+
+    impl Capabilities for Nobody {
+        async fn finish(&mut self, _: Finish) {}
+
+        fn wasi(&self) -> WasiCtx {
+            WasiCtx::builder().build()
+        }
+
+        fn take_over(&mut self, _: &Self) {}
+
+        fn http_hooks(&mut self) -> &mut dyn WasiHttpHooks {
+            self
+        }
+    }
+
+    #[test]
+    fn the_shortcuts_have_the_names_of_what_they_replace() {
+        let mut linker = Linker::<State<Nobody>>::new(&wasmtime::Engine::default());
+        streams::add_to_linker::<_, HasTable>(&mut linker, State::table).unwrap();
+        let said = add_shortcuts(&mut linker).unwrap_err().to_string();
+        assert!(said.contains("blocking-write-and-flush` defined twice"), "{said}");
     }
 }
