@@ -86,12 +86,15 @@ pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
 
     sched_setaffinity(None, &before)?;
     let (victim, for_s) = (address.clone(), Duration::from_secs);
+    let charged_first = Charged::look(&site).await?;
     let alone_first = ask(&victim, for_s(ALONE_S)).await?;
+    let charged_alone = Charged::look(&site).await?.since(&charged_first);
     let neighbours = Neighbours::begin(&address)?;
     tokio::time::sleep(for_s(BEGIN_S)).await;
-    let (cpu_before, begun) = (cpu_s(&[host])?, Instant::now());
+    let (cpu_before, begun, charged_before) = (cpu_s(&[host])?, Instant::now(), Charged::look(&site).await?);
     let beside = ask(&victim, for_s(BESIDE_S)).await?;
     let cpu = (cpu_s(&[host])? - cpu_before) / begun.elapsed().as_secs_f64();
+    let charged = Charged::look(&site).await?.since(&charged_before);
     neighbours.end();
     let alone_last = ask(&victim, for_s(ALONE_S)).await?;
 
@@ -100,12 +103,16 @@ pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
     let alone = alone_first.per_s().max(alone_last.per_s());
     let share = 1.0 / (HOSTILE.len() + 1) as f64;
     let rate = beside.per_s();
+    let us = |charged: &Charged, seen: &Seen| charged.victim_s * 1e6 / seen.answers.len().max(1) as f64;
+    let (us_alone, us_beside) = (us(&charged_alone, &alone_first), us(&charged, &beside));
+    let part = charged.victim_s / charged.all_s;
     Ok(Found {
         text: format!(
             "## Hostile neighbours\n\nThe product on one core, whoever asks on another. The victim, over {CONNECTIONS} connections for {ALONE_S} s before and after: \
              {alone:.0} requests/s, p99 {p99_alone:.2} ms. Beside three apps (two endless loops; memory asked for until it fails, again and again; 500 \
              requests of some milliseconds at once), of equal weight and unlimited burst, for {BESIDE_S} s: {rate:.0} requests/s, p50 {p50:.2} ms, p99 {p99:.2} ms, \
-             and {} answers in the worst {MOMENT_MS} ms.\n",
+             and {} answers in the worst {MOMENT_MS} ms. It was charged {part:.2} of the CPU time of all apps: {us_beside:.0} us for a request, \
+             and {us_alone:.0} us alone.\n",
             beside.fewest()
         ),
         targets: vec![
@@ -130,6 +137,29 @@ pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
             Target::new("beside hostile apps: CPU of the host", cpu, "cores", Bound::AtLeast(0.9)),
         ],
     })
+}
+
+/// CPU time that apps were charged with, in seconds.
+struct Charged {
+    victim_s: f64,
+    all_s: f64,
+}
+
+impl Charged {
+    async fn look(site: &Installation) -> Result<Self> {
+        let metrics = site.host_metrics("development-1").await;
+        let of = |app: &str| {
+            let begin = format!("odeon_host_app_cpu_seconds{{app=\"{}\"}} ", site.key_of(app));
+            let line = metrics.lines().find(|line| line.starts_with(&begin)).context(begin.clone())?;
+            Ok::<f64, anyhow::Error>(line.rsplit(' ').next().unwrap_or_default().parse()?)
+        };
+        let hostile = HOSTILE.into_iter().map(|(app, ..)| of(app)).sum::<Result<f64>>()?;
+        Ok(Self { victim_s: of("Victim")?, all_s: of("Victim")? + hostile })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self { victim_s: self.victim_s - before.victim_s, all_s: self.all_s - before.all_s }
+    }
 }
 
 /// Gives the clock its priority where the host could not take it, for want of a limit that root may set on most machines.
