@@ -13,7 +13,6 @@ use wasip3::{wit_bindgen, wit_future, wit_stream};
 /// How long `/slow` takes, in nanoseconds: longer than a deployment.
 const SLOW_NS: u64 = 3_000_000_000;
 /// How often a request at `/meet-2`, where it waits until two are in this instance, looks around, in nanoseconds.
-/// Behind `/told/`, a request waits for the end of its body before it does anything.
 const LOOK_NS: u64 = 1_000_000;
 /// Parts of the body at `/parts`.
 const PARTS: usize = 50;
@@ -32,7 +31,7 @@ impl wasip3::exports::http::handler::Guest for Hello {
         println!("hello at {path}");
         let mut body = body_of(request);
         if path.starts_with("/told/") {
-            while body.next().await.is_some() {}
+            while body.next().await.is_some() {} // it does nothing before its body has ended
         }
         if let Some(number) = path.split('/').find_map(|part| part.strip_prefix("meet-")) {
             meet(number.parse().unwrap_or(1)).await;

@@ -5,7 +5,6 @@
 //! [`Around::run`].
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::Poll;
 
 use hyper::rt::Executor;
@@ -26,15 +25,14 @@ impl Around for Nothing {
     }
 }
 
-/// Polls a task inside of `around`.
-pub(crate) async fn inside<F: Future>(mut around: impl Around, task: F) -> F::Output {
-    let mut task = pin!(task);
+/// Polls a task inside of `around`. The task goes to the heap first: it is large, and is moved once more when it is started.
+pub(crate) fn inside<F: Future>(mut around: impl Around, task: F) -> impl Future<Output = F::Output> {
+    let mut task = Box::pin(task);
     poll_fn(move |cx| {
         let mut polled = Poll::Pending;
         around.run(&mut || polled = task.as_mut().poll(cx));
         polled
     })
-    .await
 }
 
 /// Starts tasks of a connection for hyper.

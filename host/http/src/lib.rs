@@ -1,9 +1,10 @@
 //! The one HTTP server of this project: hosts, routers and their admin listeners take requests through it.
 //!
 //! Map: [`limits`] says how much anybody may take, [`server`] accepts and drives connections, [`watch`] sees what a
-//! connection does with its time and bytes, [`around`] times its polls for whoever wants to, [`turns`] lets ready connections answer before any of them sends, [`body`] wraps
-//! bodies on their way in and out, [`peers`] counts connections by address, [`problem`] is the shape of every
-//! refusal, [`descriptors`] are what connections are made of. [`connect`] is how its clients among us reach hosts.
+//! connection does with its time and bytes, [`around`] lets whoever wants to time what is polled, [`turns`] lets ready
+//! connections answer before any of them sends, [`body`] wraps bodies on their way in and out, [`peers`] counts connections
+//! by address, [`problem`] is the shape of every refusal, [`descriptors`] are what connections are made of. [`connect`] is
+//! how its clients among us reach hosts.
 //!
 //! What must stay true: whatever a client sends, or does not send, or does not read, costs a bounded amount of memory for
 //! a bounded time; nothing here knows apps.
