@@ -266,21 +266,17 @@ impl<C: Capabilities> App<C> {
         let deadline = Instant::now() + Duration::from_millis(limits.wall_ms_max);
         let held: Box<dyn Send> = Box::new(held);
         self.dispatch(doors, Job { request, capabilities, memory, held, deadline, head }, cpu, limits);
-        let mut unload = Box::pin(unload);
-        let answer = tokio::select! {
-            answer = tokio::time::timeout_at(deadline, response) => match answer {
-                Ok(Ok(answer)) => answer?,
-                Ok(Err(_)) => return Err(GuestError::Trap("its task ended".into()).into()),
-                Err(_) => return Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
-            },
-            () = &mut unload => return Err(GuestError::Unloaded.into()),
-        };
-        let end = Box::pin(async move {
+        let mut end = Box::pin(async move {
             tokio::select! {
-                () = unload => {}
-                () = tokio::time::sleep_until(deadline) => {}
+                () = unload => GuestError::Unloaded,
+                () = tokio::time::sleep_until(deadline) => GuestError::WallDeadline(limits.wall_ms_max),
             }
         });
+        let answer = tokio::select! {
+            biased;
+            answer = response => answer.unwrap_or_else(|_| Err(GuestError::Trap("its task ended".into()).into()))?,
+            error = &mut end => return Err(error.into()),
+        };
         Ok(answer.map(|body| Timed::new(body, end).boxed_unsync()))
     }
 

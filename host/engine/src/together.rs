@@ -387,13 +387,13 @@ pub(crate) struct Timed<E> {
     end: Pin<Box<E>>,
 }
 
-impl<E: Future<Output = ()>> Timed<E> {
+impl<E: Future> Timed<E> {
     pub(crate) fn new(body: Body, end: Pin<Box<E>>) -> Self {
         Self { body: Some(body), end }
     }
 }
 
-impl<E: Future<Output = ()>> hyper::body::Body for Timed<E> {
+impl<E: Future> hyper::body::Body for Timed<E> {
     type Data = Bytes;
     type Error = wasmtime_wasi_http::Error;
 

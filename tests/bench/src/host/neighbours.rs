@@ -154,7 +154,8 @@ impl Charged {
             Ok::<f64, anyhow::Error>(line.rsplit(' ').next().unwrap_or_default().parse()?)
         };
         let hostile = HOSTILE.into_iter().map(|(app, ..)| of(app)).sum::<Result<f64>>()?;
-        Ok(Self { victim_s: of("Victim")?, all_s: of("Victim")? + hostile })
+        let victim_s = of("Victim")?;
+        Ok(Self { victim_s, all_s: victim_s + hostile })
     }
 
     fn since(&self, before: &Self) -> Self {
