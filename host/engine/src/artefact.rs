@@ -7,6 +7,7 @@
 //! changed between the beginning of the check and the end of loading is refused. What must stay true: nothing that was
 //! loaded runs before that comparison.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -15,17 +16,23 @@ use std::os::unix::fs::MetadataExt as _;
 use wasmtime::component::Component;
 
 use crate::engine::Engine;
+use crate::shim;
 use crate::wasi::Wasi;
 
 /// Compiles a component to native code for the WASI that it needs. Runs long and takes memory in proportion to
 /// the input: call it in a limited child process.
 pub fn compile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
-    engine.of(Wasi::of(component)).precompile_component(component)
+    engine.of(Wasi::of(component)).precompile_component(&prepared(component))
 }
 
 /// Compiles a component, like [`compile`], to run it or to look at it.
 pub fn component(engine: &Engine, component: &[u8]) -> wasmtime::Result<Component> {
-    Component::new(engine.of(Wasi::of(component)), component)
+    Component::new(engine.of(Wasi::of(component)), prepared(component))
+}
+
+/// The component as it is compiled: it does the same, and its instances are made faster.
+fn prepared(component: &[u8]) -> Cow<'_, [u8]> {
+    shim::without_shim(component).map_or(Cow::Borrowed(component), Cow::Owned)
 }
 
 /// Native code whose digest and signature were checked, in these very bytes.

@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::{Duration, Instant};
 
 use crate::scheduler::{Begin, Scheduler};
+use crate::shim;
 use crate::wasi::Wasi;
 use thread_priority::ThreadPriority;
 use thread_priority::unix::{
@@ -39,6 +40,8 @@ const FIBER_BYTES: usize = 2 << 20;
 const CORE_INSTANCES_MAX: u32 = 64;
 /// Memories inside one component.
 const MEMORIES_MAX: u32 = 4;
+/// Tables of one core module: its own, and one that it has from a shim (see `shim`).
+pub(crate) const TABLES_PER_MODULE_MAX: u32 = 2;
 /// Tables inside one component.
 const TABLES_MAX: u32 = 16;
 /// Elements of one table.
@@ -70,7 +73,7 @@ impl Default for EngineSettings {
 pub struct Fits {
     /// Target triple.
     pub target: String,
-    /// Version and settings, hashed.
+    /// Version and settings, and what is done to components before they are compiled, hashed.
     pub engine: String,
 }
 
@@ -106,6 +109,7 @@ impl Engine {
         for engine in [&self.p2, &self.p3] {
             engine.precompile_compatibility_hash().hash(&mut hash);
         }
+        shim::VERSION.hash(&mut hash);
         Fits { target: TARGET.to_owned(), engine: format!("wasmtime-48-{:016x}", hash.finish()) }
     }
 
@@ -144,6 +148,7 @@ fn pool(settings: &EngineSettings, wasi: Wasi) -> PoolingAllocationConfig {
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)
+        .max_tables_per_module(TABLES_PER_MODULE_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memory_size(settings.memory_bytes_max)
         .pagemap_scan(Enabled::Auto);

@@ -1,0 +1,54 @@
+//! Components without their shim: what is compiled has one core instance fewer.
+//!
+//! A core module imports functions of the host, and to lower those the module's memory is needed, which is there only when
+//! the module has been instantiated. `wit-component`, and with it every language's tools and our own compiler, breaks
+//! the circle by a *shim*: a module that is instantiated first, with a table and with a function for each import that calls
+//! through the table. Another one, the *fixup*, fills the table in the end. For a small request the shim is a good part of
+//! the work: an instance, a table, and a lookup for each of its functions.
+//!
+//! Here the table and the functions move into the module that imports them, where they do the same: they call what the
+//! fixup has put into the table, and trap while it has not. Whatever is not exactly of that form stays as it is.
+//!
+//! What must stay true: a guest does what it did before; what comes out is validated like everything that is compiled; functions
+//! keep their names, for backtraces. Places in the code move, so DWARF, which no engine of ours reads, is left out.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "of sections, kinds and names a few matter here")]
+
+mod module;
+mod outline;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+
+use wasmparser::{Validator, WasmFeatures};
+
+use outline::{Outline, Plan};
+
+/// Of what is done here. Hosts compile anew what was compiled with another one.
+pub(crate) const VERSION: u32 = 1;
+
+/// Why a component stays as it is: it is not of the form that is known here.
+#[derive(Debug)]
+struct Unfit;
+
+type Error = wasm_encoder::reencode::Error<Unfit>;
+
+impl From<Unfit> for Error {
+    fn from(unfit: Unfit) -> Self {
+        Self::UserError(unfit)
+    }
+}
+
+/// The component without its shim. `None` where it has none, or none that is known.
+pub(crate) fn without_shim(component: &[u8]) -> Option<Vec<u8>> {
+    if !is_valid(component) {
+        return None; // the compiler says why
+    }
+    let outline = Outline::read(component).ok()?;
+    let plan = Plan::of(&outline)?;
+    rewrite::rewrite(component, &plan).ok().filter(|without| is_valid(without))
+}
+
+fn is_valid(component: &[u8]) -> bool {
+    Validator::new_with_features(WasmFeatures::all()).validate_all(component).is_ok()
+}
