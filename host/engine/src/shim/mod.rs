@@ -10,7 +10,7 @@
 //! fixup has put into the table, and trap while it has not. Whatever is not exactly of that form stays as it is.
 //!
 //! What must stay true: a guest does what it did before; what comes out is validated like everything that is compiled; functions
-//! keep their names, for backtraces. Places in the code move, so DWARF, which no engine of ours reads, is left out.
+//! keep their names, for backtraces. Places in the code move, so what points at them (DWARF, hints) is left out; nobody here reads it.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "of sections, kinds and names a few matter here")]
 

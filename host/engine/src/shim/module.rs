@@ -310,15 +310,17 @@ impl Reencode for Merge<'_> {
         Ok(())
     }
 
+    /// Without what points into the code, whose places move: DWARF, hints for branches.
     fn parse_custom_section(
         &mut self,
         module: &mut Module,
         section: wasmparser::CustomSectionReader<'_>,
     ) -> Result<(), Error> {
-        match section.name().starts_with(".debug_") {
-            true => Ok(()),
-            false => utils::parse_custom_section(self, module, section),
+        let points_into_code = |prefix: &&str| section.name().starts_with(*prefix);
+        if [".debug_", "metadata.code."].iter().any(points_into_code) {
+            return Ok(());
         }
+        utils::parse_custom_section(self, module, section)
     }
 
     /// Of names, those that backtraces show: of the module and of its functions, in the order of their new indices.

@@ -2,8 +2,8 @@
 
 use wasm_encoder::reencode::{Reencode, ReencodeComponent};
 use wasm_encoder::{
-    Alias, CanonicalFunctionSection, Component, ComponentAliasSection, ComponentSectionId, ExportKind,
-    InstanceSection, ModuleSection, RawSection,
+    Alias, CanonicalFunctionSection, Component, ComponentAliasSection, ComponentSectionId,
+    ComponentTypeSection, ExportKind, InstanceSection, ModuleSection, RawSection,
 };
 use wasmparser::{ComponentAlias, ExternalKind, Instance, Payload};
 
@@ -32,6 +32,12 @@ pub(super) fn rewrite(component: &[u8], plan: &Plan<'_>) -> Result<Vec<u8>, Erro
                 let mut aliases = ComponentAliasSection::new();
                 indices.parse_component_alias_section(&mut aliases, section)?;
                 out.section(&aliases);
+            }
+            // Resources name their destructors, which are core functions.
+            Payload::ComponentTypeSection(section) => {
+                let mut types = ComponentTypeSection::new();
+                indices.parse_component_type_section(&mut types, section)?;
+                out.section(&types);
             }
             Payload::ComponentCanonicalSection(section) => {
                 let mut functions = CanonicalFunctionSection::new();

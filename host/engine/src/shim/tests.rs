@@ -19,6 +19,8 @@ enum But {
     NameIsTaken,
     /// The main module calls before the fixup is there.
     CallsTooEarly,
+    /// A resource has a destructor, which is a core function behind those of the shim.
+    HasADestructor,
     /// The shim does something else, too.
     ShimDoesMore,
     /// The shim is given to the fixup as it is.
@@ -27,10 +29,14 @@ enum But {
     AnotherUsesIt,
     /// A function of the shim is exported to the caller.
     CallerUsesIt,
+    /// A function of the shim is a destructor.
+    DestroysByIt,
 }
 
-const USUAL: [But; 4] = [But::NotAtAll, But::MainHasATable, But::NameIsTaken, But::CallsTooEarly];
-const UNUSUAL: [But; 4] = [But::ShimDoesMore, But::ShimIsHandedOver, But::AnotherUsesIt, But::CallerUsesIt];
+const USUAL: [But; 5] =
+    [But::NotAtAll, But::MainHasATable, But::NameIsTaken, But::CallsTooEarly, But::HasADestructor];
+const UNUSUAL: [But; 5] =
+    [But::ShimDoesMore, But::ShimIsHandedOver, But::AnotherUsesIt, But::CallerUsesIt, But::DestroysByIt];
 
 /// The table of the shim.
 const TABLE: TableType =
@@ -54,6 +60,10 @@ fn component(but: But) -> Vec<u8> {
 
     let shim = component.core_instantiate(None, shim, [] as [(&str, ModuleArg); 0]);
     let by_shim = component.core_alias_export(None, shim, "0", ExportKind::Func);
+    if but == But::DestroysByIt {
+        let destructor = component.core_alias_export(None, shim, "1", ExportKind::Func);
+        component.type_resource(None, ValType::I32, Some(destructor));
+    }
     let lowered_number = component.lower_func(None, say_number, []);
     let given = [("text", ExportKind::Func, by_shim), ("number", ExportKind::Func, lowered_number)];
     let given = component.core_instantiate_exports(None, given);
@@ -87,6 +97,10 @@ fn component(but: But) -> Vec<u8> {
     let run = component.core_alias_export(None, main, "run", ExportKind::Func);
     let run = component.lift_func(None, run, nothing, []);
     component.export("run", ComponentExportKind::Func, run, None);
+    if but == But::HasADestructor {
+        let destructor = component.core_alias_export(None, main, "say-number", ExportKind::Func);
+        export_resource(&mut component, destructor);
+    }
     if but == But::CallerUsesIt {
         let (two, mut encode) = component.type_function(None);
         encode.params([("at", PrimitiveValType::U32), ("bytes", PrimitiveValType::U32)]).result(None);
@@ -94,6 +108,34 @@ fn component(but: But) -> Vec<u8> {
         component.export("again", ComponentExportKind::Func, again, None);
     }
     component.finish()
+}
+
+/// Exports `make`, which gives resource 42.
+fn export_resource(component: &mut ComponentBuilder, destructor: u32) {
+    let resource = component.type_resource(None, ValType::I32, Some(destructor));
+    let new = component.resource_new(resource);
+    let (mut types, mut imports, mut functions) =
+        (TypeSection::new(), ImportSection::new(), FunctionSection::new());
+    types.ty().function([ValType::I32], [ValType::I32]);
+    types.ty().function([], [ValType::I32]);
+    imports.import("", "new", EntityType::Function(0));
+    functions.function(1);
+    let (mut exports, mut code) = (ExportSection::new(), CodeSection::new());
+    exports.export("make", ExportKind::Func, 1);
+    code.function(&body(&[Instruction::I32Const(42), Instruction::Call(0)]));
+    let mut maker = Module::new();
+    maker.section(&types).section(&imports).section(&functions).section(&exports).section(&code);
+    let maker = component.core_module(None, &maker);
+    let given = component.core_instantiate_exports(None, [("new", ExportKind::Func, new)]);
+    let maker = component.core_instantiate(None, maker, [("", ModuleArg::Instance(given))]);
+    let make = component.core_alias_export(None, maker, "make", ExportKind::Func);
+    let resource = component.export("thing", ComponentExportKind::Type, resource, None);
+    let (own, encode) = component.type_defined(None);
+    encode.own(resource);
+    let (kind, mut encode) = component.type_function(None);
+    encode.params::<[(&str, ComponentValType); 0], _>([]).result(Some(ComponentValType::Type(own)));
+    let make = component.lift_func(None, make, kind, []);
+    component.export("make", ComponentExportKind::Func, make, None);
 }
 
 fn types() -> TypeSection {
@@ -156,6 +198,9 @@ fn main_module(but: But) -> Module {
         module.section(&tables);
     }
     module.section(&memories);
+    if but == But::HasADestructor {
+        exports.export("say-number", ExportKind::Func, 1);
+    }
     if but == But::NameIsTaken {
         exports.export("$imports", ExportKind::Func, 2);
     }
@@ -187,6 +232,12 @@ fn shim_module(but: But) -> Module {
     }
     let mut code = CodeSection::new();
     code.function(&body(&call));
+    if but == But::DestroysByIt {
+        functions.function(1);
+        exports.export("1", ExportKind::Func, 1);
+        let call = Instruction::CallIndirect { type_index: 1, table_index: 0 };
+        code.function(&body(&[Instruction::LocalGet(0), Instruction::I32Const(0), call]));
+    }
     let mut module = Module::new();
     module.section(&types()).section(&functions).section(&tables).section(&exports).section(&code);
     module
@@ -223,7 +274,12 @@ fn run(component: &[u8]) -> (Vec<String>, Result<(), wasmtime::Trap>) {
     let mut store = wasmtime::Store::new(&engine, ());
     let ended = linker.instantiate(&mut store, &component).and_then(|instance| {
         let run = instance.get_typed_func::<(), ()>(&mut store, "run")?;
-        run.call(&mut store, ())
+        run.call(&mut store, ())?;
+        let Some(make) = instance.get_func(&mut store, "make") else { return Ok(()) };
+        let mut made = [wasmtime::component::Val::Bool(false)];
+        make.call(&mut store, &[], &mut made)?;
+        let [wasmtime::component::Val::Resource(resource)] = made else { panic!("no resource") };
+        resource.resource_drop(&mut store)
     });
     let said = said.lock().unwrap().clone();
     (said, ended.map_err(|error| error.downcast().unwrap()))
@@ -239,15 +295,15 @@ fn a_component_does_the_same_without_its_shim() {
     for but in USUAL {
         let usual = component(but);
         let without = without_shim(&usual).unwrap_or_else(|| panic!("{but:?} stays as it is"));
-        assert_eq!((modules(&usual), modules(&without)), (3, 2), "{but:?}");
-        let (said, ended) = run(&without);
-        assert_eq!((&said, ended), (&run(&usual).0, run(&usual).1), "{but:?}");
-        match but {
-            But::CallsTooEarly => {
-                assert_eq!((&said[..], ended), (&["7".into()][..], Err(wasmtime::Trap::IndirectCallToNull)))
-            }
-            _ => assert_eq!((&said[..], ended), (&["7".into(), "hello".into()][..], Ok(()))),
-        }
+        assert_eq!(modules(&without) + 1, modules(&usual), "{but:?}");
+        let did = run(&without);
+        assert_eq!(did, run(&usual), "{but:?}");
+        let (said, ended) = match but {
+            But::CallsTooEarly => (&["7"][..], Err(wasmtime::Trap::IndirectCallToNull)),
+            But::HasADestructor => (&["7", "hello", "42"][..], Ok(())),
+            _ => (&["7", "hello"][..], Ok(())),
+        };
+        assert_eq!(did, (said.iter().map(ToString::to_string).collect(), ended), "{but:?}");
         assert!(without_shim(&without).is_none(), "{but:?}: there is nothing left to do");
     }
 }
