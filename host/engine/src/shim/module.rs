@@ -136,8 +136,11 @@ enum Imported {
 }
 
 impl Main {
-    /// Asks of each imported function whether the shim gives it. Fails for modules that lack what nearly all have.
-    pub(super) fn read(module: &[u8], given: impl Fn(&str, &str) -> Option<Forward>) -> Result<Self, Error> {
+    /// Asks of each imported function whether the shim gives it, by `by_shim`. Fails for modules that lack what nearly all have.
+    pub(super) fn read(
+        module: &[u8],
+        by_shim: impl Fn(&str, &str) -> Option<Forward>,
+    ) -> Result<Self, Error> {
         let (mut imports, mut kept, mut moved, mut tables) = (Vec::new(), 0, 0, 0);
         let (mut exports, mut has_code) = (BTreeSet::new(), false);
         for payload in Parser::new(0).parse_all(module) {
@@ -146,7 +149,7 @@ impl Main {
                     for import in section.into_imports() {
                         let import = import?;
                         match import.ty {
-                            TypeRef::Func(kind) => imports.push(match given(import.module, import.name) {
+                            TypeRef::Func(kind) => imports.push(match by_shim(import.module, import.name) {
                                 Some(forward) => {
                                     moved += 1;
                                     Imported::Moved { number: moved - 1, kind, forward }

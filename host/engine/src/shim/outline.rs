@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use wasmparser::{
     CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
-    ComponentTypeRef, Export, ExternalKind, FromReader, Instance, Parser, Payload, SectionLimited,
+    ComponentTypeRef, Export, ExternalKind, FromReader, Instance, InstantiationArg, Parser, Payload,
+    SectionLimited,
 };
 
 use super::module::{Main, Shim};
@@ -90,11 +91,54 @@ impl<'a> Outline<'a> {
         }
     }
 
-    /// Instances of a module.
-    fn of_module(&self, module: u32) -> impl Iterator<Item = u32> {
-        let is_of = move |instance: &Instance<'_>| matches!(instance, Instance::Instantiate { module_index, .. } if *module_index == module);
-        (0..).zip(&self.instances).filter(move |(_, instance)| is_of(instance)).map(|(number, _)| number)
+    /// Whether a module has this instance and no other.
+    fn is_only(&self, module: u32, instance: u32) -> bool {
+        let is_of = |one: &Instance<'_>| matches!(one, Instance::Instantiate { module_index, .. } if *module_index == module);
+        let instances = (0..).zip(&self.instances).filter(|(_, one)| is_of(one)).map(|(number, _)| number);
+        instances.eq([instance])
     }
+
+    /// The core functions that are exports of an instance.
+    fn functions_of(&self, instance: u32) -> BTreeSet<u32> {
+        let is_of = |from: &Option<(u32, &str)>| from.is_some_and(|(of, _)| of == instance);
+        (0..).zip(&self.functions).filter(|(_, from)| is_of(from)).map(|(number, _)| number).collect()
+    }
+
+    /// The one instance that is given some of these functions, and the lists of exports by which it is. None if several are,
+    /// or if one is given all of the instance that they are exports of.
+    fn user_of(&self, functions: &BTreeSet<u32>, of: u32) -> Option<(u32, BTreeSet<u32>)> {
+        let (mut carriers, mut users) = (BTreeSet::new(), BTreeSet::new());
+        for (number, instance) in (0..).zip(&self.instances) {
+            match instance {
+                Instance::FromExports(exports) => {
+                    if exports.iter().any(|export| function(export).is_some_and(|it| functions.contains(&it)))
+                    {
+                        carriers.insert(number);
+                    }
+                }
+                Instance::Instantiate { args, .. } if args.iter().any(|arg| arg.index == of) => return None,
+                Instance::Instantiate { args, .. } => {
+                    if args.iter().any(|arg| carriers.contains(&arg.index)) {
+                        users.insert(number);
+                    }
+                }
+            }
+        }
+        let user = users.pop_first()?;
+        users.is_empty().then_some((user, carriers))
+    }
+
+    /// The core function that an instance is given as an import.
+    fn given(&self, args: &[InstantiationArg<'_>], module: &str, name: &str) -> Option<u32> {
+        let arg = args.iter().find(|arg| arg.name == module)?;
+        let Instance::FromExports(exports) = self.instances.get(arg.index as usize)? else { return None };
+        exports.iter().filter(|export| export.name == name).find_map(function)
+    }
+}
+
+/// The core function that is exported.
+fn function(export: &Export<'_>) -> Option<u32> {
+    (export.kind == ExternalKind::Func).then_some(export.index)
 }
 
 /// Modules are counted where they are defined. Those that come in or go out by other ways are not worth the trouble.
@@ -157,73 +201,40 @@ impl<'a> Plan<'a> {
     /// If this module is a shim of which one other module uses the functions, all of the component being as we know it.
     fn with(outline: &Outline<'a>, shim_module: u32, shim_instance: u32) -> Option<Self> {
         let shim = Shim::read(outline.modules.get(shim_module as usize)?).ok()?;
-        let is_only = |module, instance| outline.of_module(module).eq([instance]);
-        if !is_only(shim_module, shim_instance) {
-            return None;
-        }
-        let is_gone =
-            |from: &Option<(u32, &str)>| from.is_some_and(|(instance, _)| instance == shim_instance);
-        let functions = (0..).zip(&outline.functions);
-        let gone: BTreeSet<u32> =
-            functions.filter(|(_, from)| is_gone(from)).map(|(number, _)| number).collect();
-
-        let (mut carriers, mut users) = (BTreeSet::new(), BTreeSet::new());
-        for (number, instance) in (0..).zip(&outline.instances) {
-            match instance {
-                Instance::FromExports(exports) => {
-                    let hands = |export: &Export<'_>| {
-                        export.kind == ExternalKind::Func && gone.contains(&export.index)
-                    };
-                    if exports.iter().any(hands) {
-                        carriers.insert(number);
-                    }
-                }
-                Instance::Instantiate { args, .. } => {
-                    if args.iter().any(|arg| arg.index == shim_instance) {
-                        return None;
-                    }
-                    if args.iter().any(|arg| carriers.contains(&arg.index)) {
-                        users.insert(number);
-                    }
-                }
-            }
-        }
-        let [main_instance] = users.into_iter().collect::<Vec<_>>()[..] else { return None };
+        let gone = outline.functions_of(shim_instance);
+        let (main_instance, carriers) = outline.user_of(&gone, shim_instance)?;
         let Instance::Instantiate { module_index: main_module, args } =
             outline.instances.get(main_instance as usize)?
         else {
             return None;
         };
+        if !outline.is_only(shim_module, shim_instance) || !outline.is_only(*main_module, main_instance) {
+            return None;
+        }
+        // What else the shim exports is its table, and whoever wants that can have it from the main module.
         let is_table_later = |other: &Other<'_>| {
             other.kind == ExternalKind::Table
                 && other.name == shim.table_name
                 && other.instances_before > main_instance
         };
-        let mut of_shim = outline.others.iter().filter(|other| other.instance == shim_instance);
-        if !is_only(*main_module, main_instance) || !of_shim.all(is_table_later) {
+        if !outline.others.iter().filter(|other| other.instance == shim_instance).all(is_table_later) {
             return None;
         }
-
-        let given = |module: &str, name: &str| {
-            let arg = args.iter().find(|arg| arg.name == module)?;
-            let Instance::FromExports(exports) = outline.instances.get(arg.index as usize)? else {
-                return None;
-            };
-            let is_it = |export: &&Export<'_>| export.kind == ExternalKind::Func && export.name == name;
-            let from = outline.functions.get(exports.iter().find(is_it)?.index as usize)?;
-            let (_, name) = from.filter(|_| is_gone(from))?;
+        let by_shim = |module: &str, name: &str| {
+            let function = outline.given(args, module, name).filter(|function| gone.contains(function))?;
+            let (_, name) = (*outline.functions.get(function as usize)?)?;
             shim.functions.get(name).copied()
         };
-        let main = Main::read(outline.modules.get(*main_module as usize)?, given).ok()?;
+        let main = Main::read(outline.modules.get(*main_module as usize)?, by_shim).ok()?;
         Some(Self {
             shim_module,
             shim_instance,
+            shim,
             main_module: *main_module,
             main_instance,
             main,
             gone,
             carriers,
-            shim,
         })
     }
 }
