@@ -7,7 +7,6 @@
 //! changed between the beginning of the check and the end of loading is refused. What must stay true: nothing that was
 //! loaded runs before that comparison.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -22,17 +21,21 @@ use crate::wasi::Wasi;
 /// Compiles a component to native code for the WASI that it needs. Runs long and takes memory in proportion to
 /// the input: call it in a limited child process.
 pub fn compile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
-    engine.of(Wasi::of(component)).precompile_component(&prepared(component))
+    let engine = engine.of(Wasi::of(component));
+    without_its_shim(component, |component| engine.precompile_component(component))
 }
 
 /// Compiles a component, like [`compile`], to run it or to look at it.
 pub fn component(engine: &Engine, component: &[u8]) -> wasmtime::Result<Component> {
-    Component::new(engine.of(Wasi::of(component)), prepared(component))
+    let engine = engine.of(Wasi::of(component));
+    without_its_shim(component, |component| Component::new(engine, component))
 }
 
-/// The component as it is compiled: it does the same, and its instances are made faster.
-fn prepared(component: &[u8]) -> Cow<'_, [u8]> {
-    shim::without_shim(component).map_or(Cow::Borrowed(component), Cow::Owned)
+/// Makes something of a component, which does the same without its shim, and faster. Of what cannot be made so, it is made of
+/// the component as it was published, and whoever published it is told of what is wrong with that.
+fn without_its_shim<T>(component: &[u8], make: impl Fn(&[u8]) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
+    let without = shim::without_shim(component).and_then(|without| make(&without).ok());
+    without.map_or_else(|| make(component), Ok)
 }
 
 /// Native code whose digest and signature were checked, in these very bytes.

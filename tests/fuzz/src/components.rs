@@ -3,9 +3,9 @@
 use arbitrary::Arbitrary;
 use wasm_encoder::{
     CodeSection, ComponentBuilder, ComponentExportKind, ComponentTypeRef, ComponentValType, ConstExpr,
-    DataSection, EntityType, ExportKind, ExportSection, Function, FunctionSection, ImportSection,
-    InstanceType, MemorySection, MemoryType, Module, RefType, TableSection, TableType, TypeBounds,
-    TypeSection, ValType,
+    DataSection, ElementSection, Elements, EntityType, ExportKind, ExportSection, Function, FunctionSection,
+    ImportSection, InstanceType, MemorySection, MemoryType, Module, ModuleArg, RefType, TableSection,
+    TableType, TypeBounds, TypeSection, ValType,
 };
 
 /// The interface that every app exports.
@@ -51,6 +51,8 @@ pub struct Plan {
     pub data: u8,
     /// The handler has another type than it must have.
     pub is_odd: bool,
+    /// The handler's module imports a function by a shim.
+    pub has_shim: bool,
 }
 
 /// The smallest app there is.
@@ -73,8 +75,9 @@ pub fn component(plan: &Plan, module: Option<&[u8]>) -> Vec<u8> {
     }
     let types = component.type_instance(None, &types);
     let types = component.import(TYPES, ComponentTypeRef::Instance(types));
-    let [request, out] = ["incoming-request", "response-outparam"].map(|resource| {
-        let resource = component.alias_export(types, resource, ComponentExportKind::Type);
+    let resources = ["incoming-request", "response-outparam"]
+        .map(|resource| component.alias_export(types, resource, ComponentExportKind::Type));
+    let [request, out] = resources.map(|resource| {
         let (own, kind) = component.type_defined(None);
         kind.own(resource);
         ComponentValType::Type(own)
@@ -85,7 +88,10 @@ pub fn component(plan: &Plan, module: Option<&[u8]>) -> Vec<u8> {
         false => handle.params([("request", request), ("response-out", out)]).result(None),
     };
     let core = component.core_module(None, &handler(plan));
-    let core = component.core_instantiate(None, core, []);
+    let core = match plan.has_shim {
+        true => by_shim(&mut component, core, resources[0]),
+        false => component.core_instantiate(None, core, []),
+    };
     let handle = component.core_alias_export(None, core, "handle", ExportKind::Func);
     let handle = component.lift_func(None, handle, handle_type, []);
     if plan.instances > 0 {
@@ -106,6 +112,48 @@ pub fn component(plan: &Plan, module: Option<&[u8]>) -> Vec<u8> {
     component.finish()
 }
 
+/// Instantiates a module that imports how a resource is dropped, by a shim and a fixup, as tools of languages do it for what needs a memory.
+fn by_shim(component: &mut ComponentBuilder, main: u32, resource: u32) -> u32 {
+    let mut types = TypeSection::new();
+    types.ty().function([ValType::I32], []);
+    let table = TableType {
+        element_type: RefType::FUNCREF,
+        table64: false,
+        minimum: 1,
+        maximum: Some(1),
+        shared: false,
+    };
+
+    let (mut functions, mut tables, mut exports) =
+        (FunctionSection::new(), TableSection::new(), ExportSection::new());
+    functions.function(0);
+    tables.table(table);
+    exports.export("0", ExportKind::Func, 0).export("$imports", ExportKind::Table, 0);
+    let (mut code, mut body) = (CodeSection::new(), Function::new([]));
+    body.instructions().local_get(0).i32_const(0).call_indirect(0, 0).end();
+    code.function(&body);
+    let mut shim = Module::new();
+    shim.section(&types).section(&functions).section(&tables).section(&exports).section(&code);
+
+    let (mut imports, mut elements) = (ImportSection::new(), ElementSection::new());
+    imports.import("", "0", EntityType::Function(0)).import("", "$imports", table);
+    elements.active(None, &ConstExpr::i32_const(0), Elements::Functions([0][..].into()));
+    let mut fixup = Module::new();
+    fixup.section(&types).section(&imports).section(&elements);
+
+    let [shim, fixup] = [shim, fixup].map(|module| component.core_module(None, &module));
+    let shim = component.core_instantiate(None, shim, []);
+    let drop = component.core_alias_export(None, shim, "0", ExportKind::Func);
+    let given = component.core_instantiate_exports(None, [("drop", ExportKind::Func, drop)]);
+    let main = component.core_instantiate(None, main, [("host", ModuleArg::Instance(given))]);
+    let table = component.core_alias_export(None, shim, "$imports", ExportKind::Table);
+    let drop = component.resource_drop(resource);
+    let exports = [("0", ExportKind::Func, drop), ("$imports", ExportKind::Table, table)];
+    let given = component.core_instantiate_exports(None, exports);
+    component.core_instantiate(None, fixup, [("", ModuleArg::Instance(given))]);
+    main
+}
+
 /// The module that the handler is a function of.
 fn handler(plan: &Plan) -> Module {
     let (mut types, mut functions, mut code) =
@@ -121,10 +169,14 @@ fn handler(plan: &Plan) -> Module {
         body.instructions().end();
     }
     code.function(&body);
-    let mut exports = ExportSection::new();
-    exports.export("handle", ExportKind::Func, 0);
+    let (mut imports, mut exports) = (ImportSection::new(), ExportSection::new());
+    if plan.has_shim {
+        types.ty().function([ValType::I32], []);
+        imports.import("host", "drop", EntityType::Function(1));
+    }
+    exports.export("handle", ExportKind::Func, imports.len());
     let mut module = Module::new();
-    module.section(&types).section(&functions);
+    module.section(&types).section(&imports).section(&functions);
     if plan.tables > 0 {
         let mut tables = TableSection::new();
         for _ in 0..plan.tables.min(PARTS_MAX) {

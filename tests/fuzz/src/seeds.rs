@@ -324,6 +324,7 @@ fn components() -> Vec<Vec<u8>> {
         Plan { imports: 0b11_1111, instances: 3, globals: 2, depth: 3, blocks: 4, ..Plan::default() },
         Plan { imports: 0b1000_0000, ..Plan::default() },
         Plan { is_odd: true, ..Plan::default() },
+        Plan { memories: 1, tables: 1, has_shim: true, ..Plan::default() },
     ];
     let mut seeds = vec![raw(Vec::new()), raw(smallest()), raw(component(&Plan::default(), Some(&needy())))];
     seeds.extend(plans.iter().map(|plan| raw(component(plan, None))));
