@@ -19,6 +19,7 @@ pub mod error;
 pub mod memory;
 pub mod origin;
 pub mod scheduler;
+mod sections;
 mod shim;
 pub mod state;
 mod streams;

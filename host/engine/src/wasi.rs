@@ -4,7 +4,7 @@
 //! bookkeeping of tasks. So a process has an engine for each, and a linker for each engine. Which one a component
 //! needs is seen in what it exports.
 
-use wasmparser::{Parser, Payload};
+use wasmparser::Payload;
 use wasmtime::component::{Component, HasData, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::io;
 use wasmtime_wasi_http::handler::ProxyPre;
@@ -13,6 +13,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::client;
 use crate::engine::Engine;
+use crate::sections::sections;
 use crate::state::{Capabilities, State};
 use crate::streams;
 
@@ -31,12 +32,10 @@ pub enum Wasi {
 impl Wasi {
     /// Looks at the exports of a component. What is no component is said to be for 0.2, whose compiler says why it is none.
     pub fn of(component: &[u8]) -> Self {
-        let mut depth = 0_u32; // what components inside of it export is their affair
-        for payload in Parser::new(0).parse_all(component) {
+        // What components inside of it export is their affair.
+        for payload in sections(component) {
             match payload {
-                Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
-                Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
-                Ok(Payload::ComponentExportSection(exports)) if depth == 0 => {
+                Ok(Payload::ComponentExportSection(exports)) => {
                     let mut names = exports.into_iter().filter_map(Result::ok);
                     if names.any(|export| export.name.name.starts_with(HANDLER)) {
                         return Self::P3;

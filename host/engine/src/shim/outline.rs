@@ -10,6 +10,7 @@ use wasmparser::{
 
 use super::module::{Main, Shim};
 use super::{Error, Unfit};
+use crate::sections::sections;
 
 /// The core parts of a component, by their indices.
 #[derive(Default)]
@@ -28,20 +29,6 @@ struct Other<'a> {
     name: &'a str,
     /// Instances that had been made where it stands.
     instances_before: u32,
-}
-
-/// The sections of a component, without those of what it contains.
-pub(super) fn sections(component: &[u8]) -> impl Iterator<Item = wasmparser::Result<Payload<'_>>> {
-    let mut depth = 0_usize;
-    Parser::new(0).parse_all(component).filter(move |payload| {
-        let is_top = depth == 0;
-        match payload {
-            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
-            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        is_top
-    })
 }
 
 impl<'a> Outline<'a> {
