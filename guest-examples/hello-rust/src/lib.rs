@@ -16,6 +16,9 @@ use wasip2::http::types::{
 /// How long `/slow` takes: longer than a deployment.
 const SLOW: Duration = Duration::from_secs(3);
 
+/// Memory that `/large` takes, and does not touch.
+const LARGE_BYTES: usize = 20 << 20;
+
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
 
 struct Hello;
@@ -36,6 +39,9 @@ impl Guest for Hello {
             loop {
                 hoard.push(vec![1; 1 << 20]);
             }
+        }
+        if path.ends_with("/large") {
+            std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BYTES));
         }
         if path.ends_with("/stack") {
             println!("{}", deeper(1));

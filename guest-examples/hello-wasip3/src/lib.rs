@@ -16,6 +16,8 @@ const SLOW_NS: u64 = 3_000_000_000;
 const LOOK_NS: u64 = 1_000_000;
 /// Parts of the body at `/parts`.
 const PARTS: usize = 50;
+/// Memory that `/large` takes, and does not touch.
+const LARGE_BYTES: usize = 20 << 20;
 
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
 static PRESENT: AtomicU32 = AtomicU32::new(0);
@@ -48,6 +50,7 @@ impl wasip3::exports::http::handler::Guest for Hello {
                     hoard.push(vec![1; 1 << 20]);
                 }
             }
+            "large" => drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BYTES))),
             "hoard" => {
                 let mut hoard = Vec::new();
                 loop {

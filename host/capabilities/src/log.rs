@@ -18,6 +18,8 @@ use crate::{Granted, HasGranted};
 
 /// Longest line, in bytes; the rest of it is cut.
 pub const LINE_BYTES_MAX: usize = 8 << 10;
+/// Longest name of an action or a node, in bytes; the rest of it is cut.
+const NAME_BYTES_MAX: usize = 256;
 
 mod bindings {
     wasmtime::component::bindgen!({
@@ -57,6 +59,13 @@ pub struct Line {
     pub error_code: Option<&'static str>,
     /// Action and node of the model.
     pub origin: Option<(String, String)>,
+}
+
+impl Line {
+    /// What it takes, in bytes: the text, and the names of action and node.
+    pub fn bytes(&self) -> usize {
+        self.message.len() + self.origin.as_ref().map_or(0, |(action, node)| action.len() + node.len())
+    }
 }
 
 /// Takes lines, without blocking.
@@ -104,12 +113,17 @@ impl RequestLog {
         error_code: Option<&'static str>,
         origin: Option<(String, String)>,
     ) {
-        if message.len() > LINE_BYTES_MAX {
-            let end = message.floor_char_boundary(LINE_BYTES_MAX);
-            message.truncate(end);
-        }
+        cut(&mut message, LINE_BYTES_MAX);
         let request_id = self.0.request_id.clone();
         self.0.sink.take(Line { level, source, message, request_id, error_code, origin });
+    }
+}
+
+/// Cuts a text, and gives back the memory of what was cut: a guest may say much at a time.
+fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.shrink_to_fit();
     }
 }
 
@@ -129,7 +143,10 @@ impl logging::HostWithStore<State<Granted>> for HasGranted {
             GuestLevel::Warning => Level::Warning,
             GuestLevel::Error => Level::Error,
         };
-        let origin = (!origin.action.is_empty()).then_some((origin.action, origin.node));
+        let Origin { mut action, mut node } = origin;
+        cut(&mut action, NAME_BYTES_MAX);
+        cut(&mut node, NAME_BYTES_MAX);
+        let origin = (!action.is_empty()).then_some((action, node));
         access.get().log.take(level, "app", message, None, origin);
         Ok(())
     }

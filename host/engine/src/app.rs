@@ -41,6 +41,8 @@ const WASM_PAGE_BYTES: u64 = 64 << 10;
 /// Handles of resources, streams, futures and calls that the components of an instance may have at once: the host keeps
 /// something small for each.
 const HANDLES_MAX: usize = 4_096;
+/// Texts and lists of one call of the host, in bytes: the host has a copy of them while it works on the call.
+const HOSTCALL_BYTES_MAX: usize = 16 << 20;
 
 /// A body, of a request or a response.
 pub type Body = UnsyncBoxBody<Bytes, wasmtime_wasi_http::Error>;
@@ -163,7 +165,8 @@ impl<C: Capabilities> App<C> {
         };
         let mut store = Store::new(engine, state);
         store.set_max_component_handles(HANDLES_MAX);
-        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.limiter_async(|state| &mut state.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(Self::at_tick);
         store
@@ -200,6 +203,7 @@ impl<C: Capabilities> App<C> {
         let Admitted { cpu, memory, held } = admitted;
         let meter = Arc::new(Meter::new(cpu));
         let instance = self.take(limits, capabilities, memory, &meter);
+        let begin = instance.store.data().memory.begin();
         let (head, response) = oneshot::channel();
         let (pre, warm) = (self.pre.clone(), self.warm.clone());
         let (ended, whether_failed) = Ended::new();
@@ -222,7 +226,7 @@ impl<C: Capabilities> App<C> {
             }
             result
         };
-        let guest = self.engine.scheduler().run(meter.clone(), Box::pin(guest));
+        let guest = self.engine.scheduler().run(meter.clone(), begin, Box::pin(guest));
         let wall = Duration::from_millis(limits.wall_ms_max);
         let guest = async move {
             // Most guests end when they are looked at first: then nothing else is even begun.
@@ -286,6 +290,7 @@ impl<C: Capabilities> App<C> {
         let Job { request, capabilities, memory, held, deadline, head } = job;
         let meter = Arc::new(Meter::new(cpu.clone()));
         let mut instance = self.take(limits, capabilities, memory, &meter);
+        let begin = instance.store.data().memory.begin();
         let door = doors.open(instance.served, deadline);
         let first = First { request, held, deadline, head };
         let (app, doors) = (self.clone(), doors.clone());
@@ -313,7 +318,7 @@ impl<C: Capabilities> App<C> {
                 app.dispatch(&doors, job, cpu.clone(), limits);
             }
         };
-        tokio::spawn(self.engine.scheduler().run(meter, Box::pin(serve)));
+        tokio::spawn(self.engine.scheduler().run(meter, begin, Box::pin(serve)));
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use wasmtime::ResourceLimiter;
+use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use crate::memory::Held;
-use crate::scheduler::Meter;
+use crate::scheduler::{Begin, Meter, slice};
 use crate::together::Together;
 
 /// Resources of the host that one request may have, by count: with the limits of what each may hold, they bound
@@ -16,6 +16,9 @@ use crate::together::Together;
 const RESOURCES_MAX: usize = 1_024;
 /// Size of all headers of one message, in bytes, as the host holds them.
 const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Memory of an instance on the task of its connection, in bytes: one instruction that fills or copies all of it keeps the
+/// network waiting, for some milliseconds. Whoever has more runs on the guests' threads, from which the kernel takes the core.
+const HERE_BYTES_MAX: u64 = 16 << 20;
 /// What an element of a table takes, in bytes.
 const TABLE_ELEMENT_BYTES: u64 = 8;
 /// How often a guest may ask in vain for more memory before it is ended: an allocator asks once or a few times, and
@@ -88,6 +91,11 @@ impl InstanceMemory {
         Self { bytes_max, bytes: 0, held, reserved, refusals: 0, denied: None }
     }
 
+    /// Where an instance with so much of it is called.
+    pub(crate) fn begin(&self) -> Begin {
+        if self.bytes > HERE_BYTES_MAX { Begin::There } else { Begin::Here }
+    }
+
     /// Takes `more` bytes, if the instance and its app may have them.
     fn grow(&mut self, more: u64) -> wasmtime::Result<bool> {
         let sum = self.bytes.saturating_add(more);
@@ -158,12 +166,27 @@ impl<C: Capabilities> WasiHttpView for State<C> {
     }
 }
 
-impl ResourceLimiter for InstanceMemory {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        self.grow(desired.saturating_sub(current) as u64)
+#[async_trait::async_trait]
+impl ResourceLimiterAsync for InstanceMemory {
+    async fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let may_grow = self.grow(desired.saturating_sub(current) as u64)?;
+        if may_grow && self.begin() == Begin::There {
+            slice::leave_connection().await;
+        }
+        Ok(may_grow)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+    async fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES))
     }
 }

@@ -302,7 +302,7 @@ impl Agent {
             self.login(app).await?;
         }
         let instances = serving.limits.instances_max as usize;
-        let log = AppLog { logs: self.host.logs.clone(), app: app.clone(), revision: claim.revision };
+        let log = AppLog::new(self.host.logs.clone(), app.clone(), claim.revision);
         Ok(Served {
             id: app.clone(),
             name: serving.name.to_string(),

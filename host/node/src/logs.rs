@@ -1,9 +1,9 @@
 //! Log lines on their way to the stage's log stream: a bounded queue, batches, and a rate per app.
 //!
-//! Logging never blocks a guest and never grows: what does not fit is dropped, counted, and the app is told
-//! in its own log how much.
+//! Logging never blocks a guest and never grows: what does not fit is dropped and counted, and an app that is past its
+//! rate is told so in its own log, once a second.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,34 +20,26 @@ const QUEUE_MAX: usize = 8_192;
 const BATCH_MAX: usize = 100;
 /// How long a batch waits for more lines, in milliseconds.
 const BATCH_MS: u64 = 50;
-/// Lines of one app per second.
-const RATE_MAX: u32 = 1_000;
+/// Lines of one app in a second.
+const RATE_LINES_MAX: u32 = 1_000;
+/// The same in bytes: many long lines would drive those of other apps out of the stage's log.
+const RATE_BYTES_MAX: usize = 1 << 20;
 
 /// The queue's entrance.
 pub(crate) struct Logs {
     sender: mpsc::Sender<LogLine>,
-    rates: Mutex<HashMap<AppId, Rate>>,
     host: HostId,
     metrics: Arc<Metrics>,
-}
-
-struct Rate {
-    since: Instant,
-    lines: u32,
 }
 
 impl Logs {
     /// The entrance and the exit of a new queue.
     pub(crate) fn new(host: HostId, metrics: Arc<Metrics>) -> (Arc<Self>, mpsc::Receiver<LogLine>) {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        (Arc::new(Self { sender, rates: Mutex::default(), host, metrics }), receiver)
+        (Arc::new(Self { sender, host, metrics }), receiver)
     }
 
     fn take(&self, app: &AppId, revision: Revision, line: Line) {
-        if !self.within_rate(app) {
-            self.metrics.log_lines_dropped.inc();
-            return;
-        }
         let (action, node) = line.origin.map_or((None, None), |(action, node)| (Some(action), Some(node)));
         let line = LogLine {
             time: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
@@ -71,28 +63,80 @@ impl Logs {
             self.metrics.log_lines_dropped.inc();
         }
     }
-
-    fn within_rate(&self, app: &AppId) -> bool {
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        let rate = rates.entry(app.clone()).or_insert_with(|| Rate { since: Instant::now(), lines: 0 });
-        if rate.since.elapsed() > Duration::from_secs(1) {
-            *rate = Rate { since: Instant::now(), lines: 0 };
-        }
-        rate.lines += 1;
-        rate.lines <= RATE_MAX
-    }
 }
 
 /// The log of one revision of an app.
 pub(crate) struct AppLog {
-    pub(crate) logs: Arc<Logs>,
-    pub(crate) app: AppId,
-    pub(crate) revision: Revision,
+    logs: Arc<Logs>,
+    app: AppId,
+    revision: Revision,
+    rate: Mutex<Rate>,
+}
+
+impl AppLog {
+    pub(crate) fn new(logs: Arc<Logs>, app: AppId, revision: Revision) -> Self {
+        Self { logs, app, revision, rate: Mutex::new(Rate::new(Instant::now())) }
+    }
 }
 
 impl Sink for AppLog {
     fn take(&self, line: Line) {
+        let verdict = self.rate.lock().unwrap_or_else(PoisonError::into_inner).judge(&line, Instant::now());
+        let line = match verdict {
+            Verdict::Keep => line,
+            Verdict::Drop { is_first } => {
+                self.logs.metrics.log_lines_dropped.inc();
+                if !is_first {
+                    return;
+                }
+                Line {
+                    level: Level::Warning,
+                    source: "host",
+                    message: format!(
+                        "lines are dropped: in a second, an app may log {RATE_LINES_MAX} lines and {RATE_BYTES_MAX} bytes on a host"
+                    ),
+                    error_code: None,
+                    origin: None,
+                    ..line
+                }
+            }
+        };
         self.logs.take(&self.app, self.revision, line);
+    }
+}
+
+/// What was logged in the second that runs.
+struct Rate {
+    since: Instant,
+    lines: u32,
+    bytes: usize,
+    dropped: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    /// `is_first`: of its second.
+    Drop {
+        is_first: bool,
+    },
+}
+
+impl Rate {
+    fn new(since: Instant) -> Self {
+        Self { since, lines: 0, bytes: 0, dropped: false }
+    }
+
+    fn judge(&mut self, line: &Line, now: Instant) -> Verdict {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        let (lines, bytes) = (self.lines + 1, self.bytes + line.bytes());
+        if lines <= RATE_LINES_MAX && bytes <= RATE_BYTES_MAX {
+            (self.lines, self.bytes) = (lines, bytes);
+            return Verdict::Keep;
+        }
+        Verdict::Drop { is_first: !std::mem::replace(&mut self.dropped, true) }
     }
 }
 
@@ -116,6 +160,32 @@ pub(crate) async fn publish(client: async_nats::Client, host: HostId, mut lines:
             if let Err(error) = client.publish(subjects::logs(&app, &host), payload.into()).await {
                 tracing::warn!("log lines were not published: {error}");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(bytes: usize) -> Line {
+        let (message, request_id) = ("x".repeat(bytes), String::new());
+        Line { level: Level::Info, source: "stdout", message, request_id, error_code: None, origin: None }
+    }
+
+    #[test]
+    fn a_second_has_so_many_lines_and_bytes_and_the_first_that_is_dropped_is_told() {
+        let begin = Instant::now();
+        for (bytes, kept) in [(0, RATE_LINES_MAX), (8 << 10, 128)] {
+            let mut rate = Rate::new(begin);
+            let line = line(bytes);
+            for _ in 0..kept {
+                assert_eq!(rate.judge(&line, begin), Verdict::Keep);
+            }
+            assert_eq!(rate.judge(&line, begin), Verdict::Drop { is_first: true });
+            assert_eq!(rate.judge(&line, begin), Verdict::Drop { is_first: false });
+            let next = begin + Duration::from_secs(1);
+            assert_eq!(rate.judge(&line, next), Verdict::Keep, "another second");
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A guest begins on the task of its connection, and most end there: waking another thread and being woken by it costs
 //! as much as a small request. When its app is not owed anything while others compete, it waits there for its turn. It
-//! leaves for the guests' own threads ([`task`]) when a slice is over. Those threads run under the network's priority, so
-//! that no guest holds up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when
+//! leaves for the guests' own threads ([`task`]) when a slice is over, or when it gets more memory than a single
+//! instruction can go through in a few milliseconds. Those threads run under the network's priority, so that no guest holds up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when
 //! a guests' thread is free, and by the clock, because that thread may be busy for longer than a slice.
 //! What an app uses, here or there, its account ([`cpu`]) is charged with; past its burst it waits, and is never ended.
 //!
@@ -94,7 +94,7 @@ pub enum Begin {
     /// On the task of their connection, while that is fair.
     #[default]
     Here,
-    /// On the guests' threads, always: for comparison, in benchmarks.
+    /// On the guests' threads: those that have much memory. All of them for comparison, in benchmarks.
     There,
 }
 
@@ -136,10 +136,11 @@ impl Scheduler {
         Self { shared: Arc::new(shared), _alive: Arc::default() }
     }
 
-    /// Runs a guest of an app to its end. Dropping the future ends the guest.
-    pub(crate) fn run<G: Future>(&self, meter: Arc<Meter>, guest: G) -> Scheduled<G> {
+    /// Runs a guest of an app to its end, which begins there unless all do. Dropping the future ends the guest.
+    pub(crate) fn run<G: Future>(&self, meter: Arc<Meter>, begin: Begin, guest: G) -> Scheduled<G> {
         self.shared.guests.enter();
-        Scheduled { shared: self.shared.clone(), meter, at: At::Here(guest), turn: None }
+        let begin = if self.shared.begin == Begin::There { Begin::There } else { begin };
+        Scheduled { shared: self.shared.clone(), meter, begin, at: At::Here(guest), turn: None }
     }
 
     /// Runs `work` of the host, and charges the app that it was for with what it took.
@@ -323,6 +324,7 @@ impl Shared {
 pub(crate) struct Scheduled<G: Future> {
     shared: Arc<Shared>,
     meter: Arc<Meter>,
+    begin: Begin,
     at: At<G>,
     /// While the guest waits for its turn here.
     turn: Option<oneshot::Receiver<Advance>>,
@@ -374,7 +376,7 @@ where
     fn poll_turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
         let (shared, cpu) = (&self.shared, &self.meter.cpu);
         if self.turn.is_none() {
-            if shared.begin == Begin::There || shared.may_run_here(cpu, shared.at(now)) {
+            if self.begin == Begin::There || shared.may_run_here(cpu, shared.at(now)) {
                 return Poll::Ready(None);
             }
             let (tell, turn) = oneshot::channel();
@@ -395,7 +397,7 @@ where
         cx: &mut Context<'_>,
     ) -> Option<Poll<G::Output>> {
         let At::Here(guest) = &mut self.at else { return None };
-        if self.shared.begin == Begin::There {
+        if self.begin == Begin::There {
             return None;
         }
         let slice = Slice::begin(now, On::Connection);

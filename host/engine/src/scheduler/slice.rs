@@ -37,6 +37,16 @@ pub(super) enum On {
     GuestsThread,
 }
 
+impl On {
+    /// How long a slice lasts at least.
+    fn ns_min(self) -> Nanos {
+        match self {
+            Self::Connection => SLICE_HERE_NS_MIN,
+            Self::GuestsThread => SLICE_NS_MIN,
+        }
+    }
+}
+
 /// A slice that is open.
 #[derive(Clone, Copy)]
 struct Open {
@@ -44,7 +54,7 @@ struct Open {
     since: Instant,
     /// What it used until then.
     used: Nanos,
-    ns_min: Nanos,
+    on: On,
     /// The guest gave way.
     yielded: bool,
 }
@@ -88,11 +98,7 @@ impl Slice {
         if KNOWN.get().is_none_or(|known| nanos(now.saturating_duration_since(known.at)) >= KNOWN_NS_MAX) {
             uncounted(now);
         }
-        let ns_min = match on {
-            On::Connection => SLICE_HERE_NS_MIN,
-            On::GuestsThread => SLICE_NS_MIN,
-        };
-        OPEN.set(Some(Open { since: now, used: 0, ns_min, yielded: false }));
+        OPEN.set(Some(Open { since: now, used: 0, on, yielded: false }));
         Self { outer }
     }
 
@@ -142,7 +148,7 @@ pub(crate) fn tick() -> Tick {
     let Some(mut open) = OPEN.get() else { return Tick { used: 0, is_over: false } };
     open.count(Instant::now());
     OPEN.set(Some(open));
-    Tick { used: open.used, is_over: open.used >= open.ns_min }
+    Tick { used: open.used, is_over: open.used >= open.on.ns_min() }
 }
 
 /// Whether the guest on this thread has given way because its slice is over, and does not wait for anything else.
@@ -177,12 +183,28 @@ impl Future for Yield {
             return Poll::Ready(());
         }
         self.gone = true;
-        if let Some(open) = OPEN.get() {
-            OPEN.set(Some(Open { yielded: true, ..open }));
-        }
-        cx.waker().wake_by_ref();
+        give_up_thread(cx);
         Poll::Pending
     }
+}
+
+fn give_up_thread(cx: &Context<'_>) {
+    if let Some(open) = OPEN.get() {
+        OPEN.set(Some(Open { yielded: true, ..open }));
+    }
+    cx.waker().wake_by_ref();
+}
+
+/// Leaves the task of the connection, if the guest is there, for the guests' threads.
+pub(crate) async fn leave_connection() {
+    std::future::poll_fn(|cx| {
+        if OPEN.get().is_none_or(|open| open.on == On::GuestsThread) {
+            return Poll::Ready(());
+        }
+        give_up_thread(cx); // again and again, where the guest is polled with others that are at work
+        Poll::Pending
+    })
+    .await;
 }
 
 fn thread_cpu_ns() -> Nanos {
@@ -239,12 +261,12 @@ mod tests {
 
     #[test]
     fn a_tick_says_what_was_used_and_whether_the_slice_is_over() {
-        for (on, ns_min) in [(On::Connection, SLICE_HERE_NS_MIN), (On::GuestsThread, SLICE_NS_MIN)] {
+        for on in [On::Connection, On::GuestsThread] {
             let slice = Slice::begin(Instant::now(), on);
             assert!(!tick().is_over);
-            work(ns_min);
+            work(on.ns_min());
             let tick = tick();
-            assert!(tick.is_over && tick.used >= ns_min, "{} on {on:?}", tick.used);
+            assert!(tick.is_over && tick.used >= on.ns_min(), "{} on {on:?}", tick.used);
             assert!(slice.end().ns >= tick.used);
         }
         assert_eq!(tick().used, 0, "no slice is open");

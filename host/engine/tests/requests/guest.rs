@@ -31,6 +31,8 @@ pub(crate) struct Counting {
     joined: Arc<AtomicUsize>,
     pub(crate) returned: Arc<AtomicUsize>,
     pub(crate) failed: Arc<AtomicUsize>,
+    /// Those of both that ended on the guests' threads.
+    pub(crate) there: Arc<AtomicUsize>,
     hooks: Named,
 }
 
@@ -53,6 +55,9 @@ impl WasiHttpHooks for Named {
 
 impl Capabilities for Counting {
     async fn finish(&mut self, how: Finish) {
+        if std::thread::current().name().is_some_and(|name| name.starts_with("guests-")) {
+            self.there.fetch_add(1, Ordering::SeqCst);
+        }
         match how {
             Finish::Returned => &self.returned,
             Finish::Failed => &self.failed,

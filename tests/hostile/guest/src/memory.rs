@@ -7,7 +7,8 @@
 //! - `resources`: makes resources of the host until it fails.
 //! - `fields`: a header list that grows until it fails.
 //! - `random`: more random bytes in one call than the host has memory for.
-//! - `log/<lines>`: lines of log, as fast as it can.
+//! - `call/<mib>`: so much text in one call of the host, which refuses it.
+//! - `log/<lines>/<bytes>`: lines of log of so many bytes, as fast as it can.
 //! - `line/<kib>`: one line without end.
 //! - `bytes`: what is no UTF-8, on standard output.
 //! - `forged`: a line that looks as if another request had written it.
@@ -18,7 +19,7 @@ use std::hint::black_box;
 use std::io::Write as _;
 use std::time::Duration;
 
-use wasip2::http::types::{Fields, ResponseOutparam};
+use wasip2::http::types::{Fields, OutgoingRequest, ResponseOutparam};
 
 use crate::respond;
 
@@ -55,9 +56,15 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
             format!("{} headers\n", taken.count())
         }
         ["random"] => format!("{}\n", wasip2::random::random::get_random_bytes(1 << 40).len()),
-        ["log", lines] => {
-            for line in 0..number(lines) {
-                println!("line {line}");
+        ["call", mib] => {
+            let path = " ".repeat(number(mib) << 20);
+            let taken = OutgoingRequest::new(Fields::new()).set_path_with_query(Some(&path));
+            format!("{taken:?}\n")
+        }
+        ["log", lines, bytes] => {
+            let line = "x".repeat(number(bytes));
+            for _ in 0..number(lines) {
+                println!("{line}");
             }
             "logged\n".to_owned()
         }
@@ -89,7 +96,7 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
         ["environment"] => {
             format!("{} {}\n", std::env::vars().count(), std::env::args().count())
         }
-        _ => "grow, ask, hold, stack, resources, fields, random, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
+        _ => "grow, ask, hold, stack, resources, fields, random, call, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
             .to_owned(),
     };
     respond(out, &said);
