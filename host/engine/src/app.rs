@@ -111,10 +111,11 @@ impl<C: Capabilities> App<C> {
         let pre = Arc::new(linkers.link(engine, component)?);
         let may_share = matches!(*pre, ProxyPre::P3(_)) && linkers.may_share(component);
         let doors = may_share.then(Arc::default);
+        let warm = Arc::new(Warm::within(engine.idle_places()));
         let needs = component.resources_required();
         let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
         let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
-        Ok(Self { engine: engine.clone(), pre, warm: Arc::default(), doors, initial_bytes })
+        Ok(Self { engine: engine.clone(), pre, warm, doors, initial_bytes })
     }
 
     /// Memory that an instance has when it begins, in bytes.
@@ -186,7 +187,7 @@ impl<C: Capabilities> App<C> {
 
     /// Serves one request. What was `admitted` is dropped when the guest has ended, which may be after the response's
     /// head; a guest that still runs when `unload` resolves is ended.
-    pub async fn handle<H: Send + 'static>(
+    pub async fn handle<H: Send + Sync + 'static>(
         &self,
         request: Request<Body>,
         limits: RequestLimits,
@@ -205,7 +206,7 @@ impl<C: Capabilities> App<C> {
         let instance = self.take(limits, capabilities, memory, &meter);
         let begin = instance.store.data().memory.begin();
         let (head, response) = oneshot::channel();
-        let (pre, warm) = (self.pre.clone(), self.warm.clone());
+        let (pre, app) = (self.pre.clone(), self.clone());
         let (ended, whether_failed) = Ended::new();
         let guest = async move {
             let _held = held;
@@ -222,7 +223,7 @@ impl<C: Capabilities> App<C> {
             store.data_mut().capabilities.finish(how).await;
             *served += 1;
             if result.is_ok() && *served < limits.reuse_max {
-                warm.put(instance);
+                app.keep(instance);
             }
             result
         };
@@ -255,8 +256,15 @@ impl<C: Capabilities> App<C> {
         warm
     }
 
+    /// Keeps an instance for another request, unless somebody waits for its memory.
+    fn keep(&self, instance: Instance<C>) {
+        if !instance.store.data().memory.is_wanted() {
+            self.warm.put(instance);
+        }
+    }
+
     /// Serves a request in an instance that may have others.
-    async fn handle_together<H: Send + 'static>(
+    async fn handle_together<H: Send + Sync + 'static>(
         &self,
         doors: &Arc<Doors<C>>,
         request: Request<Body>,
@@ -268,7 +276,7 @@ impl<C: Capabilities> App<C> {
         let Admitted { cpu, memory, held } = admitted;
         let (head, response) = oneshot::channel();
         let deadline = Instant::now() + Duration::from_millis(limits.wall_ms_max);
-        let held: Box<dyn Send> = Box::new(held);
+        let held: Arc<dyn Send + Sync> = Arc::new(held);
         self.dispatch(doors, Job { request, capabilities, memory, held, deadline, head }, cpu, limits);
         let mut end = Box::pin(async move {
             tokio::select! {
@@ -292,9 +300,11 @@ impl<C: Capabilities> App<C> {
         let mut instance = self.take(limits, capabilities, memory, &meter);
         let begin = instance.store.data().memory.begin();
         let door = doors.open(instance.served, deadline);
+        let instance_held = held.clone(); // an instance counts until it has ended, whatever its requests have
         let first = First { request, held, deadline, head };
         let (app, doors) = (self.clone(), doors.clone());
         let serve = async move {
+            let _held = instance_held;
             let Instance { store, proxy, .. } = &mut instance;
             store.data_mut().begin_together();
             let end = match instantiated(&app.pre, store, proxy).await {
@@ -310,7 +320,7 @@ impl<C: Capabilities> App<C> {
             doors.remove(&door);
             instance.served = door.served();
             if matches!(end, End::Done { is_reusable: true }) && instance.served < limits.reuse_max {
-                app.warm.put(instance);
+                app.keep(instance);
             } else {
                 drop(instance);
             }

@@ -7,6 +7,7 @@
 //! while guests are here, and a guest that notices yields.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::scheduler::{Begin, Scheduler};
@@ -16,6 +17,7 @@ use thread_priority::ThreadPriority;
 use thread_priority::unix::{
     RealtimeThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
 };
+use tokio::sync::Semaphore;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// Time between two ticks of the guests' clock, in milliseconds. One: a neighbour waits no longer for its turn.
@@ -32,6 +34,8 @@ const DECOMMIT_BATCH: usize = 64;
 /// were, by copying, so that the next one has no page faults and no other core is interrupted. What a small request
 /// writes fits; of more, the rest is given back to the kernel. At most 100 slots that nobody uses keep theirs.
 const KEPT_BYTES_MAX: usize = 256 << 10;
+/// Instances of all apps that may wait for another request: one part of so many of a pool. The rest is for those that serve.
+const IDLE_PART: u32 = 4;
 /// Guest stack, in bytes.
 const STACK_BYTES_MAX: usize = 512 << 10;
 /// Stack of the fiber a guest runs on, in bytes: its own and that of the host functions it calls.
@@ -83,6 +87,8 @@ pub struct Engine {
     p2: wasmtime::Engine,
     p3: wasmtime::Engine,
     scheduler: Scheduler,
+    /// For instances that wait for another request.
+    idle_places: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -92,7 +98,8 @@ impl Engine {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let scheduler = Scheduler::start(cpus, settings.begin)?;
         start_clock([&p2, &p3], scheduler.clone())?;
-        Ok(Self { p2, p3, scheduler })
+        let idle_places = Arc::new(Semaphore::new((settings.instances_max / IDLE_PART) as usize));
+        Ok(Self { p2, p3, scheduler, idle_places })
     }
 
     /// Engines that only compile. They have pools of one instance, which say what an instance may have: what no host would
@@ -100,7 +107,7 @@ impl Engine {
     pub fn for_compiling() -> wasmtime::Result<Self> {
         let one = EngineSettings { instances_max: 1, ..EngineSettings::default() };
         let (p2, p3) = (pooled(&one, Wasi::P2)?, pooled(&one, Wasi::P3)?);
-        Ok(Self { p2, p3, scheduler: Scheduler::without_threads() })
+        Ok(Self { p2, p3, scheduler: Scheduler::without_threads(), idle_places: Arc::new(Semaphore::new(0)) })
     }
 
     /// What native code must have been made for.
@@ -116,6 +123,10 @@ impl Engine {
     /// Who decides which guest runs.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    pub(crate) fn idle_places(&self) -> Arc<Semaphore> {
+        self.idle_places.clone()
     }
 
     /// The wasmtime engine for components of one WASI.

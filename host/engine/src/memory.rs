@@ -7,7 +7,7 @@
 //! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -17,6 +17,8 @@ pub struct Memory {
     bytes: AtomicU64,
     bytes_max: AtomicU64,
     freed: Notify,
+    /// Who waits for room.
+    waiting: AtomicUsize,
 }
 
 impl Memory {
@@ -26,6 +28,7 @@ impl Memory {
             bytes: AtomicU64::new(0),
             bytes_max: AtomicU64::new(bytes_max),
             freed: Notify::new(),
+            waiting: AtomicUsize::new(0),
         })
     }
 
@@ -51,8 +54,14 @@ impl Memory {
         held.grow(bytes).then_some(held)
     }
 
+    /// Whether somebody waits for room: what is kept for later should be given back.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
     /// Takes so many bytes as soon as there is room. Whoever waits bounds how long.
     pub async fn take(self: &Arc<Self>, bytes: u64) -> Held {
+        let _waiting = Waiting::begin(&self.waiting);
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable(); // so that nothing is missed between the look and the wait
@@ -62,6 +71,22 @@ impl Memory {
             }
             freed.await;
         }
+    }
+}
+
+/// Counts who waits, for as long as it does.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -130,11 +155,13 @@ mod tests {
                 tokio::spawn(async move { memory.take(10).await.bytes() })
             })
             .collect();
-        tokio::task::yield_now().await;
+        while !memory.is_wanted() {
+            tokio::task::yield_now().await;
+        }
         drop(held);
         for waiter in waiters {
             assert_eq!(waiter.await.unwrap(), 10);
         }
-        assert_eq!(memory.held(), 0);
+        assert!(memory.held() == 0 && !memory.is_wanted());
     }
 }

@@ -91,6 +91,11 @@ impl InstanceMemory {
         Self { bytes_max, bytes: 0, held, reserved, refusals: 0, denied: None }
     }
 
+    /// Whether somebody waits for memory of the app.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.held.memory().is_wanted()
+    }
+
     /// Where an instance with so much of it is called.
     pub(crate) fn begin(&self) -> Begin {
         if self.bytes > HERE_BYTES_MAX { Begin::There } else { Begin::Here }

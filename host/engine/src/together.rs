@@ -150,8 +150,8 @@ pub(crate) struct Job<C> {
     pub(crate) capabilities: C,
     /// For an instance, if one must be made.
     pub(crate) memory: Held,
-    /// Whatever the caller wants held until the request has ended.
-    pub(crate) held: Box<dyn Send>,
+    /// Whatever the caller wants held until the request has ended; of the first one, until its instance has.
+    pub(crate) held: Arc<dyn Send + Sync>,
     pub(crate) deadline: Instant,
     pub(crate) head: Head,
 }
@@ -159,7 +159,7 @@ pub(crate) struct Job<C> {
 /// What an instance still needs to know of a request that it was made or taken for.
 pub(crate) struct First {
     pub(crate) request: Request<Body>,
-    pub(crate) held: Box<dyn Send>,
+    pub(crate) held: Arc<dyn Send + Sync>,
     pub(crate) deadline: Instant,
     pub(crate) head: Head,
 }
@@ -289,7 +289,7 @@ impl<C: Capabilities> Door<C> {
         number
     }
 
-    fn answer(self: &Arc<Self>, number: u64, response: Response<Body>, held: Box<dyn Send>) {
+    fn answer(self: &Arc<Self>, number: u64, response: Response<Body>, held: Arc<dyn Send + Sync>) {
         let head = {
             let mut inside = self.lock();
             let Some(head) = inside.heads.remove(&number) else { return };
@@ -306,6 +306,11 @@ impl<C: Capabilities> Door<C> {
             Some(head) => head.poll_closed(cx),
             None => Poll::Ready(()),
         }
+    }
+
+    /// Takes nobody in any more.
+    fn close(&self) {
+        self.lock().is_shut = true;
     }
 
     /// Takes nobody in any more, unless somebody has just come.
@@ -348,7 +353,7 @@ impl<C> Inside<C> {
 struct Leaving<C> {
     body: Body,
     door: Arc<Door<C>>,
-    _held: Box<dyn Send>,
+    _held: Arc<dyn Send + Sync>,
 }
 
 impl<C> Drop for Leaving<C> {
@@ -500,13 +505,16 @@ async fn attend<C: Capabilities>(
         loop {
             match calls.as_mut().poll_next(cx) {
                 Poll::Ready(Some(Ok(is_answered))) => {
-                    is_left |= !is_answered;
+                    if !is_answered {
+                        is_left = true;
+                        door.close(); // whoever is in already is served
+                    }
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) | Poll::Pending => {}
             }
-            let next = match is_left || accessor.poll_ready_for_concurrent_call(handler, cx).is_pending() {
+            let next = match accessor.poll_ready_for_concurrent_call(handler, cx).is_pending() {
                 true => None,
                 false => door.next(cx),
             };

@@ -2,12 +2,13 @@
 //!
 //! By default nothing is ever used again. An app that opts in gets more speed and less isolation between its own requests,
 //! never between apps: a pool belongs to one linked component. An instance is dropped after so many requests, after any
-//! failure, and when nobody needed it for a while. One that serves several at once ([`crate::together`]) comes here when it
+//! failure, when nobody needed it for a while, and when the instances of all apps that wait have their part of the host's. One that serves several at once ([`crate::together`]) comes here when it
 //! has none.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime_wasi_http::handler::Proxy;
 
@@ -28,34 +29,44 @@ pub(crate) struct Instance<C: 'static> {
 }
 
 /// Instances that wait, the one that was used last on top: the others may grow old.
-pub(crate) struct Warm<C: 'static>(Mutex<Vec<(Instance<C>, Instant)>>);
+pub(crate) struct Warm<C: 'static> {
+    idle: Mutex<Vec<Idle<C>>>,
+    /// Of all apps.
+    places: Arc<Semaphore>,
+}
 
-impl<C> Default for Warm<C> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
+struct Idle<C: 'static> {
+    instance: Instance<C>,
+    since: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 impl<C> Warm<C> {
+    /// None wait, and as many may as there are `places` that no other app has.
+    pub(crate) fn within(places: Arc<Semaphore>) -> Self {
+        Self { idle: Mutex::default(), places }
+    }
+
     pub(crate) fn take(&self) -> Option<Instance<C>> {
-        self.lock().pop().map(|(instance, _)| instance)
+        self.lock().pop().map(|idle| idle.instance)
     }
 
     pub(crate) fn put(&self, instance: Instance<C>) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else { return };
         let mut idle = self.lock();
         if idle.len() < IDLE_MAX {
-            idle.push((instance, Instant::now()));
+            idle.push(Idle { instance, since: Instant::now(), _place: place });
         }
     }
 
     /// Drops what waits: all of it, or what is too old.
     pub(crate) fn drop_idle(&self, only_old: bool) {
         let is_kept = |since: &Instant| only_old && since.elapsed() < Duration::from_secs(IDLE_S_MAX);
-        let dropped: Vec<_> = self.lock().extract_if(.., |(_, since)| !is_kept(since)).collect();
+        let dropped: Vec<_> = self.lock().extract_if(.., |idle| !is_kept(&idle.since)).collect();
         drop(dropped); // not under the lock: giving back memory takes time
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Instance<C>, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle<C>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

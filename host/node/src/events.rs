@@ -113,7 +113,7 @@ async fn send(client: &Client, served: &Served, session: &Session) -> Result<i64
 /// Takes the events of a handler for ever.
 async fn take_all(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandler) {
     let mut pause = PAUSE_S;
-    loop {
+    while !host.is_stopping() {
         match take_some(host, served, handler).await {
             Ok(()) => pause = PAUSE_S,
             Err(error) => {
@@ -132,7 +132,7 @@ async fn take_some(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandle
     let name = events::consumer(&served.id, &handler.name);
     let consumer: PullConsumer = stream.get_consumer(&name).await.map_err(|error| anyhow!("{error}"))?;
     let places = Arc::new(Semaphore::new(AT_ONCE));
-    loop {
+    while !host.is_stopping() {
         // One free place at least; as many events as there are places.
         drop(places.acquire().await?);
         let free = places.available_permits();
@@ -142,7 +142,9 @@ async fn take_some(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandle
             let message = message.map_err(|error| anyhow!("{error}"))?;
             let place = places.clone().acquire_owned().await?;
             let (host, served, handler) = (host.clone(), served.clone(), handler.clone());
+            let in_flight = host.metrics.begin(); // until the stage knows how it ended
             tokio::spawn(async move {
+                let _in_flight = in_flight;
                 if let Err(error) = handle(&host, &served, &handler, &message).await {
                     warn!(app = served.name, handler = handler.name, "the event comes again: {error:#}");
                 }
@@ -150,6 +152,7 @@ async fn take_some(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandle
             });
         }
     }
+    Ok(())
 }
 
 /// Runs a handler for an event, and tells the stage what came of it.

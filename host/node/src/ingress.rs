@@ -62,9 +62,9 @@ pub(crate) enum Refusal {
     Guest(Failure),
 }
 
-/// Accepts connections for ever.
-pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
-    odeon_http::serve_each(limits::HOSTS, listener, Stop::default(), move || {
+/// Accepts connections until it is stopped.
+pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, stop: Stop) {
+    odeon_http::serve_each(limits::HOSTS, listener, stop, move || {
         let (host, scheduler) = (host.clone(), host.engine.scheduler().clone());
         let answer = move |request, _| {
             let host = host.clone();
@@ -185,8 +185,15 @@ pub(crate) async fn instance(host: &Host, served: &Served, wait_max: Duration) -
     let memory = match account.try_admit(bytes) {
         Some(memory) => memory,
         None => {
-            app.make_room();
-            let memory = tokio::time::timeout_at(deadline, account.admit(bytes)).await;
+            // First it waits, and then what waits for nobody is dropped: an instance that ends in between sees that it is wanted.
+            let mut admit = Box::pin(tokio::time::timeout_at(deadline, account.admit(bytes)));
+            let memory = match futures_util::poll!(&mut admit) {
+                Poll::Ready(memory) => memory,
+                Poll::Pending => {
+                    app.make_room();
+                    admit.await
+                }
+            };
             memory.map_err(|_| Refusal::Memory(account.memory.max()))?
         }
     };

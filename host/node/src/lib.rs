@@ -41,6 +41,7 @@ use odeon_capabilities::egress::Gateway;
 use odeon_capabilities::egress::networks::Networks;
 use odeon_capabilities::sql::pool::Pools;
 use odeon_engine::{Engine, EngineSettings};
+use odeon_http::Stop;
 use odeon_protocol::secrets::StageKey;
 use odeon_protocol::{TrustedKeys, subjects};
 use rustix::process::{Resource, getrlimit};
@@ -67,7 +68,7 @@ const TIDY_S: u64 = 10;
 const STOP_S_MAX: u64 = 30;
 /// Routers need this long to send requests elsewhere when the host stops, in milliseconds.
 const LEAVE_MS: u64 = 1_500;
-/// Time between two looks whether the last request has ended, in milliseconds.
+/// Time between two looks whether the last timer and the last event have ended, in milliseconds.
 const STOP_POLL_MS: u64 = 20;
 
 /// What the parts of a host share.
@@ -77,7 +78,7 @@ pub(crate) struct Host {
     /// The key that the hosts of the stage share.
     pub(crate) secrets: StageKey,
     pub(crate) engine: Engine,
-    pub(crate) loader: Loader,
+    pub(crate) loader: Arc<Loader>,
     pub(crate) pressure: Arc<Pressure>,
     pub(crate) apps: Apps,
     pub(crate) accounts: Accounts,
@@ -132,6 +133,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     info!(?bounds, "apps that may be loaded");
     let told = (metrics.clone(), pressure.clone());
     let loader = Loader::new((engine.clone(), linkers), state.clone(), client.clone(), told, bounds)?;
+    let loader = Arc::new(loader);
     let host = Arc::new_cyclic(|this| Host {
         this: this.clone(),
         settings,
@@ -161,7 +163,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
 
     let agent = Agent::new(host.clone(), trusted);
     agent.resume().await;
-    tokio::spawn(ingress::serve(host.clone(), listener));
+    let requests = Stop::default();
+    tokio::spawn(ingress::serve(host.clone(), listener, requests.clone()));
     tokio::spawn(admin::serve(host.clone(), admin));
     tokio::spawn(tidy(host.clone()));
     tokio::spawn(watch_memory(host.clone(), memory));
@@ -188,6 +191,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     host.stopping.store(true, Ordering::Release);
     let _ = tokio::time::timeout(Duration::from_secs(STOP_S_MAX), async {
         tokio::time::sleep(Duration::from_millis(LEAVE_MS)).await;
+        requests.stop().await; // with their bodies
         while host.metrics.in_flight.get() > 0 {
             tokio::time::sleep(Duration::from_millis(STOP_POLL_MS)).await;
         }

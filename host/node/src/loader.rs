@@ -187,17 +187,24 @@ impl Loader {
     }
 
     /// The code of an app, for a request: from memory, else loaded for all who ask meanwhile.
-    pub(crate) async fn app(&self, placement: Placement, claim: &Claim) -> Result<App<Granted>, Unloadable> {
+    pub(crate) async fn app(
+        self: &Arc<Self>,
+        placement: Placement,
+        claim: &Claim,
+    ) -> Result<App<Granted>, Unloadable> {
         if let Some(loaded) = self.cache.get(&placement).await {
             return Ok(self.used(&loaded));
         }
         if self.pressure.level() >= Level::RefuseLoads {
             return Err(Unloadable::Memory);
         }
-        let load = self.get_or_load(placement, claim);
+        // A task of its own: it goes on when nobody waits any more, for those who come again.
+        let (this, claim) = (self.clone(), claim.clone());
+        let load = tokio::spawn(async move { this.get_or_load(placement, &claim).await });
         match tokio::time::timeout(Duration::from_secs(WAIT_S_MAX), load).await {
-            Ok(Ok(loaded)) => Ok(self.used(&loaded)),
-            Ok(Err(error)) => Err(Unloadable::Failed(error)),
+            Ok(Ok(Ok(loaded))) => Ok(self.used(&loaded)),
+            Ok(Ok(Err(error))) => Err(Unloadable::Failed(error)),
+            Ok(Err(error)) => Err(Unloadable::Failed(error.to_string())),
             Err(_) => Err(Unloadable::Failed(format!("it took longer than {WAIT_S_MAX} s"))),
         }
     }
@@ -333,7 +340,9 @@ impl Loader {
         let (state, digest) = (self.state.clone(), claim.wasm.clone());
         // Kept, so that it can be compiled again without NATS.
         let wasm = blocking(move || {
-            state.put_object(&digest, &wasm)?;
+            if let Err(error) = state.put_object(&digest, &wasm) {
+                warn!("a component is not kept on disk: {error:#}");
+            }
             Ok(wasm)
         });
         in_child(&wasm.await?).await.context("compile the component")

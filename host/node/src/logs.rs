@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 const QUEUE_MAX: usize = 8_192;
 /// Lines of one batch.
 const BATCH_MAX: usize = 100;
+/// Size of one message, in bytes: nats-server takes 1 MiB, and an escaped character has up to six bytes.
+const MESSAGE_BYTES_MAX: usize = 512 << 10;
 /// How long a batch waits for more lines, in milliseconds.
 const BATCH_MS: u64 = 50;
 /// Lines of one app in a second.
@@ -156,12 +158,30 @@ pub(crate) async fn publish(client: async_nats::Client, host: HostId, mut lines:
             by_app.entry(line.app.clone()).or_default().push(line);
         }
         for (app, lines) in by_app {
-            let payload = serde_json::to_vec(&lines).expect("log lines have string keys only");
-            if let Err(error) = client.publish(subjects::logs(&app, &host), payload.into()).await {
-                tracing::warn!("log lines were not published: {error}");
+            for payload in payloads(&lines) {
+                if let Err(error) = client.publish(subjects::logs(&app, &host), payload.into()).await {
+                    tracing::warn!("log lines were not published: {error}");
+                }
             }
         }
     }
+}
+
+/// Messages with these lines, each as a JSON array.
+fn payloads(lines: &[LogLine]) -> Vec<Vec<u8>> {
+    let mut payloads: Vec<Vec<u8>> = Vec::new();
+    for line in lines {
+        let line = serde_json::to_vec(line).expect("log lines have string keys only");
+        match payloads.last_mut().filter(|last| last.len() + line.len() < MESSAGE_BYTES_MAX) {
+            Some(last) => {
+                last.push(b',');
+                last.extend(line);
+            }
+            None => payloads.push([b"[".as_slice(), &line].concat()),
+        }
+    }
+    payloads.iter_mut().for_each(|payload| payload.push(b']'));
+    payloads
 }
 
 #[cfg(test)]
@@ -171,6 +191,28 @@ mod tests {
     fn line(bytes: usize) -> Line {
         let (message, request_id) = ("x".repeat(bytes), String::new());
         Line { level: Level::Info, source: "stdout", message, request_id, error_code: None, origin: None }
+    }
+
+    #[test]
+    fn no_message_is_larger_than_the_server_takes() {
+        let line = LogLine {
+            time: String::new(),
+            app: "0190d5d2-0000-7000-8000-000000000001".parse().unwrap(),
+            revision: Revision(1),
+            host: "h".parse().unwrap(),
+            level: LogLevel::Info,
+            source: "stdout".to_owned(),
+            message: "\u{1}".repeat(8 << 10),
+            request_id: String::new(),
+            error_code: None,
+            action: None,
+            node: None,
+        };
+        let lines = vec![line; BATCH_MAX];
+        let payloads = payloads(&lines);
+        assert!(payloads.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX), "and there are {}", payloads.len());
+        let read = payloads.iter().flat_map(|payload| serde_json::from_slice::<Vec<LogLine>>(payload).unwrap());
+        assert_eq!(read.count(), lines.len());
     }
 
     #[test]

@@ -164,7 +164,10 @@ impl StateDir {
         let mut options = OpenOptions::new();
         options.write(true).create_new(true).mode(0o600);
         let mut file = self.0.open_with(&new, &options).with_context(|| format!("create {new}"))?;
-        file.write_all(bytes).with_context(|| format!("write {new}"))?;
+        if let Err(error) = file.write_all(bytes) {
+            self.remove(&new); // a full disk must not fill with halves
+            return Err(error).with_context(|| format!("write {new}"));
+        }
         Ok((new, file))
     }
 

@@ -136,7 +136,9 @@ pub(crate) async fn run(host: Arc<Host>, client: Client) {
                 drop(runs);
                 let (host, client, served, running) =
                     (host.clone(), client.clone(), served.clone(), running.clone());
+                let in_flight = host.metrics.begin(); // until it is written how the run ended
                 tokio::spawn(async move {
+                    let _in_flight = in_flight;
                     if let Err(error) = act(&host, &client, &served, at, &key).await {
                         warn!(timer = key, "{error:#}");
                     }

@@ -87,7 +87,6 @@ pub(crate) struct From<'f> {
 /// Runs a trigger to its end. The error says why it failed, with the request id that leads to its log lines.
 pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Result<(), String> {
     let id = trigger.id.clone();
-    let in_flight = host.metrics.begin();
     let outcome = match respond(host, served, trigger).await {
         Ok(response) => ended(response).await,
         Err(refusal) => {
@@ -95,7 +94,6 @@ pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Resul
             Err(text(said).await)
         }
     };
-    drop(in_flight);
     debug!(app = served.name, request_id = id, ok = outcome.is_ok(), "trigger ended");
     outcome.map_err(|why| format!("{why} (request {id})"))
 }

@@ -80,7 +80,7 @@ fn bits(address: IpAddr) -> u128 {
 }
 
 /// Services that hand the machine's credentials or settings to whoever asks from it. No setting opens these.
-const METADATA: [IpAddr; 8] = [
+const METADATA: [IpAddr; 10] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), // nearly every cloud
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),   // AWS, tasks
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),  // AWS, pods
@@ -89,6 +89,8 @@ const METADATA: [IpAddr; 8] = [
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),     // Oracle
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)), // AWS
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)), // AWS, pods
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), // Google
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)), // Oracle
 ];
 
 /// What is not the Internet, of IPv4 (the registry of RFC 6890).

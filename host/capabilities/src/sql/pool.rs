@@ -34,6 +34,8 @@ const CONNECT_S_MAX: u64 = 5;
 const SHARE: usize = 4;
 /// Prepared statements kept per connection.
 const STATEMENTS_MAX: usize = 128;
+/// Longest text of one, in bytes: a longer one is prepared each time.
+const KEPT_STATEMENT_BYTES_MAX: usize = 16 << 10;
 /// How often a statement is asked to end before its connection is just closed.
 const CANCELS_MAX: u32 = 10;
 /// How long a cancelled statement may take to end before it is asked again, in milliseconds.
@@ -151,12 +153,12 @@ impl<L: Logins> Pools<L> {
         let share = tokio::time::timeout_at(deadline, pool.share.clone().acquire_owned()).await;
         let share = share.ok().and_then(Result::ok).ok_or_else(late)?;
         if let Some(connection) = pool.take_idle() {
-            return Ok(Taken { connection: Some(connection), pool, _share: share });
+            return Ok(Taken { connection: Some(connection), pool, share: Some(share) });
         }
         let permit = tokio::time::timeout_at(deadline, self.permit()).await;
         let permit = permit.ok().flatten().ok_or_else(late)?;
         match Connection::open(&pool.login, permit).await {
-            Ok(connection) => Ok(Taken { connection: Some(connection), pool, _share: share }),
+            Ok(connection) => Ok(Taken { connection: Some(connection), pool, share: Some(share) }),
             Err(refused) => {
                 if refused.login {
                     self.pools.invalidate(app).await; // the next request asks for the login anew
@@ -279,6 +281,9 @@ impl Connection {
             return Ok(statement.clone());
         }
         let statement = self.client.prepare(sql).await?;
+        if sql.len() > KEPT_STATEMENT_BYTES_MAX {
+            return Ok(statement);
+        }
         if self.statements.len() >= STATEMENTS_MAX {
             self.statements.remove(0);
         }
@@ -317,7 +322,8 @@ impl Connection {
 pub(crate) struct Taken {
     connection: Option<Connection>,
     pool: Arc<Pool>,
-    _share: OwnedSemaphorePermit,
+    /// Of the app's part of all connections. None when it went with a connection that is being ended.
+    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Taken {
@@ -342,7 +348,11 @@ impl Drop for Taken {
         if let Some(connection) = self.connection.take()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(connection.end());
+            let share = self.share.take();
+            runtime.spawn(async move {
+                connection.end().await;
+                drop(share); // only now may the app open another
+            });
         }
     }
 }

@@ -24,6 +24,8 @@ use super::{Error, Rows, Value};
 const STATEMENT_S_MAX: u64 = 30;
 /// Most parameters of one statement; the protocol counts them in 16 bits.
 const PARAMETERS_MAX: usize = 32_767;
+/// Longest text of a statement, in bytes; values go beside it.
+const STATEMENT_BYTES_MAX: usize = 1 << 20;
 
 /// The session of one request.
 pub struct Session {
@@ -179,6 +181,10 @@ impl Session {
     async fn run(&self, state: &mut Use, sql: &str, params: Vec<Value>) -> Result<(Rows, u64), Error> {
         if params.len() > PARAMETERS_MAX {
             return Err(Error::Limit(format!("a statement may have {PARAMETERS_MAX} parameters")));
+        }
+        if sql.len() > STATEMENT_BYTES_MAX {
+            let bytes = sql.len();
+            return Err(Error::Limit(format!("a statement may have {STATEMENT_BYTES_MAX} bytes, not {bytes}")));
         }
         let expected = if state.in_transaction { b'T' } else { b'I' };
         self.connection(state).await?;

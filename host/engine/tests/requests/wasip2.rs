@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::StatusCode;
 use odeon_engine::{CpuShare, RequestLimits};
@@ -120,6 +121,26 @@ async fn what_a_guest_computes_is_charged_to_its_app() {
     assert_eq!(code, "OS-BERT-50402");
     // The last slice is charged when it has ended, which is after the answer.
     until("it is charged", || guest.account.cpu.used_ns() >= 100_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_is_not_kept_while_a_request_waits_for_its_memory() {
+    let guest = Guest::load("hello_rust");
+    let kept = RequestLimits { reuse_max: 100, ..LIMITS };
+    let _answer = guest.ask("/", kept).await.unwrap();
+    guest.rests().await;
+    let one = guest.account.memory.held();
+    guest.app.make_room();
+    guest.account.set(CpuShare { millicores: 250, burst_ms: None }, one);
+    let first = guest.ask("/slow", kept);
+    let second = async {
+        until("the first one has its instance", || guest.account.memory.held() > 0).await;
+        guest.ask("/", kept).await
+    };
+    let both = async { tokio::join!(first, second) };
+    let (first, second) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("both have an end");
+    let codes = [first, second].map(|answer| answer.err().map(|failure| failure.error.to_string()));
+    assert_eq!(codes, [None, None]);
 }
 
 /// One instruction may go through all of a guest's memory, and nothing interrupts it.

@@ -204,6 +204,34 @@ async fn who_takes_too_long_or_goes_away_ends_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_after_one_went_away_does_not_wait_for_the_others() {
+    let guest = guest();
+    let stays = guest.ask("/for-ever", TOGETHER);
+    let comes = async {
+        until("the instance waits for others", || guest.app.open_instances() == 1).await;
+        tokio::select! {
+            _ = guest.ask("/for-ever", TOGETHER) => panic!("it is never answered"),
+            () = until("the other one is there", || guest.joined() == 1) => {}
+        }
+        let answer = guest.ask("/", TOGETHER).await.unwrap();
+        answer.into_body().collect().await.unwrap().to_bytes()
+    };
+    tokio::select! {
+        _ = stays => panic!("the other one ended first"),
+        said = comes => assert_eq!(said, "Hello from Odeon\n"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_works_on_after_its_answers_counts_until_it_has_ended() {
+    let guest = guest();
+    let brief = RequestLimits { cpu_ms_max: 1_000, ..TOGETHER };
+    drop(guest.ask("/after", brief).await.unwrap().into_body().collect().await); // it spins behind it
+    guest.rests().await;
+    assert_eq!(guest.account.memory.held(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_breaks_off_at_its_own_deadline_and_with_its_app() {
     let guest = guest();
     let late = RequestLimits { wall_ms_max: 500, ..TOGETHER };
