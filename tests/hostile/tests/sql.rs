@@ -14,7 +14,7 @@ use odeon_capabilities::sql::pool::{Login, Logins, Pools};
 use odeon_capabilities::sql::session::Session;
 use odeon_capabilities::sql::{Error, Value, said};
 use odeon_hostile::Beside;
-use odeon_tests::Installation;
+use odeon_tests::{Installation, eventually};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -253,6 +253,7 @@ async fn an_app_reaches_nothing_but_its_own_schema() {
     nothing_outlives_a_session(&stage.attacker).await;
     a_login_opens_one_door(&stage).await;
     what_is_no_text_is_refused(&stage.attacker).await;
+    who_catches_its_cancelling_has_no_more_than_its_share(&stage).await;
     assert!(beside.stop().await > 0);
 }
 
@@ -314,6 +315,36 @@ async fn what_is_no_text_is_refused(login: &Login) {
     session.query("select 'a\0b'", Vec::new()).await.expect_err("a NUL in a statement");
     let error = session.query("select convert_from($1, 'UTF8')", vec![Value::Bytes(vec![0xff, 0xfe])]).await;
     assert!(matches!(error, Err(Error::Invalid(_))), "{error:?}");
+    let long = format!("select 1 -- {}", "x".repeat(1 << 20));
+    let error = session.query(&long, Vec::new()).await.expect_err("a statement of more than 1 MiB");
+    assert_eq!(said(&error), format!("a statement may have 1048576 bytes, not {}", long.len()));
+    session.query(&long[..1 << 20], Vec::new()).await.expect("a statement of 1 MiB");
     let control = session.query("select $1::text", vec![Value::Text("a\u{ffff}b".into())]).await.unwrap();
     assert!(matches!(control.values.as_slice(), [Value::Text(text)] if text.len() == 5));
+}
+
+/// Requests begin statements that catch what should end them, and go away: their connections are the app's until they are
+/// closed, and others have theirs.
+async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
+    const STUBBORN: &str = "do $$ begin loop begin perform count(*) from generate_series(1, 1000000000); \
+        exception when query_canceled then null; end; end loop; end $$";
+    let pools = Arc::new(Pools::new(One(stage.attacker.clone()), 4)); // one for each app
+    let session = |app: &str| Session::new(pools.clone(), app);
+    let superuser = bare(&stage.superuser).await.unwrap();
+    let count = "select count(*) from pg_stat_activity where state = 'active' and query like 'do $$%generate_series%'";
+    let running = async || superuser.query_one(count, &[]).await.unwrap().get::<_, i64>(0);
+    {
+        let attacker = session("attacker");
+        tokio::select! {
+            ended = attacker.query(STUBBORN, Vec::new()) => panic!("it ended: {ended:?}"),
+            () = eventually("it runs", async || (running().await == 1).then_some(())) => {}
+        }
+    }
+    session("beside").query("select 1", Vec::new()).await.unwrap();
+    // Either it is told that there is none, or it gets the one that was closed meanwhile.
+    if session("attacker").query("select 1", Vec::new()).await.is_ok() {
+        assert_eq!(running().await, 0, "it had two connections");
+    }
+    eventually("the server has noticed that nobody is there", async || (running().await == 0).then_some(())).await;
+    session("attacker").query("select 1", Vec::new()).await.unwrap();
 }
