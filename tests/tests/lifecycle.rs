@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use odeon_tests::{Installation, eventually, hello};
+use odeon_tests::{Installation, eventually, guest, hello};
 use reqwest::{Method, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -30,6 +30,7 @@ async fn an_app_lives() {
     the_platform_asks_for_a_token(&site).await;
     a_lost_host_costs_production_no_request(&site).await;
     a_lost_host_comes_back_in_development(&site).await;
+    a_host_that_stops_lets_answers_end(&site).await;
     apps_serve_without_nats(&site).await;
     stopping_leaves_no_process(site).await;
 }
@@ -283,6 +284,18 @@ async fn apps_serve_without_nats(site: &Installation) {
         done.status.success().then_some(())
     })
     .await;
+}
+
+/// Their bodies too, however slow.
+async fn a_host_that_stops_lets_answers_end(site: &Installation) {
+    site.succeed(&["publish", guest("hello_wasip3").to_str().unwrap(), "--name", "Later"]);
+    let url = format!("http://{}/Later/later", site.host_address("development-1"));
+    let mut answer = site.client.get(url).send().await.unwrap();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "now\n");
+    let restarts = site.process("host-development-1")["restarts"].as_u64().unwrap();
+    site.kill("host-development-1", Signal::TERM);
+    assert_eq!(answer.text().await.unwrap(), "and later\n");
+    site.came_back("host-development-1", restarts).await;
 }
 
 async fn stopping_leaves_no_process(site: Installation) {

@@ -62,6 +62,7 @@ impl wasip3::exports::http::handler::Guest for Hello {
             "no" => return Err(ErrorCode::InternalError(Some("asked to".to_owned()))),
             "echo" => return Ok(answer(count, body)),
             "parts" => return Ok(parts(count)),
+            "later" => return Ok(later(count)),
             "after" => return Ok(after(count)),
             "silent" => return Ok(silent(count)),
             _ => {}
@@ -114,6 +115,17 @@ fn parts(count: u32) -> Response {
                 return; // nobody listens
             }
         }
+    });
+    answer(count, contents)
+}
+
+/// A body whose end comes as late as `/slow` answers.
+fn later(count: u32) -> Response {
+    let (mut body, contents) = wit_stream::new();
+    wit_bindgen::spawn_local(async move {
+        body.write_all(b"now\n".to_vec()).await;
+        wait_for(SLOW_NS).await;
+        body.write_all(b"and later\n".to_vec()).await;
     });
     answer(count, contents)
 }
