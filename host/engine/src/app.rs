@@ -158,7 +158,8 @@ impl<C: Capabilities> App<C> {
         memory: Held,
         meter: Arc<Meter>,
     ) -> Store<State<C>> {
-        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes);
+        let short = self.engine.is_short_of_memory();
+        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes, short);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
         let engine = match &*self.pre {
             ProxyPre::P2(pre) => pre.engine(),
@@ -407,6 +408,7 @@ fn classify(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLim
         (Some(Trap::StackOverflow), _) => GuestError::Stack,
         (_, Some(Denied::Instance(most))) => GuestError::Memory(most),
         (_, Some(Denied::App(most))) => GuestError::AppMemory(most),
+        (_, Some(Denied::Host)) => GuestError::HostMemory,
         (Some(trap), None) => GuestError::Trap(trap.to_string()),
         // Not the whole chain: the backtrace in it names functions, and names may be long.
         (None, None) => GuestError::Trap(error.root_cause().to_string()),

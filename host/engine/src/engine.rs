@@ -8,6 +8,7 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::scheduler::{Begin, Scheduler};
@@ -89,6 +90,7 @@ pub struct Engine {
     scheduler: Scheduler,
     /// For instances that wait for another request.
     idle_places: Arc<Semaphore>,
+    is_short_of_memory: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -99,7 +101,7 @@ impl Engine {
         let scheduler = Scheduler::start(cpus, settings.begin)?;
         start_clock([&p2, &p3], scheduler.clone())?;
         let idle_places = Arc::new(Semaphore::new((settings.instances_max / IDLE_PART) as usize));
-        Ok(Self { p2, p3, scheduler, idle_places })
+        Ok(Self { p2, p3, scheduler, idle_places, is_short_of_memory: Arc::default() })
     }
 
     /// Engines that only compile. They have pools of one instance, which say what an instance may have: what no host would
@@ -107,7 +109,13 @@ impl Engine {
     pub fn for_compiling() -> wasmtime::Result<Self> {
         let one = EngineSettings { instances_max: 1, ..EngineSettings::default() };
         let (p2, p3) = (pooled(&one, Wasi::P2)?, pooled(&one, Wasi::P3)?);
-        Ok(Self { p2, p3, scheduler: Scheduler::without_threads(), idle_places: Arc::new(Semaphore::new(0)) })
+        Ok(Self {
+            p2,
+            p3,
+            scheduler: Scheduler::without_threads(),
+            idle_places: Arc::new(Semaphore::new(0)),
+            is_short_of_memory: Arc::default(),
+        })
     }
 
     /// What native code must have been made for.
@@ -123,6 +131,15 @@ impl Engine {
     /// Who decides which guest runs.
     pub fn scheduler(&self) -> &Scheduler {
         &self.scheduler
+    }
+
+    /// Says whether the host is short of memory. While it is, no instance gets more than it began with.
+    pub fn set_short_of_memory(&self, is_short: bool) {
+        self.is_short_of_memory.store(is_short, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_short_of_memory(&self) -> Arc<AtomicBool> {
+        self.is_short_of_memory.clone()
     }
 
     pub(crate) fn idle_places(&self) -> Arc<Semaphore> {

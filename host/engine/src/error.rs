@@ -33,6 +33,9 @@ pub enum GuestError {
     /// All instances of the app together needed more memory than the app may have on a host.
     #[error("the app's instances together needed more than {0} bytes of memory, so that this one failed")]
     AppMemory(u64),
+    /// The host had no more memory to give.
+    #[error("the host is short of memory: the app got no more of it, and failed")]
+    HostMemory,
     /// The guest called itself too deeply.
     #[error("the app ran out of stack; look for a recursion without an end")]
     Stack,
@@ -68,7 +71,9 @@ impl GuestError {
             }
             Self::CpuDeadline(_) | Self::WallDeadline(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::NoResponse(_) => StatusCode::BAD_GATEWAY,
-            Self::Full | Self::Unloaded | Self::Neighbour => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::HostMemory | Self::Unloaded | Self::Neighbour => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -83,6 +88,7 @@ impl GuestError {
             Self::NoResponse(_) => "OS-BERT-50201",
             Self::Full => "OS-BERT-50301",
             Self::Unloaded => "OS-BERT-50303",
+            Self::HostMemory => "OS-BERT-50313",
             Self::Neighbour => "OS-BERT-50314",
             Self::WallDeadline(_) => "OS-BERT-50401",
             Self::CpuDeadline(_) => "OS-BERT-50402",

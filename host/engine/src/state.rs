@@ -1,6 +1,7 @@
 //! What the store of an instance holds: WASI with nothing granted, the limits, and the host's capabilities.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTable;
@@ -73,6 +74,8 @@ pub(crate) struct InstanceMemory {
     /// Of `held`, what its instances may still grow by without asking the budget.
     reserved: u64,
     refusals: u32,
+    /// The host is short of memory.
+    is_host_short: Arc<AtomicBool>,
     /// Why memory was denied last.
     pub(crate) denied: Option<Denied>,
 }
@@ -84,11 +87,13 @@ pub(crate) enum Denied {
     Instance(u64),
     /// All instances of the app together have.
     App(u64),
+    /// The host is short of memory.
+    Host,
 }
 
 impl InstanceMemory {
-    pub(crate) fn new(bytes_max: u64, held: Held, reserved: u64) -> Self {
-        Self { bytes_max, bytes: 0, held, reserved, refusals: 0, denied: None }
+    pub(crate) fn new(bytes_max: u64, held: Held, reserved: u64, is_host_short: Arc<AtomicBool>) -> Self {
+        Self { bytes_max, bytes: 0, held, reserved, refusals: 0, is_host_short, denied: None }
     }
 
     /// Whether somebody waits for memory of the app.
@@ -108,12 +113,13 @@ impl InstanceMemory {
             Some(Denied::Instance(self.bytes_max))
         } else {
             let beyond = more.saturating_sub(self.reserved);
-            match beyond == 0 || self.held.grow(beyond) {
-                true => {
-                    self.reserved -= more - beyond;
-                    None
-                }
-                false => Some(Denied::App(self.held.memory().max())),
+            if beyond > 0 && self.is_host_short.load(Ordering::Relaxed) {
+                Some(Denied::Host)
+            } else if beyond == 0 || self.held.grow(beyond) {
+                self.reserved -= more - beyond;
+                None
+            } else {
+                Some(Denied::App(self.held.memory().max()))
             }
         };
         if denied.is_none() {

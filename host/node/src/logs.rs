@@ -210,8 +210,13 @@ mod tests {
         };
         let lines = vec![line; BATCH_MAX];
         let payloads = payloads(&lines);
-        assert!(payloads.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX), "and there are {}", payloads.len());
-        let read = payloads.iter().flat_map(|payload| serde_json::from_slice::<Vec<LogLine>>(payload).unwrap());
+        assert!(
+            payloads.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX),
+            "and there are {}",
+            payloads.len()
+        );
+        let read =
+            payloads.iter().flat_map(|payload| serde_json::from_slice::<Vec<LogLine>>(payload).unwrap());
         assert_eq!(read.count(), lines.len());
     }
 

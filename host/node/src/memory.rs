@@ -1,8 +1,8 @@
 //! How much memory a host may use, how much of it is used, and what follows from that.
 //!
 //! The kernel ends a process that takes more than its control group or machine has, and all apps with it. A host gives way
-//! before that, in steps: it unloads apps that are idle, then loads no more, then takes no more requests. What must stay
-//! true: nothing here runs in a request; a request reads one number. What the kernel can drop by itself (clean pages of
+//! before that, in steps: it unloads apps that are idle, then loads no more, then takes no more requests and gives those that
+//! run no more memory. What must stay true: nothing here runs in a request; a request reads one number. What the kernel can drop by itself (clean pages of
 //! files, among them the code of apps) does not count as used.
 
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(crate) const LOOK_MS: u64 = 500;
 const UNLOAD_PERCENT: u64 = 80;
 /// From this share on, in percent, no app is loaded.
 const REFUSE_LOADS_PERCENT: u64 = 88;
-/// From this share on, in percent, no request is taken.
+/// From this share on, in percent, no request is taken, and no instance gets more memory.
 const REFUSE_REQUESTS_PERCENT: u64 = 94;
 /// A level is left when the share is so much below where it begins, in percent: else it would come and go.
 const EASE_PERCENT: u64 = 2;
@@ -95,7 +95,7 @@ impl Pressure {
 pub(crate) async fn watch<U: Future<Output = usize>>(
     pressure: &Pressure,
     mut read: impl FnMut() -> Option<Reading>,
-    mut tell: impl FnMut(Reading),
+    mut tell: impl FnMut(Reading, Level),
     mut unload: impl FnMut() -> U,
 ) {
     let mut every = tokio::time::interval(Duration::from_millis(LOOK_MS));
@@ -103,8 +103,9 @@ pub(crate) async fn watch<U: Future<Output = usize>>(
     loop {
         every.tick().await;
         let Some(reading) = read() else { continue };
-        tell(reading);
-        if pressure.take(reading) >= Level::Unload {
+        let level = pressure.take(reading);
+        tell(reading, level);
+        if level >= Level::Unload {
             let apps = unload().await;
             if apps > 0 {
                 info!(apps, "idle apps were unloaded");
@@ -238,7 +239,7 @@ mod tests {
         let watch = watch(
             &pressure,
             || readings.borrow_mut().next(),
-            |_| told += 1,
+            |_, _| told += 1,
             || {
                 unloads.borrow_mut().push(pressure.level());
                 std::future::ready(1)

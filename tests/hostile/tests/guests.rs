@@ -292,7 +292,8 @@ impl Attack<'_> {
             assert!(dropped >= drops, "{flood}: {dropped} lines were dropped");
             eventually("the app is told", async || {
                 let log = self.site.succeed(&["logs", "Free", "--stage", "development"]);
-                log.contains("lines are dropped: in a second, an app may log 1000 lines and 1048576 bytes").then_some(())
+                log.contains("lines are dropped: in a second, an app may log 1000 lines and 1048576 bytes")
+                    .then_some(())
             })
             .await;
         }

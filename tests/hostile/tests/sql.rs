@@ -345,6 +345,7 @@ async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
     if session("attacker").query("select 1", Vec::new()).await.is_ok() {
         assert_eq!(running().await, 0, "it had two connections");
     }
-    eventually("the server has noticed that nobody is there", async || (running().await == 0).then_some(())).await;
+    eventually("the server has noticed that nobody is there", async || (running().await == 0).then_some(()))
+        .await;
     session("attacker").query("select 1", Vec::new()).await.unwrap();
 }

@@ -184,7 +184,9 @@ impl Session {
         }
         if sql.len() > STATEMENT_BYTES_MAX {
             let bytes = sql.len();
-            return Err(Error::Limit(format!("a statement may have {STATEMENT_BYTES_MAX} bytes, not {bytes}")));
+            return Err(Error::Limit(format!(
+                "a statement may have {STATEMENT_BYTES_MAX} bytes, not {bytes}"
+            )));
         }
         let expected = if state.in_transaction { b'T' } else { b'I' };
         self.connection(state).await?;

@@ -79,6 +79,7 @@ impl Capabilities for Counting {
 }
 
 pub(crate) struct Guest {
+    pub(crate) engine: Engine,
     pub(crate) app: App<Counting>,
     pub(crate) account: Account,
     pub(crate) ends: Counting,
@@ -96,7 +97,7 @@ impl Guest {
         let component = artefact::component(&engine, &bytes).unwrap();
         let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
         let app = App::link(&engine, &Linkers::new(&engine).unwrap(), &component).unwrap();
-        Self { app, account, ends: Counting::default(), running: Arc::default() }
+        Self { engine, app, account, ends: Counting::default(), running: Arc::default() }
     }
 
     pub(crate) async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, Failure> {

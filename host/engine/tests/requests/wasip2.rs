@@ -124,6 +124,17 @@ async fn what_a_guest_computes_is_charged_to_its_app() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_more_memory_while_the_host_is_short_of_it() {
+    let guest = Guest::load("hello_rust");
+    guest.engine.set_short_of_memory(true);
+    let (status, code, detail) = guest.fails("/large", LIMITS).await;
+    assert_eq!((status, code), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50313"));
+    assert_eq!(detail, "the host is short of memory: the app got no more of it, and failed");
+    guest.engine.set_short_of_memory(false);
+    guest.ask("/large", LIMITS).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_is_not_kept_while_a_request_waits_for_its_memory() {
     let guest = Guest::load("hello_rust");
     let kept = RequestLimits { reuse_max: 100, ..LIMITS };
@@ -138,7 +149,8 @@ async fn an_instance_is_not_kept_while_a_request_waits_for_its_memory() {
         guest.ask("/", kept).await
     };
     let both = async { tokio::join!(first, second) };
-    let (first, second) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("both have an end");
+    let (first, second) =
+        tokio::time::timeout(Duration::from_secs(60), both).await.expect("both have an end");
     let codes = [first, second].map(|answer| answer.err().map(|failure| failure.error.to_string()));
     assert_eq!(codes, [None, None]);
 }
