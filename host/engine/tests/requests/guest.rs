@@ -17,6 +17,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::until;
 
+/// Instances of an engine.
+pub(crate) const POOL: u32 = 20;
 pub(crate) const LIMITS: RequestLimits = RequestLimits {
     memory_bytes_max: 32 << 20,
     wall_ms_max: 60_000,
@@ -93,7 +95,8 @@ impl Guest {
         let file = target.join(format!("guests/wasm32-wasip2/release/{name}.wasm"));
         let bytes =
             std::fs::read(&file).unwrap_or_else(|_| panic!("`make guests` builds {}", file.display()));
-        let engine = Engine::new(EngineSettings { instances_max: 20, ..EngineSettings::default() }).unwrap();
+        let engine =
+            Engine::new(EngineSettings { instances_max: POOL, ..EngineSettings::default() }).unwrap();
         let component = artefact::component(&engine, &bytes).unwrap();
         let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
         let app = App::link(&engine, &Linkers::new(&engine).unwrap(), &component).unwrap();

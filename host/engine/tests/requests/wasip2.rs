@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::StatusCode;
 use odeon_engine::{CpuShare, RequestLimits};
 use tokio::sync::Notify;
 
-use crate::guest::{Guest, LIMITS};
+use crate::guest::{Guest, LIMITS, POOL};
 use crate::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,6 +122,18 @@ async fn what_a_guest_computes_is_charged_to_its_app() {
     assert_eq!(code, "OS-BERT-50402");
     // The last slice is charged when it has ended, which is after the answer.
     until("it is charged", || guest.account.cpu.used_ns() >= 100_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_that_wait_leave_most_of_the_pool_to_those_that_serve() {
+    let guest = Guest::load("hello_rust");
+    let kept = RequestLimits { reuse_max: 100, ..LIMITS };
+    let _answer = guest.ask("/", kept).await.unwrap();
+    guest.rests().await;
+    let one = guest.account.memory.held();
+    let _answers = join_all((0..POOL).map(|_| guest.ask("/slow", kept))).await; // each in an instance of its own
+    guest.rests().await;
+    assert_eq!(guest.account.memory.held(), one * u64::from(POOL) / 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
