@@ -27,7 +27,7 @@ use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi_http::handler::Proxy;
 
 use crate::app::{Body, RequestLimits};
-use crate::call::Begun;
+use crate::call::{Begun, NoAnswer};
 use crate::error::{Failure, GuestError};
 use crate::memory::Held;
 use crate::scheduler::slice;
@@ -300,6 +300,14 @@ impl<C: Capabilities> Door<C> {
         drop(head.send(Ok(response))); // the caller may have gone, and the body with it
     }
 
+    /// The guest said that it has no answer: nobody else's business.
+    fn refuse(&self, number: u64, error: GuestError) {
+        let head = self.lock().heads.remove(&number);
+        if let Some(head) = head {
+            let _ = head.send(Err(error.into())); // the caller may have gone
+        }
+    }
+
     /// Ready when nobody waits for that answer any more.
     fn poll_abandoned(&self, number: u64, cx: &mut Context<'_>) -> Poll<()> {
         match self.lock().heads.get_mut(&number) {
@@ -491,7 +499,11 @@ async fn attend<C: Capabilities>(
             let abandoned = std::future::poll_fn(|cx| door.poll_abandoned(number, cx));
             tokio::select! {
                 biased;
-                answer = answer => door.answer(number, answer?, held),
+                answer = answer => match answer.map_err(wasmtime::Error::downcast::<NoAnswer>) {
+                    Ok(answer) => door.answer(number, answer, held),
+                    Err(Ok(NoAnswer(why))) => door.refuse(number, GuestError::NoResponse(why)),
+                    Err(Err(error)) => return Err(error),
+                },
                 () = abandoned => return Ok(false),
                 () = tokio::time::sleep_until(deadline) => return Ok(false),
             }

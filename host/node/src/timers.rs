@@ -4,7 +4,7 @@
 //! bucket, on condition that nobody wrote meanwhile; whoever succeeds runs it and renews a lease. The rules are
 //! [`odeon_protocol::timers`]. Without NATS nothing new begins, and what runs goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use crate::triggers::{self, Trigger};
 const LOOK_MS: u64 = 1_000;
 /// Runs at once on one host; more wait for the next look.
 const RUNS_MAX: usize = 32;
+/// The same of one app: a run may last an hour.
+const RUNS_OF_APP_MAX: usize = RUNS_MAX / 4;
 /// How long a host tries to say how a run ended, in seconds; then its lease has ended.
 const TELL_S_MAX: u64 = 30;
 
@@ -115,7 +117,7 @@ impl Wake for AppTimers {
 pub(crate) async fn run(host: Arc<Host>, client: Client) {
     let known: Arc<Mutex<BTreeMap<String, TimerState>>> = Arc::default();
     tokio::spawn(follow(client.clone(), known.clone()));
-    let running: Arc<Mutex<BTreeSet<String>>> = Arc::default();
+    let running: Arc<Mutex<Running>> = Arc::default();
     let mut every = tokio::time::interval(Duration::from_millis(LOOK_MS));
     loop {
         every.tick().await;
@@ -129,11 +131,9 @@ pub(crate) async fn run(host: Arc<Host>, client: Client) {
                 if step(&host.settings.host, &served, planned, state.as_ref()) == TimerStep::Wait {
                     continue;
                 }
-                let mut runs = running.lock().unwrap_or_else(PoisonError::into_inner);
-                if runs.len() >= RUNS_MAX || !runs.insert(key.clone()) {
+                if !running.lock().unwrap_or_else(PoisonError::into_inner).begin(&key, &served.id) {
                     continue;
                 }
-                drop(runs);
                 let (host, client, served, running) =
                     (host.clone(), client.clone(), served.clone(), running.clone());
                 let in_flight = host.metrics.begin(); // until it is written how the run ended
@@ -142,10 +142,26 @@ pub(crate) async fn run(host: Arc<Host>, client: Client) {
                     if let Err(error) = act(&host, &client, &served, at, &key).await {
                         warn!(timer = key, "{error:#}");
                     }
-                    running.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                    running.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&key);
                 });
             }
         }
+    }
+}
+
+/// Keys of the timers that run here, with their apps.
+#[derive(Default)]
+struct Running(BTreeMap<String, AppId>);
+
+impl Running {
+    /// Counts one more run, unless that timer runs, or there are too many.
+    fn begin(&mut self, key: &str, app: &AppId) -> bool {
+        let of_app = self.0.values().filter(|other| *other == app).count();
+        let may = self.0.len() < RUNS_MAX && of_app < RUNS_OF_APP_MAX && !self.0.contains_key(key);
+        if may {
+            self.0.insert(key.to_owned(), app.clone());
+        }
+        may
     }
 }
 
@@ -247,4 +263,22 @@ async fn open(client: &Client) -> Result<kv::Store> {
 
 fn now_ms() -> i64 {
     Utc::now().timestamp_millis()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_with_many_timers_leaves_room_for_others() {
+        let app = |number| format!("0190d5d2-0000-7000-8000-{number:012}").parse::<AppId>().unwrap();
+        let mut running = Running::default();
+        let begun = (0..100).filter(|timer| running.begin(&format!("0.{timer}"), &app(0))).count();
+        assert_eq!(begun, RUNS_OF_APP_MAX);
+        assert!(running.begin("1.0", &app(1)) && !running.begin("1.0", &app(1)), "each runs once");
+        running.0.remove("0.0");
+        assert!(running.begin("0.99", &app(0)), "another may run now");
+        let others = (2..100).filter(|number| running.begin(&format!("{number}.0"), &app(*number))).count();
+        assert_eq!(others, RUNS_MAX - RUNS_OF_APP_MAX - 1);
+    }
 }

@@ -173,6 +173,12 @@ async fn who_uses_up_its_time_takes_others_along_and_they_are_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_says_an_error_says_it_to_one_caller() {
+    let answers = together(&guest(), &["/", "/no", "/"], TOGETHER).await;
+    assert!(matches!(answers.as_slice(), [Ok(_), Err(GuestError::NoResponse(_)), Ok(_)]), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_takes_too_long_or_goes_away_ends_nobody_else() {
     let guest = guest();
     let late = RequestLimits { wall_ms_max: 500, ..TOGETHER };

@@ -22,7 +22,7 @@ pub(crate) struct OwnLimits {
     /// Memory of all instances of the app on one host, and of the host for them, in MiB: 16 to 65,536.
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_mib: Option<u64>,
-    /// Instances at once on one host: 1 to 1,000.
+    /// Instances at once on one host: 1 to 500, half of what a host has.
     #[serde(skip_serializing_if = "Option::is_none")]
     instances: Option<u32>,
     /// Requests that one instance may serve: 1, the default, to 100,000.
@@ -66,7 +66,7 @@ impl OwnLimits {
         let ranges = [
             ("instanceMemoryMib", self.instance_memory_mib, 1, 512),
             ("memoryMib", self.memory_mib, 16, 65_536),
-            ("instances", self.instances.map(u64::from), 1, 1_000),
+            ("instances", self.instances.map(u64::from), 1, 500),
             ("reuse", self.reuse.map(u64::from), 1, 100_000),
             ("concurrency", self.concurrency.map(u64::from), 1, 64),
             ("cpuShareMillicores", self.cpu_share_millicores.map(u64::from), 10, 64_000),
@@ -128,7 +128,7 @@ mod tests {
             let value = serde_json::from_str(text).unwrap();
             format!("{:?}", OwnLimits::read(value).unwrap_err())
         };
-        assert!(refused(r#"{"instances": 0}"#).contains("the limit `instances` may be 1 to 1000, not 0"));
+        assert!(refused(r#"{"instances": 0}"#).contains("the limit `instances` may be 1 to 500, not 0"));
         let unknown = refused(r#"{"foo": 1}"#);
         assert!(unknown.contains("unknown field `foo`, expected one of `instanceMemoryMib`"), "{unknown}");
     }
