@@ -207,7 +207,7 @@ impl<C: Capabilities> App<C> {
         let instance = self.take(limits, capabilities, memory, &meter);
         let begin = instance.store.data().memory.begin();
         let (head, response) = oneshot::channel();
-        let (pre, app) = (self.pre.clone(), self.clone());
+        let (pre, warm) = (self.pre.clone(), self.warm.clone());
         let (ended, whether_failed) = Ended::new();
         let guest = async move {
             let _held = held;
@@ -224,7 +224,7 @@ impl<C: Capabilities> App<C> {
             store.data_mut().capabilities.finish(how).await;
             *served += 1;
             if result.is_ok() && *served < limits.reuse_max {
-                app.keep(instance);
+                warm.put(instance);
             }
             result
         };
@@ -255,13 +255,6 @@ impl<C: Capabilities> App<C> {
         warm.store.data_mut().renew(meter.clone(), cpu_ns(&limits), capabilities);
         warm.store.set_epoch_deadline(1);
         warm
-    }
-
-    /// Keeps an instance for another request, unless somebody waits for its memory.
-    fn keep(&self, instance: Instance<C>) {
-        if !instance.store.data().memory.is_wanted() {
-            self.warm.put(instance);
-        }
     }
 
     /// Serves a request in an instance that may have others.
@@ -321,7 +314,7 @@ impl<C: Capabilities> App<C> {
             doors.remove(&door);
             instance.served = door.served();
             if matches!(end, End::Done { is_reusable: true }) && instance.served < limits.reuse_max {
-                app.keep(instance);
+                app.warm.put(instance);
             } else {
                 drop(instance);
             }

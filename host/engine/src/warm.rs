@@ -2,8 +2,8 @@
 //!
 //! By default nothing is ever used again. An app that opts in gets more speed and less isolation between its own requests,
 //! never between apps: a pool belongs to one linked component. An instance is dropped after so many requests, after any
-//! failure, when nobody needed it for a while, and when the instances of all apps that wait have their part of the host's. One that serves several at once ([`crate::together`]) comes here when it
-//! has none.
+//! failure, when nobody needed it for a while, when a request waits for its memory, and when those of all apps that wait
+//! have their part of the host's. One that serves several at once ([`crate::together`]) comes here when it has none.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,7 +51,11 @@ impl<C> Warm<C> {
         self.lock().pop().map(|idle| idle.instance)
     }
 
+    /// Keeps an instance, unless somebody waits for its memory, or there are enough.
     pub(crate) fn put(&self, instance: Instance<C>) {
+        if instance.store.data().memory.is_wanted() {
+            return;
+        }
         let Ok(place) = self.places.clone().try_acquire_owned() else { return };
         let mut idle = self.lock();
         if idle.len() < IDLE_MAX {

@@ -3,8 +3,9 @@
 //! A guest begins on the task of its connection, and most end there: waking another thread and being woken by it costs
 //! as much as a small request. When its app is not owed anything while others compete, it waits there for its turn. It
 //! leaves for the guests' own threads ([`task`]) when a slice is over, or when it gets more memory than a single
-//! instruction can go through in a few milliseconds. Those threads run under the network's priority, so that no guest holds up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when
-//! a guests' thread is free, and by the clock, because that thread may be busy for longer than a slice.
+//! instruction can go through in a few milliseconds. Those threads run under the network's priority, so that no guest holds
+//! up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when a guests' thread is free,
+//! and by the clock, because that thread may be busy for longer than a slice.
 //! What an app uses, here or there, its account ([`cpu`]) is charged with; past its burst it waits, and is never ended.
 //!
 //! What must stay true: while nobody competes, a request pays a few atomic operations and no lock; a guest lets go of
