@@ -32,7 +32,7 @@ pub use account::Account;
 pub use app::{App, Body, RequestLimits};
 pub use engine::{Engine, EngineSettings, Fits};
 pub use error::{Failure, GuestError};
-pub use memory::{Held, Memory};
+pub use memory::{Held, Memory, Waiting};
 pub use origin::Origin;
 pub use scheduler::CpuShare;
 pub use state::{Capabilities, Finish, State};

@@ -140,6 +140,11 @@ async fn take_some(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandle
         let mut batch = consumer.batch().max_messages(free).expires(wait).messages().await?;
         while let Some(message) = batch.next().await {
             let message = message.map_err(|error| anyhow!("{error}"))?;
+            if host.is_stopping() {
+                // Another host takes it at once.
+                message.ack_with(AckKind::Nak(None)).await.map_err(|error| anyhow!("{error}"))?;
+                continue;
+            }
             let place = places.clone().acquire_owned().await?;
             let (host, served, handler) = (host.clone(), served.clone(), handler.clone());
             let in_flight = host.metrics.begin(); // until the stage knows how it ended

@@ -185,15 +185,9 @@ pub(crate) async fn instance(host: &Host, served: &Served, wait_max: Duration) -
     let memory = match account.try_admit(bytes) {
         Some(memory) => memory,
         None => {
-            // First it waits, and then what waits for nobody is dropped: an instance that ends in between sees that it is wanted.
-            let mut admit = Box::pin(tokio::time::timeout_at(deadline, account.admit(bytes)));
-            let memory = match futures_util::poll!(&mut admit) {
-                Poll::Ready(memory) => memory,
-                Poll::Pending => {
-                    app.make_room();
-                    admit.await
-                }
-            };
+            // It waits first, in this order: an instance that ends meanwhile then sees that its memory is wanted.
+            let admit = tokio::time::timeout_at(deadline, account.admit(bytes));
+            let (memory, ()) = futures_util::future::join(admit, async { app.make_room() }).await;
             memory.map_err(|_| Refusal::Memory(account.memory.max()))?
         }
     };

@@ -161,4 +161,21 @@ impl Guest {
         assert_eq!(answer.headers()["x-instance-requests"], "1", "each request has an instance of its own");
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "Hello from Odeon\n");
     }
+
+    /// One instruction may go through all of a guest's memory, and nothing interrupts it.
+    pub(crate) async fn runs_there_with_much_memory(&self) {
+        const REQUESTS: usize = 5;
+        let ended_there = || self.ends.there.swap(0, Ordering::SeqCst);
+        for _ in 0..REQUESTS {
+            self.ask("/large", LIMITS).await.unwrap();
+        }
+        self.rests().await;
+        assert_eq!(ended_there(), REQUESTS, "they left when they got it");
+        let again = RequestLimits { reuse_max: 2, ..LIMITS };
+        for path in ["/large", "/"].repeat(REQUESTS) {
+            let _answer = self.ask(path, again).await.unwrap(); // whoever drops it ends the guest
+            self.rests().await;
+        }
+        assert_eq!(ended_there(), 2 * REQUESTS, "and whoever finds it there begins there");
+    }
 }

@@ -168,21 +168,7 @@ async fn an_instance_is_not_kept_while_a_request_waits_for_its_memory() {
     assert_eq!(codes, [None, None]);
 }
 
-/// One instruction may go through all of a guest's memory, and nothing interrupts it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_much_memory_runs_on_the_guests_threads() {
-    const REQUESTS: usize = 5;
-    let guest = Guest::load("hello_rust");
-    let ended_there = || guest.ends.there.swap(0, Ordering::SeqCst);
-    for _ in 0..REQUESTS {
-        guest.ask("/large", LIMITS).await.unwrap();
-    }
-    guest.rests().await;
-    assert_eq!(ended_there(), REQUESTS, "they left when they got it");
-    let again = RequestLimits { reuse_max: 2, ..LIMITS };
-    for path in ["/large", "/"].repeat(REQUESTS) {
-        let _answer = guest.ask(path, again).await.unwrap(); // whoever drops it ends the guest
-        guest.rests().await;
-    }
-    assert_eq!(ended_there(), 2 * REQUESTS, "and whoever finds it there begins there");
+    Guest::load("hello_rust").runs_there_with_much_memory().await;
 }
