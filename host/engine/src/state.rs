@@ -1,5 +1,6 @@
 //! What the store of an instance holds: WASI with nothing granted, the limits, and the host's capabilities.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -177,27 +178,45 @@ impl<C: Capabilities> WasiHttpView for State<C> {
     }
 }
 
-#[async_trait::async_trait]
+/// What a limiter says, later.
+type Said<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<bool>> + Send + 'a>>;
+
+/// Yes or no, at once. Each is a type without content, because a box of that costs nothing, and every instance asks a few times.
+fn at_once<'a>(may_grow: bool) -> Said<'a> {
+    if may_grow { Box::pin(async { Ok(true) }) } else { Box::pin(async { Ok(false) }) }
+}
+
+// Written out instead of with `async_trait`, which boxes the arguments with each future.
 impl ResourceLimiterAsync for InstanceMemory {
-    async fn memory_growing(
-        &mut self,
+    fn memory_growing<'a, 'said>(
+        &'a mut self,
         current: usize,
         desired: usize,
         _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let may_grow = self.grow(desired.saturating_sub(current) as u64)?;
-        if may_grow && self.begin() == Begin::There {
-            slice::leave_connection().await;
+    ) -> Said<'said>
+    where
+        'a: 'said,
+        Self: 'said,
+    {
+        match self.grow(desired.saturating_sub(current) as u64) {
+            Ok(true) if self.begin() == Begin::There => Box::pin(async {
+                slice::leave_connection().await;
+                Ok(true)
+            }),
+            Ok(may_grow) => at_once(may_grow),
+            Err(error) => Box::pin(async { Err(error) }),
         }
-        Ok(may_grow)
     }
 
-    async fn table_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES))
+    fn table_growing<'a, 'said>(&'a mut self, current: usize, desired: usize, _: Option<usize>) -> Said<'said>
+    where
+        'a: 'said,
+        Self: 'said,
+    {
+        let more = (desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES);
+        match self.grow(more) {
+            Ok(may_grow) => at_once(may_grow),
+            Err(error) => Box::pin(async { Err(error) }),
+        }
     }
 }
