@@ -23,35 +23,48 @@ type Part = Result<Frame<Bytes>, wasmtime_wasi_http::Error>;
 
 /// Takes what is there of a body.
 pub(crate) fn whole_if_here(mut body: Body) -> Body {
-    let (mut parts, mut bytes) = (VecDeque::<Part>::with_capacity(1), 0); // most have one
     let mut context = Context::from_waker(Waker::noop()); // whoever polls next brings another
-    while bytes <= WHOLE_BYTES_MAX {
-        match Pin::new(&mut body).poll_frame(&mut context) {
-            Poll::Ready(None) => return join(parts, bytes),
+    let mut next = || Pin::new(&mut body).poll_frame(&mut context);
+    // Most have one part, for which nothing is collected.
+    let first = match next() {
+        Poll::Ready(None) => return whole(Bytes::new()),
+        Poll::Ready(Some(part)) => part,
+        Poll::Pending => return body,
+    };
+    let mut bytes = data_of(&first).map_or(0, Bytes::len);
+    let mut parts = VecDeque::new();
+    let mut last = first;
+    while bytes <= WHOLE_BYTES_MAX && data_of(&last).is_some() {
+        match next() {
+            Poll::Ready(None) => return whole(joined(parts, last, bytes)),
             Poll::Ready(Some(part)) => {
-                let data = part.as_ref().ok().and_then(Frame::data_ref).map(Bytes::len);
-                parts.push_back(part);
-                let Some(length) = data else { break }; // trailers, or an error
-                bytes += length;
+                bytes += data_of(&part).map_or(0, Bytes::len);
+                parts.push_back(std::mem::replace(&mut last, part));
             }
             Poll::Pending => break,
         }
     }
+    parts.push_back(last);
     Begun { parts, rest: body }.boxed_unsync()
 }
 
-fn join(mut parts: VecDeque<Part>, bytes: usize) -> Body {
+/// None of trailers, and of an error.
+fn data_of(part: &Part) -> Option<&Bytes> {
+    part.as_ref().ok().and_then(Frame::data_ref)
+}
+
+fn joined(before: VecDeque<Part>, last: Part, bytes: usize) -> Bytes {
     let data = |part: Part| part.ok()?.into_data().ok();
-    let all = match parts.len() {
-        0 => Bytes::new(),
-        1 => parts.pop_front().and_then(data).unwrap_or_default(),
-        _ => {
-            let mut all = BytesMut::with_capacity(bytes);
-            parts.into_iter().filter_map(data).for_each(|part| all.extend_from_slice(&part));
-            all.freeze()
-        }
-    };
-    Full::new(all).map_err(|never| match never {}).boxed_unsync()
+    if before.is_empty() {
+        return data(last).unwrap_or_default();
+    }
+    let mut all = BytesMut::with_capacity(bytes);
+    before.into_iter().chain([last]).filter_map(data).for_each(|part| all.extend_from_slice(&part));
+    all.freeze()
+}
+
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Held by a guest while it works; whether it ended well must be said.

@@ -4,6 +4,10 @@
 //! Its neighbours are three apps of equal weight and without a bound on their burst: one loops for ever in two requests,
 //! one asks for memory until it fails, again and again, and one has 500 requests of some milliseconds at once. The victim is
 //! measured alone, beside them, and alone again. The clock of the host's guests has the priority that docs/operating.md asks for.
+//!
+//! A quarter of a core is worth less than a quarter of the throughput alone, whoever divides it: there are more switches, and
+//! the caches are others'. So what a fair share is worth is measured, too: the same component in four processes of `wasmtime serve`, an
+//! app in each as if each had a container, on the same core, which the kernel divides among them.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -18,6 +22,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::{Bound, Contenders, Found, Target};
 use crate::load::cpu_s;
+use crate::peer::Peer;
 
 /// Connections of the victim.
 const CONNECTIONS: usize = 4;
@@ -28,6 +33,10 @@ const BESIDE_S: u64 = 20;
 const BEGIN_S: u64 = 2;
 /// The hostile apps, the path that each is asked for, and over how many connections.
 const HOSTILE: [(&str, &str, usize); 3] = [("Loops", "loop", 2), ("Bomb", "bomb", 1), ("Busy", "busy", 500)];
+/// Memory of an instance of the peers, as a host has it where a deployment says nothing, in bytes.
+const PEER_MEMORY: &str = "-Wmax-memory-size=134217728";
+/// Of its fair share of what all apps are charged with, the victim has at least this: slices are of a millisecond or so.
+const CHARGED_MIN: f64 = 0.95;
 /// A slice of CPU time, in milliseconds.
 const SLICE_MS: f64 = 1.0;
 /// A moment, in which the victim must be answered at least once, in milliseconds.
@@ -67,9 +76,108 @@ impl Seen {
     }
 }
 
+/// The victim, alone, beside its neighbours, and alone again.
+struct Three {
+    alone: [Seen; 2],
+    beside: Seen,
+}
+
+impl Three {
+    /// Alone, requests per second at best.
+    fn alone_per_s(&self) -> f64 {
+        self.alone.iter().map(Seen::per_s).fold(0.0, f64::max)
+    }
+
+    /// Alone, the p99 at worst.
+    fn alone_p99_ms(&self) -> f64 {
+        self.alone.iter().map(|seen| seen.percentile_ms(99)).fold(0.0, f64::max)
+    }
+
+    /// Of its throughput alone, the part that is left.
+    fn part(&self) -> f64 {
+        self.beside.per_s() / self.alone_per_s()
+    }
+}
+
+/// The product, and what its host says of it.
+struct OfOdeon {
+    seen: Three,
+    /// CPU time charged while the victim was alone, and beside its neighbours.
+    charged: [Charged; 2],
+    /// Cores that the host used beside the neighbours.
+    cpu: f64,
+}
+
 pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
     ensure!(std::thread::available_parallelism()?.get() >= 2, "the load needs a core of its own");
     let before = sched_getaffinity(None)?;
+    let ours = of_odeon(contenders, &before).await?;
+    let peers = of_processes(contenders, &before).await?;
+    Ok(found(&ours, &peers))
+}
+
+fn found(ours: &OfOdeon, peers: &Three) -> Found {
+    let OfOdeon { seen, charged: [charged_alone, charged], cpu } = ours;
+    let us = |charged: &Charged, seen: &Seen| charged.victim_s * 1e6 / seen.answers.len().max(1) as f64;
+    let (us_alone, us_beside) = (us(charged_alone, &seen.alone[0]), us(charged, &seen.beside));
+    let (part, peers_part) = (seen.part(), peers.part());
+    let p99 = seen.beside.percentile_ms(99);
+    Found {
+        text: format!(
+            "## Hostile neighbours\n\nEverybody on one core, whoever asks on another. The victim has {CONNECTIONS} connections, and is measured for {ALONE_S} s before and \
+             after, and for {BESIDE_S} s beside three apps: two endless loops; memory asked for until it fails, again and again; 500 requests of some \
+             milliseconds at once. On an Odeon host they have equal weight and unlimited burst. Of `wasmtime serve` each app has a process of its own, and \
+             the kernel divides the core.\n\n\
+             | | requests/s alone | beside | part | p99 ms alone | beside | answers in the worst {MOMENT_MS} ms |\n|---|---|---|---|---|---|---|\n{}{}\n\
+             On the host the victim was charged {:.3} of the CPU time of all four apps: {us_beside:.0} us for a request, and {us_alone:.0} us alone.\n",
+            row("Odeon host", seen),
+            row("`wasmtime serve`, four processes", peers),
+            charged.victim_s / charged.all_s,
+        ),
+        targets: vec![
+            Target::new(
+                "beside hostile apps: p99 more than alone",
+                p99 - seen.alone_p99_ms(),
+                "ms",
+                Bound::AtMost(2.0 * SLICE_MS),
+            ),
+            Target::new(
+                "beside hostile apps: part of its throughput alone, beside that of processes",
+                part / peers_part,
+                "x",
+                Bound::AtLeast(1.0),
+            ),
+            Target::new(
+                "beside hostile apps: part of the CPU time of all apps, in fair shares",
+                charged.victim_s / charged.all_s * (HOSTILE.len() + 1) as f64,
+                "x",
+                Bound::AtLeast(CHARGED_MIN),
+            ),
+            Target::new(
+                "beside hostile apps: answers in the worst moment",
+                seen.beside.fewest() as f64,
+                "",
+                Bound::AtLeast(1.0),
+            ),
+            Target::new("beside hostile apps: CPU of the host", *cpu, "cores", Bound::AtLeast(0.9)),
+        ],
+    }
+}
+
+fn row(name: &str, seen: &Three) -> String {
+    format!(
+        "| {name} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} | {} |\n",
+        seen.alone_per_s(),
+        seen.beside.per_s(),
+        seen.part(),
+        seen.alone_p99_ms(),
+        seen.beside.percentile_ms(99),
+        seen.beside.fewest()
+    )
+}
+
+/// All apps on one host.
+async fn of_odeon(contenders: &Contenders, anywhere: &CpuSet) -> Result<OfOdeon> {
     pin(0)?; // what is started now inherits it
     let site = Installation::start_with(&["--no-sample"]).await;
     let guest = contenders.guest.to_str().context("a path in UTF-8")?;
@@ -83,60 +191,50 @@ pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
     let address = site.host_address("development-1");
     let host = u32::try_from(site.process("host-development-1")["pid"].as_u64().context("a process")?)?;
     let_clock_go_first(host)?;
+    sched_setaffinity(None, anywhere)?;
 
-    sched_setaffinity(None, &before)?;
-    let (victim, for_s) = (address.clone(), Duration::from_secs);
-    let charged_first = Charged::look(&site).await?;
-    let alone_first = ask(&victim, for_s(ALONE_S)).await?;
-    let charged_alone = Charged::look(&site).await?.since(&charged_first);
-    let neighbours = Neighbours::begin(&address)?;
-    tokio::time::sleep(for_s(BEGIN_S)).await;
+    let victim = Victim { address: address.clone(), path: "/Victim/" };
+    let at_first = Charged::look(&site).await?;
+    let alone_first = victim.ask(ALONE_S).await?;
+    let charged_alone = Charged::look(&site).await?.since(&at_first);
+    let neighbours = Neighbours::begin(
+        HOSTILE.map(|(app, path, connections)| (format!("{address}/{app}/{path}"), connections)),
+    )?;
+    tokio::time::sleep(Duration::from_secs(BEGIN_S)).await;
     let (cpu_before, begun, charged_before) = (cpu_s(&[host])?, Instant::now(), Charged::look(&site).await?);
-    let beside = ask(&victim, for_s(BESIDE_S)).await?;
+    let beside = victim.ask(BESIDE_S).await?;
     let cpu = (cpu_s(&[host])? - cpu_before) / begun.elapsed().as_secs_f64();
     let charged = Charged::look(&site).await?.since(&charged_before);
     neighbours.end();
-    let alone_last = ask(&victim, for_s(ALONE_S)).await?;
-
-    let p99_alone = alone_first.percentile_ms(99).max(alone_last.percentile_ms(99));
-    let (p50, p99) = (beside.percentile_ms(50), beside.percentile_ms(99));
-    let alone = alone_first.per_s().max(alone_last.per_s());
-    let share = 1.0 / (HOSTILE.len() + 1) as f64;
-    let rate = beside.per_s();
-    let us = |charged: &Charged, seen: &Seen| charged.victim_s * 1e6 / seen.answers.len().max(1) as f64;
-    let (us_alone, us_beside) = (us(&charged_alone, &alone_first), us(&charged, &beside));
-    let part = charged.victim_s / charged.all_s;
-    Ok(Found {
-        text: format!(
-            "## Hostile neighbours\n\nThe product on one core, whoever asks on another. The victim, over {CONNECTIONS} connections for {ALONE_S} s before and after: \
-             {alone:.0} requests/s, p99 {p99_alone:.2} ms. Beside three apps (two endless loops; memory asked for until it fails, again and again; 500 \
-             requests of some milliseconds at once), of equal weight and unlimited burst, for {BESIDE_S} s: {rate:.0} requests/s, p50 {p50:.2} ms, p99 {p99:.2} ms, \
-             and {} answers in the worst {MOMENT_MS} ms. It was charged {part:.2} of the CPU time of all apps: {us_beside:.0} us for a request, \
-             and {us_alone:.0} us alone.\n",
-            beside.fewest()
-        ),
-        targets: vec![
-            Target::new(
-                "beside hostile apps: p99 more than alone",
-                p99 - p99_alone,
-                "ms",
-                Bound::AtMost(2.0 * SLICE_MS),
-            ),
-            Target::new(
-                "beside hostile apps: part of its throughput alone",
-                rate / alone,
-                "x",
-                Bound::AtLeast(share),
-            ),
-            Target::new(
-                "beside hostile apps: answers in the worst moment",
-                beside.fewest() as f64,
-                "",
-                Bound::AtLeast(1.0),
-            ),
-            Target::new("beside hostile apps: CPU of the host", cpu, "cores", Bound::AtLeast(0.9)),
-        ],
+    let alone_last = victim.ask(ALONE_S).await?;
+    Ok(OfOdeon {
+        seen: Three { alone: [alone_first, alone_last], beside },
+        charged: [charged_alone, charged],
+        cpu,
     })
+}
+
+/// Each app in a process of `wasmtime serve`.
+async fn of_processes(contenders: &Contenders, anywhere: &CpuSet) -> Result<Three> {
+    pin(0)?;
+    let start = || Peer::serve(&contenders.wasmtime, &contenders.guest, &[PEER_MEMORY]);
+    let victim = start().await?;
+    let (mut hostile, mut urls) = (Vec::new(), Vec::new());
+    for (_, path, connections) in HOSTILE {
+        let peer = start().await?;
+        urls.push((format!("{}/{path}", peer.address), connections));
+        hostile.push(peer);
+    }
+    sched_setaffinity(None, anywhere)?;
+    let asked = Victim { address: victim.address.clone(), path: "/" };
+    let alone_first = asked.ask(ALONE_S).await?;
+    let neighbours = Neighbours::begin(urls)?;
+    tokio::time::sleep(Duration::from_secs(BEGIN_S)).await;
+    let beside = asked.ask(BESIDE_S).await?;
+    neighbours.end();
+    drop(hostile); // their loops have no deadline
+    let alone_last = asked.ask(ALONE_S).await?;
+    Ok(Three { alone: [alone_first, alone_last], beside })
 }
 
 /// CPU time that apps were charged with, in seconds.
@@ -183,35 +281,44 @@ fn pin(core: usize) -> Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Asks the victim over all its connections for so long.
-async fn ask(address: &str, lasted: Duration) -> Result<Seen> {
-    let begun = Instant::now();
-    let askers: Vec<_> = (0..CONNECTIONS)
-        .map(|_| {
-            let address = address.to_owned();
-            std::thread::spawn(move || asker(&address, begun, lasted))
-        })
-        .collect();
-    let joined = tokio::task::spawn_blocking(move || {
-        let join = |asker: std::thread::JoinHandle<Result<_>>| {
-            asker.join().map_err(|_| anyhow::anyhow!("an asker panicked"))?
-        };
-        askers.into_iter().map(join).collect::<Result<Vec<Vec<_>>>>()
-    });
-    let answers = joined.await?.context("ask the victim")?;
-    Ok(Seen { answers: answers.concat(), lasted })
+/// Who answers a greeting.
+struct Victim {
+    address: String,
+    path: &'static str,
+}
+
+impl Victim {
+    /// Asks over all connections for so many seconds.
+    async fn ask(&self, lasts_s: u64) -> Result<Seen> {
+        let (begun, lasts) = (Instant::now(), Duration::from_secs(lasts_s));
+        let askers: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let (address, path) = (self.address.clone(), self.path);
+                std::thread::spawn(move || asker(&address, path, begun, lasts))
+            })
+            .collect();
+        let joined = tokio::task::spawn_blocking(move || {
+            let join = |asker: std::thread::JoinHandle<Result<_>>| {
+                asker.join().map_err(|_| anyhow::anyhow!("an asker panicked"))?
+            };
+            askers.into_iter().map(join).collect::<Result<Vec<Vec<_>>>>()
+        });
+        let answers = joined.await?.context("ask the victim")?;
+        Ok(Seen { answers: answers.concat(), lasted: lasts })
+    }
 }
 
 /// One connection, one request after the other.
-fn asker(address: &str, begun: Instant, lasted: Duration) -> Result<Vec<(Duration, Duration)>> {
+fn asker(address: &str, path: &str, begun: Instant, lasts: Duration) -> Result<Vec<(Duration, Duration)>> {
     pin(1)?;
     let mut connection = TcpStream::connect(address)?;
     connection.set_nodelay(true)?;
-    connection.set_read_timeout(Some(lasted + Duration::from_secs(10)))?;
+    connection.set_read_timeout(Some(lasts + Duration::from_secs(10)))?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let (mut answers, mut buffer) = (Vec::new(), vec![0; HEAD_BYTES_MAX]);
-    while begun.elapsed() < lasted {
+    while begun.elapsed() < lasts {
         let asked = Instant::now();
-        connection.write_all(b"GET /Victim/ HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+        connection.write_all(request.as_bytes())?;
         let mut read = 0;
         while !is_whole(&buffer[..read])? {
             ensure!(read < buffer.len(), "the answer is too long");
@@ -243,7 +350,8 @@ struct Neighbours {
 }
 
 impl Neighbours {
-    fn begin(address: &str) -> Result<Self> {
+    /// Asks each address over so many connections.
+    fn begin(places: impl IntoIterator<Item = (String, usize)>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -253,8 +361,8 @@ impl Neighbours {
             .build()?;
         let stop = Arc::new(AtomicBool::new(false));
         let client = reqwest::Client::builder().no_proxy().build()?;
-        for (app, path, connections) in HOSTILE {
-            let url = format!("http://{address}/{app}/{path}");
+        for (place, connections) in places {
+            let url = format!("http://{place}");
             for _ in 0..connections {
                 let (client, url, stop) = (client.clone(), url.clone(), stop.clone());
                 runtime.spawn(async move {
