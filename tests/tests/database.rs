@@ -9,6 +9,8 @@ use std::sync::Arc;
 use odeon_capabilities::sql::pool::{Login, Logins, Pools};
 use odeon_capabilities::sql::session::Session;
 use odeon_capabilities::sql::{Error, Value};
+use odeon_engine::scheduler::Cpu;
+use odeon_engine::{CpuShare, Engine, Payer};
 use odeon_tests::{Installation, eventually};
 
 /// Every app gets the login of the sample app.
@@ -53,6 +55,7 @@ async fn a_request_has_its_database_for_itself() {
     what_is_too_large_is_refused(&database).await;
     whoever_waits_gets_the_next_connection(&database).await;
     a_query_ends_with_its_request(&database).await;
+    the_app_pays_for_its_rows(&database).await;
 }
 
 const INSERT: &str =
@@ -89,6 +92,19 @@ async fn a_transaction_is_seen_when_it_is_committed(database: &Database) {
     writer.execute(INSERT, row()).await.unwrap();
     writer.abandon().await; // its guest trapped
     assert_eq!(count(&reader, "pen").await, 1);
+}
+
+/// Only the connection is charged here: what reads from it is no guest.
+async fn the_app_pays_for_its_rows(database: &Database) {
+    let cpu = Arc::new(Cpu::new(CpuShare { millicores: 250, burst_ms: None }));
+    let engine = Engine::for_compiling().unwrap();
+    let payer = Payer::new(engine.scheduler().clone(), cpu.clone());
+    let session = Session::new(database.pools(8), "app").paid_by(payer);
+    count(&session, "pen").await;
+    let for_one_row = cpu.used_ns();
+    assert!(for_one_row > 0);
+    session.query("select repeat('x', 1000) from generate_series(1, 1000)", Vec::new()).await.unwrap();
+    assert!(cpu.used_ns() > for_one_row);
 }
 
 async fn a_statement_that_failed_fails_the_transaction(database: &Database) {

@@ -34,7 +34,7 @@ pub use engine::{Engine, EngineSettings, Fits};
 pub use error::{Failure, GuestError};
 pub use memory::{Held, Memory, Waiting};
 pub use origin::Origin;
-pub use scheduler::CpuShare;
+pub use scheduler::{CpuShare, Payer};
 pub use state::{Capabilities, Finish, State};
 pub use together::turn_to_caller;
 pub use wasi::{Linkers, Wasi};

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use async_nats::Client;
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
+use odeon_engine::Payer;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::{
     AppId, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus, Serving,
@@ -243,8 +244,11 @@ impl Agent {
                 Ok(served) => {
                     info!(%app, name = served.name, revision = %served.revision, %generation, "serving");
                     let (served, before) = self.host.apps.replace(served);
-                    for placement in before {
-                        self.host.loader.forget(placement).await;
+                    for gone in before {
+                        self.host.loader.forget(gone.placement).await;
+                        if gone.name != served.name {
+                            self.host.metrics.forget(&gone.name);
+                        }
                     }
                     events::look_after(&self.host, &served);
                     return self.tell(app, generation, ReplicaState::Ready);
@@ -270,8 +274,9 @@ impl Agent {
             tokio::time::sleep(Duration::from_millis(LEAVE_MS)).await;
         }
         if self.is_newest(app, generation) {
-            if let Some(placement) = self.host.apps.remove(app, generation) {
-                self.host.loader.forget(placement).await;
+            if let Some(gone) = self.host.apps.remove(app, generation) {
+                self.host.loader.forget(gone.placement).await;
+                self.host.metrics.forget(&gone.name);
             }
             self.host.accounts.close(app);
             self.host.pools.forget(app.as_str()).await;
@@ -303,6 +308,9 @@ impl Agent {
         }
         let instances = serving.limits.instances_max as usize;
         let log = AppLog::new(self.host.logs.clone(), app.clone(), claim.revision);
+        let account = self.host.accounts.open(app, &serving.limits);
+        let payer = Payer::new(self.host.engine.scheduler().clone(), account.cpu.clone());
+        let egress = self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned());
         Ok(Served {
             id: app.clone(),
             name: serving.name.to_string(),
@@ -311,11 +319,12 @@ impl Agent {
             placement,
             claim,
             limits: serving.limits.clone(),
-            account: self.host.accounts.open(app, &serving.limits),
+            account,
             requests: self.host.metrics.requests_of(&serving.name.to_string()),
             log: Arc::new(log),
             caller: Arc::new(Caller { host: self.host.this.clone(), app: app.clone() }),
-            egress: self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned()),
+            egress: egress.paid_by(payer.clone()),
+            payer,
             settings: Arc::new(self.reader.settings(app, &serving.settings)?),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),
             handlers: serving.handlers.clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use odeon_capabilities::Settings;
 use odeon_capabilities::egress::AppEgress;
-use odeon_engine::{Account, RequestLimits};
+use odeon_engine::{Account, Payer, RequestLimits};
 use odeon_protocol::events::EventHandler;
 use odeon_protocol::{AppId, Claim, Generation, Limits, Revision};
 use tokio::sync::{Notify, Semaphore};
@@ -39,6 +39,8 @@ pub(crate) struct Served {
     pub(crate) requests: AppRequests,
     pub(crate) log: Arc<AppLog>,
     pub(crate) caller: Arc<Caller>,
+    /// Who pays for what the host does for the app elsewhere than on a connection or in a guest.
+    pub(crate) payer: Payer,
     pub(crate) egress: AppEgress,
     pub(crate) settings: Arc<Settings>,
     pub(crate) timers: Arc<AppTimers>,
@@ -104,30 +106,30 @@ impl Apps {
     pub(crate) fn find(&self, name: &str) -> Option<Arc<Served>> {
         self.read().by_name.get(name).cloned()
     }
-    /// Puts a revision in the place of the one before; the placements that serve no longer are to be unloaded.
-    pub(crate) fn replace(&self, served: Served) -> (Arc<Served>, Vec<Placement>) {
+    /// Puts a revision in the place of the one before. Also gives what serves no longer, which is to be unloaded.
+    pub(crate) fn replace(&self, served: Served) -> (Arc<Served>, Vec<Arc<Served>>) {
         let served = Arc::new(served);
         let mut table = self.write();
         let mut gone = Vec::new();
         if let Some(before) = table.take(&served.id) {
             before.retire(); // its name may have been another
-            gone.push(before.placement);
+            gone.push(before);
         }
         table.by_id.insert(served.id.clone(), served.clone());
         if let Some(other) = table.by_name.insert(served.name.clone(), served.clone()) {
             table.by_id.remove(&other.id); // its name is another's now
             other.retire();
-            gone.push(other.placement);
+            gone.push(other);
         }
         (served, gone)
     }
     /// Takes an app out, if it is still of that generation or older.
-    pub(crate) fn remove(&self, id: &AppId, up_to: Generation) -> Option<Placement> {
+    pub(crate) fn remove(&self, id: &AppId, up_to: Generation) -> Option<Arc<Served>> {
         let mut table = self.write();
         table.by_id.get(id).filter(|served| served.generation <= up_to)?;
         let served = table.take(id)?;
         served.retire();
-        Some(served.placement)
+        Some(served)
     }
     pub(crate) fn serving(&self, id: &AppId) -> Option<Revision> {
         self.read().by_id.get(id).map(|served| served.revision)

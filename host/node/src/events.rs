@@ -82,7 +82,7 @@ async fn send_all(host: &Arc<Host>, served: &Served) {
 /// Sends the oldest events, and says how many.
 async fn send_some(host: &Host, served: &Served) -> Result<i64> {
     let client = host.client.get().context("NATS was not reached yet")?;
-    let session = Session::new(host.pools.clone(), served.id.as_str());
+    let session = Session::new(host.pools.clone(), served.id.as_str()).paid_by(served.payer.clone());
     let sent = send(client, served, &session).await;
     match &sent {
         Ok(_) => session.commit().await.map_err(|error| anyhow!("{error:?}"))?,

@@ -300,7 +300,8 @@ fn grant(host: &Host, served: &Served, work: &Work<'_>) -> Grants {
     let sql = match served.database {
         true => Session::new(host.pools.clone(), served.id.as_str())
             .telling(served.outbox.clone())
-            .within(served.account.memory.clone()),
+            .within(served.account.memory.clone())
+            .paid_by(served.payer.clone()),
         false => Session::none(),
     };
     let sql = Arc::new(sql);

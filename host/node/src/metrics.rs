@@ -17,11 +17,14 @@ const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25
 /// Upper bounds of load times, in seconds: from a file in the page cache to a component that is compiled here.
 const LOAD_SECONDS: [f64; 10] = [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05, 0.25, 2.0, 20.0];
 
+/// Classes of status.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
 /// Labels of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     app: String,
-    /// `2xx`, `3xx`, `4xx`, `5xx`.
+    /// One of [`CLASSES`].
     class: &'static str,
 }
 
@@ -126,6 +129,13 @@ impl Metrics {
         AppRequests { app: app.to_owned(), family: self.requests.clone(), counters: Default::default() }
     }
 
+    /// Drops the series of an app that has left. (Those that are read from accounts leave with its account.)
+    pub(crate) fn forget(&self, app: &str) {
+        for class in CLASSES {
+            self.requests.remove(&Request { app: app.to_owned(), class });
+        }
+    }
+
     /// Counts something that is under way until it is dropped: who waits for it may go away.
     pub(crate) fn begin(&self) -> InFlight {
         self.in_flight.inc();
@@ -161,13 +171,13 @@ impl Metrics {
 pub(crate) struct AppRequests {
     app: String,
     family: Family<Request, Counter>,
-    counters: [OnceLock<Counter>; 4],
+    counters: [OnceLock<Counter>; CLASSES.len()],
 }
 
 impl AppRequests {
     pub(crate) fn count(&self, status: http::StatusCode) {
-        let (at, class) = class(status);
-        let labels = || Request { app: self.app.clone(), class };
+        let at = class(status);
+        let labels = || Request { app: self.app.clone(), class: CLASSES[at] };
         self.counters[at].get_or_init(|| self.family.get_or_create_owned(&labels())).inc();
     }
 }
@@ -181,12 +191,34 @@ impl Drop for InFlight {
     }
 }
 
-/// The class of a status, by number and by name.
-fn class(status: http::StatusCode) -> (usize, &'static str) {
+/// The number of a status's class, in [`CLASSES`].
+fn class(status: http::StatusCode) -> usize {
     match status.as_u16() {
-        ..300 => (0, "2xx"),
-        300..400 => (1, "3xx"),
-        400..500 => (2, "4xx"),
-        500.. => (3, "5xx"),
+        ..300 => 0,
+        300..400 => 1,
+        400..500 => 2,
+        500.. => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn an_app_that_left_has_no_series_and_the_others_keep_theirs() {
+        let metrics = Metrics::new();
+        let series = |app: &str| metrics.encode().matches(&format!("app=\"{app}\"")).count();
+        for app in ["Gone", "Here"] {
+            let requests = metrics.requests_of(app);
+            for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY] {
+                requests.count(status);
+            }
+        }
+        assert_eq!((series("Gone"), series("Here")), (3, 3));
+        metrics.forget("Gone");
+        assert_eq!((series("Gone"), series("Here")), (0, 3));
     }
 }

@@ -11,10 +11,12 @@ mod gateway;
 pub mod networks;
 mod send;
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use http::Method;
+use odeon_engine::Payer;
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
@@ -68,12 +70,18 @@ pub struct AppEgress {
     share: Arc<Share>,
     /// `host` (any port) or `host:port`, lower case.
     allowed: Arc<[String]>,
+    payer: Option<Payer>,
 }
 
 impl AppEgress {
     /// What one request of the app may send: `requests_max` requests at most.
     pub fn begin(&self, requests_max: u32, log: RequestLog) -> Egress {
         Egress { app: Some(self.clone()), left: requests_max, requests_max, ..Egress::none(log) }
+    }
+
+    /// Charges for connections: TLS, heads and bodies.
+    pub fn paid_by(self, payer: Payer) -> Self {
+        Self { payer: Some(payer), ..self }
     }
 
     fn permits(&self, uri: &http::Uri) -> bool {
@@ -170,9 +178,12 @@ impl WasiHttpHooks for Egress {
         };
         let (app, log) = (app.clone(), self.log.clone());
         Box::new(async move {
-            let sent = send::send(&app, request, options.unwrap_or_default(), &log).await;
+            let sent = send::send(&app, request, options.unwrap_or_default(), &log);
+            let sent = Payer::charge_if(app.payer.clone(), sent).await;
             drop(pending);
-            sent
+            let (response, transfer) = sent?;
+            let transfer = Payer::charge_if(app.payer.clone(), Pin::from(transfer));
+            Ok((response, Box::new(transfer) as Transfer))
         })
     }
 

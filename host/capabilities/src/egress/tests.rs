@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
+use odeon_engine::scheduler::Cpu;
+use odeon_engine::{CpuShare, Engine};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -335,4 +337,18 @@ async fn a_server_is_who_its_certificate_says() {
     let (plain, _) = peer("HTTP/1.1 400 Bad Request\r\n\r\n", 0, 0).await;
     let plain = trusting.get(&format!("https://peer.example:{plain}/")).await;
     assert!(matches!(plain, Err(Error::TlsProtocolError)), "{plain:?}");
+}
+
+#[tokio::test]
+async fn the_app_pays_for_what_its_connections_do() {
+    let (port, _) = peer("HTTP/1.1 200 OK\r\ncontent-length: 1048576\r\n\r\n", 64 << 10, 16).await;
+    let mut app = App::new(LOOPBACK, &["127.0.0.1"]);
+    let cpu = Arc::new(Cpu::new(CpuShare { millicores: 250, burst_ms: None }));
+    let engine = Engine::for_compiling().unwrap();
+    app.egress = app.egress.paid_by(Payer::new(engine.scheduler().clone(), cpu.clone()));
+    let response = get(&mut app.begin(1), &format!("http://peer.example:{port}/")).await.unwrap();
+    let for_the_head = cpu.used_ns();
+    assert!(for_the_head > 0, "the connection and the head");
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 1 << 20);
+    assert!(cpu.used_ns() > for_the_head, "the body");
 }

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use moka::future::Cache;
-use odeon_engine::Waiting;
+use odeon_engine::{Payer, Waiting};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -145,8 +146,8 @@ impl<L: Logins> Pools<L> {
         self.pools.try_get_with(app.to_owned(), make).await.map_err(|error: Arc<String>| error.to_string())
     }
 
-    /// A connection for one request of an app.
-    pub(crate) async fn take(&self, app: &str) -> Result<Taken, Error> {
+    /// A connection for one request of an app, which pays for it if it is opened now: other requests of the app may have it later.
+    pub(crate) async fn take(&self, app: &str, payer: Option<&Payer>) -> Result<Taken, Error> {
         let pool = self.pool(app).await.map_err(Error::Unavailable)?;
         let late =
             || Error::Unavailable(format!("limit: no database connection was free within {WAIT_S_MAX} s"));
@@ -158,7 +159,7 @@ impl<L: Logins> Pools<L> {
         }
         let permit = tokio::time::timeout_at(deadline, self.permit()).await;
         let permit = permit.ok().flatten().ok_or_else(late)?;
-        match Connection::open(&pool.login, permit).await {
+        match Connection::open(&pool.login, permit, payer.cloned()).await {
             Ok(connection) => Ok(Taken { connection: Some(connection), pool, share: Some(share) }),
             Err(refused) => {
                 if refused.login {
@@ -192,12 +193,12 @@ impl<L: Logins> Pools<L> {
 /// Gives connections, whatever the source of logins.
 pub(crate) trait Connections: Send + Sync {
     /// See [`Pools::take`].
-    fn take<'a>(&'a self, app: &'a str) -> futures_util::future::BoxFuture<'a, Result<Taken, Error>>;
+    fn take<'a>(&'a self, app: &'a str, payer: Option<&'a Payer>) -> BoxFuture<'a, Result<Taken, Error>>;
 }
 
 impl<L: Logins> Connections for Pools<L> {
-    fn take<'a>(&'a self, app: &'a str) -> futures_util::future::BoxFuture<'a, Result<Taken, Error>> {
-        Box::pin(self.take(app))
+    fn take<'a>(&'a self, app: &'a str, payer: Option<&'a Payer>) -> BoxFuture<'a, Result<Taken, Error>> {
+        Box::pin(self.take(app, payer))
     }
 }
 
@@ -220,7 +221,11 @@ struct Refused {
 }
 
 impl Connection {
-    async fn open(login: &Login, permit: OwnedSemaphorePermit) -> Result<Self, Refused> {
+    async fn open(
+        login: &Login,
+        permit: OwnedSemaphorePermit,
+        payer: Option<Payer>,
+    ) -> Result<Self, Refused> {
         let refused =
             |why: String| Refused { why: format!("the database cannot be reached: {why}"), login: false };
         let open = async {
@@ -245,7 +250,7 @@ impl Connection {
                 Refused { login, ..refused(why) }
             })?;
             let driver = tokio::spawn(async move {
-                if let Err(error) = connection.await {
+                if let Err(error) = Payer::charge_if(payer, connection).await {
                     tracing::debug!("a database connection ended: {error}");
                 }
                 drop(permit); // only now is the socket closed

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
 
-use odeon_engine::{Held, Memory};
+use odeon_engine::{Held, Memory, Payer};
 
 use super::pool::{Connection, Connections, Logins, Pools, Taken};
 use super::statement::{explain, run};
@@ -36,6 +36,8 @@ pub struct Session {
     outbox: Option<Arc<Notify>>,
     /// The app's memory: results count while they are made.
     memory: Option<Arc<Memory>>,
+    /// Of what connections do.
+    payer: Option<Payer>,
 }
 
 #[derive(Default)]
@@ -74,9 +76,15 @@ impl Session {
         Self { memory: Some(memory), ..self }
     }
 
+    /// Charges for what connections do that this session opens: rows above all.
+    pub fn paid_by(self, payer: Payer) -> Self {
+        Self { payer: Some(payer), ..self }
+    }
+
     /// A session of an app that has none.
     pub fn none() -> Self {
-        Self { pools: None, app: String::new(), state: Mutex::default(), outbox: None, memory: None }
+        let (pools, outbox, memory, payer) = (None, None, None, None);
+        Self { pools, app: String::new(), state: Mutex::default(), outbox, memory, payer }
     }
 
     /// Runs a statement that returns rows.
@@ -237,7 +245,7 @@ impl Session {
         if state.taken.is_none() {
             let none = || Error::Unavailable("this app has no database in this stage".into());
             let pools = self.pools.as_ref().ok_or_else(none)?;
-            state.taken = Some(Box::new(pools.take(&self.app).await?));
+            state.taken = Some(Box::new(pools.take(&self.app, self.payer.as_ref()).await?));
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 mod cpu;
 mod fair;
 mod meter;
+mod payer;
 mod presence;
 #[cfg(test)]
 mod simulation;
@@ -31,6 +32,7 @@ use tokio::sync::oneshot;
 pub use cpu::{Cpu, CpuShare, Nanos, SHARE_MILLICORES_MIN};
 use fair::{Advance, Fair, Next};
 pub(crate) use meter::Meter;
+pub use payer::Payer;
 use presence::Presence;
 pub use slice::give_way;
 use slice::{On, Slice, Used};
