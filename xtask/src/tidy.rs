@@ -32,7 +32,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("odeon-platform", &["odeon-compiler", "odeon-control", "odeon-oml", "odeon-protocol"]),
     ("odeon-protocol", &[]),
     ("odeon-router", &["odeon-http", "odeon-protocol"]),
-    ("odeon-tests", &["odeon-capabilities"]),
+    ("odeon-tests", &["odeon-capabilities", "odeon-engine"]),
     ("xtask", &[]),
 ];
 
