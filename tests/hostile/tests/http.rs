@@ -266,6 +266,7 @@ impl Target<'_> {
         while sent < 1_000 && raw.send(&chunk).await {
             sent += 1; // without a length: it is cut where it is too long
         }
+        assert!(sent < 1_000, "it took all of it");
         raw.closed().await;
         let mut control = Raw::connect(&plain::server(2).await).await;
         control.send(head("POST", "/", &["transfer-encoding: chunked"])).await;
