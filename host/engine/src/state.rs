@@ -181,9 +181,13 @@ impl<C: Capabilities> WasiHttpView for State<C> {
 /// What a limiter says, later.
 type Said<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<bool>> + Send + 'a>>;
 
-/// Yes or no, at once. Each is a type without content, because a box of that costs nothing, and every instance asks a few times.
-fn at_once<'a>(may_grow: bool) -> Said<'a> {
-    if may_grow { Box::pin(async { Ok(true) }) } else { Box::pin(async { Ok(false) }) }
+/// What is known at once. Yes and no are types without content, because a box of that costs nothing, and every instance asks a few times.
+fn at_once<'a>(may_grow: wasmtime::Result<bool>) -> Said<'a> {
+    match may_grow {
+        Ok(true) => Box::pin(async { Ok(true) }),
+        Ok(false) => Box::pin(async { Ok(false) }),
+        Err(error) => Box::pin(async { Err(error) }),
+    }
 }
 
 // Written out instead of with `async_trait`, which boxes the arguments with each future.
@@ -198,14 +202,14 @@ impl ResourceLimiterAsync for InstanceMemory {
         'a: 'said,
         Self: 'said,
     {
-        match self.grow(desired.saturating_sub(current) as u64) {
-            Ok(true) if self.begin() == Begin::There => Box::pin(async {
-                slice::leave_connection().await;
-                Ok(true)
-            }),
-            Ok(may_grow) => at_once(may_grow),
-            Err(error) => Box::pin(async { Err(error) }),
+        let may_grow = self.grow(desired.saturating_sub(current) as u64);
+        if !matches!(may_grow, Ok(true)) || self.begin() == Begin::Here {
+            return at_once(may_grow);
         }
+        Box::pin(async {
+            slice::leave_connection().await;
+            Ok(true)
+        })
     }
 
     fn table_growing<'a, 'said>(&'a mut self, current: usize, desired: usize, _: Option<usize>) -> Said<'said>
@@ -213,10 +217,6 @@ impl ResourceLimiterAsync for InstanceMemory {
         'a: 'said,
         Self: 'said,
     {
-        let more = (desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES);
-        match self.grow(more) {
-            Ok(may_grow) => at_once(may_grow),
-            Err(error) => Box::pin(async { Err(error) }),
-        }
+        at_once(self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES)))
     }
 }

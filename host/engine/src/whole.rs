@@ -26,14 +26,13 @@ pub(crate) fn whole_if_here(mut body: Body) -> Body {
     let mut context = Context::from_waker(Waker::noop()); // whoever polls next brings another
     let mut next = || Pin::new(&mut body).poll_frame(&mut context);
     // Most have one part, for which nothing is collected.
-    let first = match next() {
+    let mut last = match next() {
         Poll::Ready(None) => return whole(Bytes::new()),
         Poll::Ready(Some(part)) => part,
         Poll::Pending => return body,
     };
-    let mut bytes = data_of(&first).map_or(0, Bytes::len);
+    let mut bytes = data_of(&last).map_or(0, Bytes::len);
     let mut parts = VecDeque::new();
-    let mut last = first;
     while bytes <= WHOLE_BYTES_MAX && data_of(&last).is_some() {
         match next() {
             Poll::Ready(None) => return whole(joined(parts, last, bytes)),

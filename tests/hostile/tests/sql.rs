@@ -343,15 +343,16 @@ async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
     let pools = Arc::new(Pools::new(One(stage.attacker.clone()), 4)); // one for each app
     let session = |app: &str| Session::new(pools.clone(), app);
     let superuser = bare(&stage.superuser).await.unwrap();
-    let count = "select count(*) from pg_stat_activity where state = 'active' and query like 'do $$%generate_series%'";
-    let running = async || superuser.query_one(count, &[]).await.unwrap().get::<_, i64>(0);
-    let port_of = "select client_port from pg_stat_activity where state = 'active' and query like 'do $$%generate_series%'";
+    const THERE: &str =
+        "from pg_stat_activity where state = 'active' and query like 'do $$%generate_series%'";
+    let (count, port_of) = (format!("select count(*) {THERE}"), format!("select client_port {THERE}"));
+    let running = async || superuser.query_one(&count, &[]).await.unwrap().get::<_, i64>(0);
     let port = {
         let attacker = session("attacker");
         tokio::select! {
             ended = attacker.query(STUBBORN, Vec::new()) => panic!("it ended: {ended:?}"),
             port = eventually("it runs", async || {
-                Some(superuser.query_opt(port_of, &[]).await.unwrap()?.get::<_, i32>(0))
+                Some(superuser.query_opt(&port_of, &[]).await.unwrap()?.get::<_, i32>(0))
             }) => port,
         }
     };

@@ -179,10 +179,10 @@ impl WasiHttpHooks for Egress {
         let (app, log) = (app.clone(), self.log.clone());
         Box::new(async move {
             let sent = send::send(&app, request, options.unwrap_or_default(), &log);
-            let sent = Payer::charge_if(app.payer.clone(), sent).await;
+            let sent = Payer::charge(app.payer.clone(), sent).await;
             drop(pending);
             let (response, transfer) = sent?;
-            let transfer = Payer::charge_if(app.payer.clone(), Pin::from(transfer));
+            let transfer = Payer::charge(app.payer.clone(), Pin::from(transfer));
             Ok((response, Box::new(transfer) as Transfer))
         })
     }

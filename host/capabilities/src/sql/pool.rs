@@ -250,7 +250,7 @@ impl Connection {
                 Refused { login, ..refused(why) }
             })?;
             let driver = tokio::spawn(async move {
-                if let Err(error) = Payer::charge_if(payer, connection).await {
+                if let Err(error) = Payer::charge(payer, connection).await {
                     tracing::debug!("a database connection ended: {error}");
                 }
                 drop(permit); // only now is the socket closed

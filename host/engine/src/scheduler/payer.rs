@@ -9,9 +9,11 @@ use std::task::Poll;
 
 use super::{Cpu, Scheduler};
 
-/// An app that pays for work. Cheap to clone.
+/// An app that pays for work. Cheap to clone: each request has it, and few need it.
 #[derive(Clone)]
-pub struct Payer {
+pub struct Payer(Arc<Paying>);
+
+struct Paying {
     scheduler: Scheduler,
     cpu: Arc<Cpu>,
 }
@@ -19,26 +21,19 @@ pub struct Payer {
 impl Payer {
     /// Whoever has this account.
     pub fn new(scheduler: Scheduler, cpu: Arc<Cpu>) -> Self {
-        Self { scheduler, cpu }
+        Self(Arc::new(Paying { scheduler, cpu }))
     }
 
-    /// Does the work, and charges for it.
-    pub async fn charge<W: Future>(self, work: W) -> W::Output {
+    /// Does the work, and charges for it where somebody pays.
+    pub async fn charge<W: Future>(payer: Option<Self>, work: W) -> W::Output {
+        let Some(Self(paying)) = payer else { return work.await };
         let mut work = pin!(work);
         poll_fn(|cx| {
             let mut polled = Poll::Pending;
-            self.scheduler.charged(&mut || polled = work.as_mut().poll(cx), || Some(self.cpu.clone()));
+            paying.scheduler.charged(&mut || polled = work.as_mut().poll(cx), || Some(paying.cpu.clone()));
             polled
         })
         .await
-    }
-
-    /// The same where somebody pays, and otherwise just does it.
-    pub async fn charge_if<W: Future>(payer: Option<Self>, work: W) -> W::Output {
-        match payer {
-            Some(payer) => payer.charge(work).await,
-            None => work.await,
-        }
     }
 }
 
@@ -69,7 +64,8 @@ mod tests {
     #[tokio::test]
     async fn each_poll_of_the_work_is_charged_to_whom_it_is_for() {
         let (payer, other) = (account(), account());
-        let done = Payer::new(Scheduler::without_threads(), payer.clone()).charge(async {
+        let paying = Payer::new(Scheduler::without_threads(), payer.clone());
+        let done = Payer::charge(Some(paying), async {
             work(MS / 10).await;
             "done"
         });
@@ -83,7 +79,8 @@ mod tests {
     async fn nobody_pays_for_work_that_waits() {
         let payer = account();
         let (tell, told) = tokio::sync::oneshot::channel::<()>();
-        let mut waiting = pin!(Payer::new(Scheduler::without_threads(), payer.clone()).charge(told));
+        let paying = Payer::new(Scheduler::without_threads(), payer.clone());
+        let mut waiting = pin!(Payer::charge(Some(paying), told));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         let before = payer.used_ns();
         work(MS).await;
