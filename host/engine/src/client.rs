@@ -11,12 +11,9 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtxView, WasiHttpView as _};
 use crate::state::{Capabilities, State};
 use crate::together;
 
-/// Replaces the client of WASI.
+/// Replaces the client of WASI, in a linker that allows shadowing.
 pub(crate) fn add_to_linker<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Result<()> {
-    linker.allow_shadowing(true);
-    client::add_to_linker::<_, Client>(linker, State::http)?;
-    linker.allow_shadowing(false);
-    Ok(())
+    client::add_to_linker::<_, Client>(linker, State::http)
 }
 
 /// Marks the view of WASI's HTTP as what this client borrows.

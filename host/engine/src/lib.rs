@@ -1,7 +1,7 @@
 //! The engine of a host: loads components and runs one fresh instance per request.
 //!
-//! Map: [`engine`] holds the wasmtime engines of the process and their clock, one for each [`wasi`], of which `client` and
-//! `streams` replace a part; [`artefact`] is the only place that turns native code into something that runs; [`app`] is a
+//! Map: [`engine`] holds the wasmtime engines of the process and their clock, one for each [`wasi`], of which `client`,
+//! `streams` and `heap` replace a part; [`artefact`] is the only place that turns native code into something that runs; [`app`] is a
 //! linked component and the life of a request, `call` its way into an instance, and `together` the instances that have
 //! several; [`state`] is what a store holds; [`scheduler`] decides who runs, and [`account`] says what an app may use of CPU
 //! time and of [`memory`]; [`error`] says what went wrong in a guest, and [`origin`] where.
@@ -16,6 +16,7 @@ mod call;
 mod client;
 pub mod engine;
 pub mod error;
+mod heap;
 pub mod memory;
 pub mod origin;
 pub mod scheduler;

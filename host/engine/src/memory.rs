@@ -1,7 +1,7 @@
 //! What one app may hold of a host's memory, over all its instances, and what it holds.
 //!
 //! Counted are linear memories and tables, and what the host holds on a guest's behalf: a part for each instance
-//! (its stack, its buffers) and what host functions say (rows of a result). What is held is given back when its
+//! (its stack, its buffers), what host functions say (rows of a result), and messages it makes. What is held is given back when its
 //! [`Held`] is dropped, whatever way that came.
 //!
 //! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
@@ -110,6 +110,16 @@ impl Held {
         taken
     }
 
+    /// Gives back a part.
+    pub fn shrink(&mut self, less: u64) {
+        let less = less.min(self.bytes);
+        if less > 0 {
+            self.bytes -= less;
+            self.memory.bytes.fetch_sub(less, Ordering::AcqRel);
+            self.memory.freed.notify_one();
+        }
+    }
+
     /// Bytes held here.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -123,10 +133,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.memory.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-            self.memory.freed.notify_one();
-        }
+        self.shrink(self.bytes);
     }
 }
 
@@ -142,6 +149,8 @@ mod tests {
         assert!(!first.grow(41) && first.grow(40));
         assert_eq!((memory.held(), first.bytes()), (100, 100));
         assert!(!first.grow(u64::MAX), "sums do not wrap");
+        first.shrink(30);
+        assert_eq!((memory.held(), first.bytes()), (70, 70));
         drop(first);
         assert_eq!(memory.held(), 0);
     }

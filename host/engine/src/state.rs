@@ -9,6 +9,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
+use crate::heap::Heap;
 use crate::memory::Held;
 use crate::scheduler::{Begin, Meter, slice};
 use crate::together::Together;
@@ -17,7 +18,7 @@ use crate::together::Together;
 /// the host's memory for it.
 const RESOURCES_MAX: usize = 1_024;
 /// Size of all headers of one message, in bytes, as the host holds them.
-const HEADER_BYTES_MAX: usize = 64 << 10;
+pub(crate) const HEADER_BYTES_MAX: usize = 64 << 10;
 /// Memory of an instance on the task of its connection, in bytes: one instruction that fills or copies all of it keeps the
 /// network waiting, for some milliseconds. Whoever has more runs on the guests' threads, from which the kernel takes the core.
 const HERE_BYTES_MAX: u64 = 16 << 20;
@@ -56,6 +57,7 @@ pub struct State<C> {
     /// Where the instance may serve several requests at once: all of them.
     pub(crate) together: Option<Box<Together<C>>>,
     pub(crate) memory: InstanceMemory,
+    pub(crate) heap: Heap,
     pub(crate) meter: Arc<Meter>,
     /// CPU time of a request, in nanoseconds.
     pub(crate) cpu_ns_max: u64,
@@ -65,9 +67,9 @@ pub struct State<C> {
     http: WasiHttpCtx,
 }
 
-/// The memory of one request's instances.
+/// The memory of one request's instances, with what the host keeps for them.
 pub(crate) struct InstanceMemory {
-    /// Of all its memories together, in bytes.
+    /// Of all of it together, in bytes.
     bytes_max: u64,
     bytes: u64,
     /// Of the app's budget. A part of it was taken for what an instance begins with.
@@ -107,27 +109,34 @@ impl InstanceMemory {
         if self.bytes > HERE_BYTES_MAX { Begin::There } else { Begin::Here }
     }
 
-    /// Takes `more` bytes, if the instance and its app may have them.
-    fn grow(&mut self, more: u64) -> wasmtime::Result<bool> {
+    /// Takes `more` bytes, if the instance and its app may have them. So many of them were `reserved`.
+    pub(crate) fn take(&mut self, more: u64, reserved: u64) -> Result<(), Denied> {
         let sum = self.bytes.saturating_add(more);
-        let denied = if sum > self.bytes_max {
-            Some(Denied::Instance(self.bytes_max))
-        } else {
-            let beyond = more.saturating_sub(self.reserved);
-            if beyond > 0 && self.is_host_short.load(Ordering::Relaxed) {
-                Some(Denied::Host)
-            } else if beyond == 0 || self.held.grow(beyond) {
-                self.reserved -= more - beyond;
-                None
-            } else {
-                Some(Denied::App(self.held.memory().max()))
-            }
-        };
-        if denied.is_none() {
-            self.bytes = sum;
-            return Ok(true);
+        if sum > self.bytes_max {
+            return Err(Denied::Instance(self.bytes_max));
         }
-        self.denied = denied;
+        let beyond = more - reserved;
+        if beyond > 0 && self.is_host_short.load(Ordering::Relaxed) {
+            return Err(Denied::Host);
+        }
+        if beyond > 0 && !self.held.grow(beyond) {
+            return Err(Denied::App(self.held.memory().max()));
+        }
+        self.reserved -= reserved;
+        self.bytes = sum;
+        Ok(())
+    }
+
+    /// Gives back a part of what was taken and not reserved.
+    pub(crate) fn give_back(&mut self, less: u64) {
+        self.bytes -= less;
+        self.held.shrink(less);
+    }
+
+    /// Takes memory that a guest asked for, which may go on without it.
+    fn grow(&mut self, more: u64) -> wasmtime::Result<bool> {
+        let Err(denied) = self.take(more, more.min(self.reserved)) else { return Ok(true) };
+        self.denied = Some(denied);
         self.refusals += 1;
         if self.refusals > REFUSALS_MAX {
             return Err(wasmtime::Error::msg("it went on asking for memory that it may not have"));
@@ -145,7 +154,17 @@ impl<C> State<C> {
         http.set_field_size_limit(HEADER_BYTES_MAX);
         let mut table = ResourceTable::new();
         table.set_max_capacity(RESOURCES_MAX);
-        Self { capabilities, together: None, memory, meter, cpu_ns_max, table, wasi: None, http }
+        Self {
+            capabilities,
+            together: None,
+            memory,
+            heap: Heap::default(),
+            meter,
+            cpu_ns_max,
+            table,
+            wasi: None,
+            http,
+        }
     }
 
     /// What resources are kept in.

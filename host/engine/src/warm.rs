@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime_wasi_http::handler::Proxy;
 
-use crate::state::State;
+use crate::state::{Capabilities, State};
 
 /// Instances of one app that wait for another request.
 const IDLE_MAX: usize = 64;
@@ -41,7 +41,7 @@ struct Idle<C: 'static> {
     _place: OwnedSemaphorePermit,
 }
 
-impl<C> Warm<C> {
+impl<C: Capabilities> Warm<C> {
     /// None wait, and as many may as there are `places` that no other app has.
     pub(crate) fn within(places: Arc<Semaphore>) -> Self {
         Self { idle: Mutex::default(), places }
@@ -52,7 +52,8 @@ impl<C> Warm<C> {
     }
 
     /// Keeps an instance, unless somebody waits for its memory, or there are enough.
-    pub(crate) fn put(&self, instance: Instance<C>) {
+    pub(crate) fn put(&self, mut instance: Instance<C>) {
+        instance.store.data_mut().measure_heap();
         if instance.store.data().memory.is_wanted() {
             return;
         }

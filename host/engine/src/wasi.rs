@@ -13,6 +13,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::client;
 use crate::engine::Engine;
+use crate::heap;
 use crate::sections::sections;
 use crate::state::{Capabilities, State};
 use crate::streams;
@@ -70,7 +71,10 @@ impl<C: Capabilities> Linkers<C> {
         linkers.add(add_wasi_2)?;
         wasmtime_wasi::p3::add_to_linker(&mut linkers.p3)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linkers.p3)?;
+        linkers.p3.allow_shadowing(true);
         client::add_to_linker(&mut linkers.p3)?;
+        heap::add_to_linker_p3(&mut linkers.p3)?;
+        linkers.p3.allow_shadowing(false);
         Ok(linkers)
     }
 
@@ -128,8 +132,10 @@ fn add_wasi_2<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Resul
     io::error::add_to_linker::<_, HasTable>(linker, State::table)?;
     io::poll::add_to_linker::<_, HasTable>(linker, State::table)?;
     streams::add_to_linker(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+    heap::add_to_linker_p2(linker)?;
     linker.allow_shadowing(false);
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)
+    Ok(())
 }
 
 /// Marks the table as what streams borrow.

@@ -37,6 +37,7 @@ async fn a_hostile_app_harms_itself_only() {
     attack.whoever_wants_more_memory_than_there_is_fails().await;
     attack.instances_together_keep_to_the_budget_of_their_app().await;
     attack.the_host_holds_a_bounded_amount_for_a_guest().await;
+    attack.what_the_host_keeps_of_messages_is_memory_of_the_app().await;
     attack.a_guest_sees_nothing_of_its_host().await;
     attack.handles_pointers_and_texts_are_looked_at().await;
     attack.an_app_calls_itself_so_deep_and_so_often().await;
@@ -223,6 +224,16 @@ impl Attack<'_> {
         assert!(text.contains("field"), "{text}");
         self.fails("memory/call/17", internal, "OS-BERT-50001").await;
         assert_eq!(self.run("memory/call/8").await.text, "Err(())\n", "the host has seen it, and refused it");
+    }
+
+    async fn what_the_host_keeps_of_messages_is_memory_of_the_app(&self) {
+        for what in ["fields", "copies", "methods", "authorities", "bodies"] {
+            let path = format!("memory/messages/{what}/600");
+            self.fails(&path, StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002").await;
+            let control = self.ask("Free", &path).await;
+            assert_eq!(control.text, "600 messages\n", "an instance that may have more keeps them");
+        }
+        assert_eq!(self.run("memory/dropped/600").await.text, "dropped\n", "what was let go is not counted");
     }
 
     async fn a_guest_sees_nothing_of_its_host(&self) {

@@ -75,6 +75,17 @@ async fn a_guest_that_fails_harms_itself_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_host_keeps_of_messages_is_memory_of_the_instance() {
+    let guest = Guest::load("wasi_p3");
+    let limits = |mib: u64| RequestLimits { memory_bytes_max: mib << 20, ..LIMITS };
+    let (_, code, _) = guest.fails("/messages-kept", limits(32)).await;
+    assert_eq!(code, "OS-BERT-50002");
+    let answer = guest.ask("/messages-kept", limits(64)).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "200 messages");
+    until("nothing is left of them", || guest.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_is_ended_at_its_deadlines_whatever_it_waits_for() {
     let guest = guest();
     let (status, code, _) = guest.fails("/loop", RequestLimits { cpu_ms_max: 50, ..LIMITS }).await;

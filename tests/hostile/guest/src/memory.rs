@@ -6,6 +6,8 @@
 //! - `stack`: calls itself for ever.
 //! - `resources`: makes resources of the host until it fails.
 //! - `fields`: a header list that grows until it fails.
+//! - `messages/<what>/<count>`: so many messages that are never sent, of 60 KiB each, for the host to keep.
+//! - `dropped/<count>`: the same one after the other, each let go before the next.
 //! - `random`: more random bytes in one call than the host has memory for.
 //! - `call/<mib>`: so much text in one call of the host, which refuses it.
 //! - `log/<lines>/<bytes>`: lines of log of so many bytes, as fast as it can.
@@ -19,10 +21,12 @@ use std::hint::black_box;
 use std::io::Write as _;
 use std::time::Duration;
 
-use wasip2::http::types::{Fields, OutgoingRequest, ResponseOutparam};
+use wasip2::http::types::{Fields, Method, OutgoingRequest, ResponseOutparam};
 
 use crate::respond;
 
+/// A long text in a message, in bytes: a list of fields may have 64 KiB.
+const TEXT_BYTES: usize = 60 << 10;
 /// What is asked for at a time, in pages of 64 KiB.
 const PAGES: usize = 1_024;
 
@@ -54,6 +58,12 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
             let value = vec![b'x'; 1_000];
             let taken = (0..10_000).take_while(|at| fields.set(&format!("x-{at}"), std::slice::from_ref(&value)).is_ok());
             format!("{} headers\n", taken.count())
+        }
+        ["messages", what, count] => format!("{} messages\n", messages(what, number(count))),
+        ["dropped", count] => {
+            let text = "x".repeat(TEXT_BYTES);
+            (0..number(count)).for_each(|_| drop(fields(&text)));
+            "dropped\n".to_owned()
         }
         ["random"] => format!("{}\n", wasip2::random::random::get_random_bytes(1 << 40).len()),
         ["call", mib] => {
@@ -96,10 +106,42 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
         ["environment"] => {
             format!("{} {}\n", std::env::vars().count(), std::env::args().count())
         }
-        _ => "grow, ask, hold, stack, resources, fields, random, call, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
+        _ => "grow, ask, hold, stack, resources, fields, messages, dropped, random, call, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
             .to_owned(),
     };
     respond(out, &said);
+}
+
+/// Makes messages that the host keeps, and says how many there are.
+fn messages(what: &str, count: usize) -> usize {
+    let text = "x".repeat(TEXT_BYTES);
+    let first = fields(&text);
+    let (mut lists, mut requests) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        match what {
+            "fields" => lists.push(fields(&text)),
+            "copies" => {
+                let copy = first.clone();
+                copy.append("x-more", b"more").expect("there is room for it");
+                lists.push(copy);
+            }
+            of_requests => {
+                let request = OutgoingRequest::new(Fields::new());
+                match of_requests {
+                    "methods" => request.set_method(&Method::Other(text.clone())),
+                    "authorities" => request.set_authority(Some(&text)),
+                    _ => request.body().map(drop),
+                }
+                .expect("the host takes it");
+                requests.push(request);
+            }
+        }
+    }
+    lists.len() + requests.len()
+}
+
+fn fields(text: &str) -> Fields {
+    Fields::from_list(&[("x-text".to_owned(), text.as_bytes().to_vec())]).expect("they fit")
 }
 
 fn deeper(depth: u64) -> u64 {

@@ -19,6 +19,7 @@ pub(crate) const CASES: &[&str] = &[
     "fields-edit",
     "fields-from-a-bad-list",
     "fields-too-many",
+    "messages-kept",
     "response-headers",
     "response-statuses",
     "response-418",
@@ -133,6 +134,11 @@ pub(crate) async fn run(name: &str, request: Request) -> Result<Response, ErrorC
         "fields-too-many" => {
             let fields = Fields::new();
             format!("{:?}", (0..100_000).find_map(|_| fields.append("x-much", &[b'x'; 1_000]).err()))
+        }
+        "messages-kept" => {
+            let text = "x".repeat(60 << 10);
+            let kept: Vec<_> = (0..200).map(|_| message(&text)).collect();
+            format!("{} messages", kept.len())
         }
         "response-headers" => {
             let headers = Fields::new();
@@ -272,4 +278,17 @@ async fn send(prepare: impl FnOnce(&Request)) -> String {
         Ok(response) => response.get_status_code().to_string(),
         Err(code) => format!("{code:?}"),
     }
+}
+
+/// A request that is not sent, with that text wherever one may be, and a changed copy of its fields.
+fn message(text: &str) -> (Request, Fields) {
+    let fields = Fields::from_list(&[("x-text".into(), text.into())]).expect("they fit");
+    let copy = fields.clone();
+    copy.append("x-more", b"more").expect("there is room for it");
+    let (trailers, ended) = wit_future::new(|| Ok(None));
+    drop(trailers); // there are none
+    let (request, _) = Request::new(fields, None, ended, None);
+    request.set_method(&Method::Other(text.into())).expect("it is a token");
+    request.set_authority(Some(text)).expect("it is a name");
+    (request, copy)
 }
