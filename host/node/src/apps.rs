@@ -36,7 +36,7 @@ pub(crate) struct Served {
     pub(crate) claim: Claim,
     pub(crate) limits: Limits,
     pub(crate) account: Account,
-    pub(crate) requests: AppRequests,
+    pub(crate) requests: Arc<AppRequests>,
     pub(crate) log: Arc<AppLog>,
     pub(crate) caller: Arc<Caller>,
     /// Who pays for what the host does for the app elsewhere than on a connection or in a guest.

@@ -1,7 +1,8 @@
 //! Prometheus metrics of a host. Labels are apps and outcomes: never a path, never a message.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::accounts::Accounts;
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -37,6 +38,8 @@ pub(crate) struct App {
 /// All metrics.
 pub(crate) struct Metrics {
     requests: Family<Request, Counter>,
+    /// By the names of the apps that are here.
+    counted: Mutex<HashMap<String, Arc<AppRequests>>>,
     /// Requests for apps that are not here.
     pub(crate) strays: AppRequests,
     pub(crate) seconds: Histogram,
@@ -105,6 +108,7 @@ impl Metrics {
             AppRequests { app: String::new(), family: requests.clone(), counters: Default::default() };
         Self {
             requests,
+            counted: Mutex::default(),
             strays,
             seconds,
             in_flight,
@@ -124,16 +128,21 @@ impl Metrics {
         }
     }
 
-    /// Counts the requests of one app. A series is made when there is something to count: most apps have few.
-    pub(crate) fn requests_of(&self, app: &str) -> AppRequests {
-        AppRequests { app: app.to_owned(), family: self.requests.clone(), counters: Default::default() }
+    /// Counts the requests of one app, of all its revisions. A series is made when there is something to count: most apps have few.
+    pub(crate) fn requests_of(&self, app: &str) -> Arc<AppRequests> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || AppRequests {
+            app: app.to_owned(),
+            family: self.requests.clone(),
+            counters: Default::default(),
+        };
+        counted.entry(app.to_owned()).or_insert_with(|| Arc::new(new())).clone()
     }
 
     /// Drops the series of an app that has left. (Those that are read from accounts leave with its account.)
     pub(crate) fn forget(&self, app: &str) {
-        for class in CLASSES {
-            self.requests.remove(&Request { app: app.to_owned(), class });
-        }
+        let left = self.counted.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
+        left.iter().for_each(|left| left.leave());
     }
 
     /// Counts something that is under way until it is dropped: who waits for it may go away.
@@ -180,6 +189,14 @@ impl AppRequests {
         let labels = || Request { app: self.app.clone(), class: CLASSES[at] };
         self.counters[at].get_or_init(|| self.family.get_or_create_owned(&labels())).inc();
     }
+
+    /// Drops the series, and what requests that still run count from here on.
+    fn leave(&self) {
+        for (class, counter) in CLASSES.into_iter().zip(&self.counters) {
+            counter.get_or_init(Counter::default); // one that no series has
+            self.family.remove(&Request { app: self.app.clone(), class });
+        }
+    }
 }
 
 /// See [`Metrics::begin`].
@@ -211,14 +228,19 @@ mod tests {
     fn an_app_that_left_has_no_series_and_the_others_keep_theirs() {
         let metrics = Metrics::new();
         let series = |app: &str| metrics.encode().matches(&format!("app=\"{app}\"")).count();
-        for app in ["Gone", "Here"] {
-            let requests = metrics.requests_of(app);
-            for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY] {
-                requests.count(status);
-            }
+        let [gone, here] = ["Gone", "Here"].map(|app| metrics.requests_of(app));
+        for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY] {
+            gone.count(status);
+            here.count(status);
         }
+        let before = metrics.requests_of("Gone");
         assert_eq!((series("Gone"), series("Here")), (3, 3));
         metrics.forget("Gone");
+        for status in [StatusCode::OK, StatusCode::FOUND] {
+            before.count(status); // it ran on meanwhile
+        }
         assert_eq!((series("Gone"), series("Here")), (0, 3));
+        metrics.requests_of("Gone").count(StatusCode::OK);
+        assert_eq!(series("Gone"), 1, "it came back");
     }
 }

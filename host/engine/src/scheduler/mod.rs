@@ -21,6 +21,7 @@ mod simulation;
 pub(crate) mod slice;
 mod task;
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -360,7 +361,7 @@ where
             let now = Instant::now();
             let advance = ready!(this.poll_turn(now, cx));
             if let Some(polled) = this.run_here(now, advance, cx) {
-                return polled.map(Ok);
+                return polled;
             }
             this.leave();
         }
@@ -398,13 +399,14 @@ where
         now: Instant,
         advance: Option<Advance>,
         cx: &mut Context<'_>,
-    ) -> Option<Poll<G::Output>> {
+    ) -> Option<Poll<Result<G::Output, Lost>>> {
         let At::Here(guest) = &mut self.at else { return None };
         if self.begin == Begin::There {
             return None;
         }
         let slice = Slice::begin(now, On::Connection);
-        let polled = Pin::new(guest).poll(cx);
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(guest).poll(cx)));
+        let polled = polled.map_or(Poll::Ready(Err(Lost)), |polled| polled.map(Ok));
         let used = slice.end();
         self.meter.add(used.ns);
         match advance {
@@ -439,6 +441,25 @@ impl<G: Future> Drop for Scheduled<G> {
             if let Ok(advance) = turn.try_recv() {
                 self.shared.ran_here(&self.meter.cpu, advance, 0); // it was given a turn, and does not want it
             } // else whoever gives it learns that nobody is there
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_guest_that_panics_leaves_nothing_behind() {
+        let scheduler = Scheduler::start(1, Begin::Here).unwrap();
+        let cpu = Arc::new(Cpu::new(CpuShare { millicores: 1_000, burst_ms: Some(1) }));
+        for used in [0, 20_000_000] {
+            cpu.spend(used, scheduler.shared.now()); // past its burst it has to wait for its turn first
+            let guest = Box::pin(async { panic!("on purpose") });
+            let ended: Result<(), Lost> =
+                scheduler.run(Arc::new(Meter::new(cpu.clone())), Begin::Here, guest).await;
+            assert!(ended.is_err());
+            assert_eq!((scheduler.competing(), slice::tick().used), (0, 0), "after {used} ns");
         }
     }
 }

@@ -105,10 +105,16 @@ impl Slice {
     /// Closes it.
     pub(super) fn end(self) -> Used {
         let at = Instant::now();
-        let outer = self.outer.map(|outer| Open { since: at, ..outer });
-        let Some(mut open) = OPEN.replace(outer) else { return Used { ns: 0, at, yielded: false } };
+        let Some(mut open) = OPEN.get() else { return Used { ns: 0, at, yielded: false } };
         open.count(at);
         Used { ns: open.used, at, yielded: open.yielded }
+    }
+}
+
+impl Drop for Slice {
+    /// Goes on with the outer one, also when what ran inside panicked.
+    fn drop(&mut self) {
+        OPEN.set(self.outer.map(|outer| Open { since: Instant::now(), ..outer }));
     }
 }
 
