@@ -1,4 +1,5 @@
-//! `wasi:http/client` of WASI 0.3, in the name of the request that calls: an instance may have several.
+//! `wasi:http/client` of WASI 0.3, in the name of the request that calls: an instance may have several. What
+//! comes back counts as its memory.
 
 use wasmtime::AsContextMut as _;
 use wasmtime::component::{Accessor, HasData, Linker, Resource};
@@ -31,6 +32,9 @@ impl<C: Capabilities> HostWithStore<State<C>> for Client {
         // What comes next asks the hooks at once, before anybody else runs.
         let turned = store.with(|mut access| together::turn_to_caller(&mut access.as_context_mut()));
         turned.map_err(TrappableError::trap)?;
-        WasiHttp::send(&store.with_getter::<WasiHttp>(State::http), request).await
+        let response = WasiHttp::send(&store.with_getter::<WasiHttp>(State::http), request).await?;
+        let kept = store.with(|mut access| access.as_context_mut().data_mut().keep_resource(&response));
+        kept.map_err(TrappableError::trap)?;
+        Ok(response)
     }
 }

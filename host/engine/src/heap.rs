@@ -10,7 +10,9 @@ use std::any::Any;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceTable};
-use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse};
+use wasmtime_wasi_http::p2::types::{
+    HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse,
+};
 use wasmtime_wasi_http::{FieldMap, WasiHttpHooks, WasiHttpView as _, p2, p3};
 
 use crate::state::{Capabilities, Denied, HEADER_BYTES_MAX, State};
@@ -39,6 +41,12 @@ impl<C: Capabilities> State<C> {
     fn keep(&mut self, bytes: usize) -> wasmtime::Result<()> {
         self.heap.fresh += bytes as u64;
         if self.heap.fresh < STEP_BYTES { Ok(()) } else { self.count_heap() }
+    }
+
+    /// The same, of something that came from elsewhere.
+    pub(crate) fn keep_resource<T: 'static>(&mut self, resource: &Resource<T>) -> wasmtime::Result<()> {
+        let bytes = bytes_of(self.table().get(resource)?, 0);
+        self.keep(bytes)
     }
 
     #[cold]
@@ -218,7 +226,17 @@ pub(crate) fn add_to_linker_p2<C: Capabilities>(linker: &mut Linker<State<C>>) -
         |http, response: Response| body_bytes(http.hooks),
         wit::HostOutgoingResponse::body(&mut http, response)?
     );
-    Ok(())
+    types.func_wrap(
+        "[method]future-incoming-response.get",
+        |mut store: StoreContextMut<'_, State<C>>, (coming,): (Resource<HostFutureIncomingResponse>,)| {
+            let state = store.data_mut();
+            let came = wit::HostFutureIncomingResponse::get(&mut state.http(), coming)?;
+            if let Some(Ok(Ok(response))) = &came {
+                state.keep_resource(response)?;
+            }
+            Ok((came,))
+        },
+    )
 }
 
 /// To a linker that allows shadowing.

@@ -41,6 +41,7 @@ async fn a_host_lets_out_what_it_should() {
     attacker.connections_are_shared_out().await;
     attacker.one_request_sends_so_many().await;
     attacker.answers_are_bounded().await;
+    attacker.heads_that_are_kept_are_memory_of_the_app().await;
     attacker.bodies_that_are_never_sent_hold_little().await;
     attacker.a_setting_that_is_no_network_is_refused();
 }
@@ -256,6 +257,32 @@ impl Attacker<'_> {
         let nonsense = Peer::start(OPEN_ADDRESS, "no HTTP at all\r\n\r\n".into(), false).await;
         let (said, _) = self.attack(&format!("fetch/{}", nonsense.address)).await;
         assert!(said.starts_with("failed ErrorCode::HttpProtocolError"), "{said}");
+        beside.stop().await;
+    }
+
+    async fn heads_that_are_kept_are_memory_of_the_app(&self) {
+        const ANSWERS: usize = 900;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: {}\r\n\r\n", "y".repeat(60 << 10));
+        let peer = Peer::start(OPEN_ADDRESS, head, false).await;
+        let beside = self.beside();
+        let keep = format!("keep/{ANSWERS}/{}", peer.address);
+        self.check(&keep, &format!("keeps {ANSWERS} answers")).await;
+        self.site.succeed(&[
+            "deploy",
+            "Hostile",
+            "--revision",
+            "1",
+            "--to",
+            "test",
+            "--allow",
+            OPEN_ADDRESS,
+            "--limit",
+            "instanceMemoryMib=32",
+        ]);
+        let (status, said) = self.site.get(&self.site.url("test", &format!("/Hostile/net/{keep}"))).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{said}");
+        assert_eq!(said["errorCode"], "OS-BERT-50002");
+        self.site.succeed(&["deploy", "Hostile", "--revision", "1", "--to", "test", "--limits-default"]);
         beside.stop().await;
     }
 

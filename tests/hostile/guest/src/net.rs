@@ -6,6 +6,7 @@
 //! - `flood/<times>/<authority>[/<path>]`: one request after the other.
 //! - `hold/<times>/<authority>`: all at once, and what came of the first that ended.
 //! - `hoard/<times>`: bodies of requests that are never sent, each filled as far as the host takes it.
+//! - `keep/<times>/<authority>`: one request after the other, of which the heads of all answers are kept.
 //! - `again/<times>`: calls itself through the host so many times, one after the other, and each of those does the same.
 //! - `fork/<times>`: the same, all at once.
 //! - `together/<times>/<authority>`: all at once, and how many were answered.
@@ -37,8 +38,9 @@ pub(crate) fn run(attack: &[&str]) -> String {
         ["together", times, authority] => together(number(times), authority),
         ["again", times] => tree(number(times), false, "again"),
         ["fork", times] => tree(number(times), true, "fork"),
+        ["keep", times, authority] => keep(number(times), authority),
         ["hoard", times] => hoard(number(times)),
-        _ => "fetch, follow, read, flood, hold, together, hoard, again, fork".into(),
+        _ => "fetch, follow, read, flood, hold, together, keep, hoard, again, fork".into(),
     };
     said + "\n"
 }
@@ -113,6 +115,15 @@ fn flood(times: u32, authority: &str, path: &[&str]) -> String {
         }
     }
     format!("answered {answered} times")
+}
+
+fn keep(times: u32, authority: &str) -> String {
+    let head = |response: IncomingResponse| {
+        drop(response.consume()); // and with it its place among the app's connections
+        response
+    };
+    let kept: Result<Vec<_>, _> = (0..times).map(|_| fetch(authority, &[]).map(head)).collect();
+    kept.map_or_else(|error| format!("failed {error:?}"), |kept| format!("keeps {} answers", kept.len()))
 }
 
 /// What comes first of many.
