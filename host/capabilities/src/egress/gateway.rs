@@ -19,14 +19,14 @@ use super::networks::Networks;
 /// Outgoing connections of one app on a host at once; each is a socket and up to 128 KiB of buffers.
 pub(super) const CONNECTIONS_MAX: usize = 64;
 /// Outgoing connections of all apps of a host at once: sockets are a resource of the process.
-const HOST_CONNECTIONS_MAX: usize = 2_048;
+pub(super) const HOST_CONNECTIONS_MAX: usize = 2_048;
 /// Requests of one app on a host that have no answer yet, calls of other apps among them: twice the instances that it may
 /// have. Each holds a body's buffer; more are refused at once.
 pub(super) const PENDING_MAX: usize = 512;
 /// Names that are resolved for one app at once. The system's resolver takes a thread each, which cannot be ended.
-const RESOLVING_MAX: usize = 8;
+pub(super) const RESOLVING_MAX: usize = 8;
 /// Names that are resolved on a host at once: less than the threads that files and databases need as well.
-const HOST_RESOLVING_MAX: usize = 128;
+pub(super) const HOST_RESOLVING_MAX: usize = 128;
 
 /// Resolves a name to all its addresses.
 pub(super) type Resolve = dyn Fn(&str, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
@@ -103,12 +103,12 @@ impl Gateway {
         if let Ok(address) = bare.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        if let Some(resolver) = &self.resolver {
-            return resolver(host, port).await;
-        }
         let closed = |_| io::Error::other("the resolver was closed");
         let turn = share.resolving.clone().acquire_owned().await.map_err(closed)?;
         let host_turn = self.resolving.clone().acquire_owned().await.map_err(closed)?;
+        if let Some(resolver) = &self.resolver {
+            return resolver(host, port).await;
+        }
         let name = (host.to_owned(), port);
         let resolved = tokio::task::spawn_blocking(move || {
             let _until_the_thread_is_free = (turn, host_turn);

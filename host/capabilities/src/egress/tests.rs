@@ -13,6 +13,7 @@ use odeon_engine::scheduler::Cpu;
 use odeon_engine::{CpuShare, Engine};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
@@ -297,6 +298,76 @@ async fn an_app_has_so_many_connections_whatever_its_revision() {
     }
     let (ok, _) = peer(OK, 0, 0).await;
     assert_eq!(app.get(&format!("http://127.0.0.1:{ok}/")).await.unwrap(), 200, "places come back");
+}
+
+#[tokio::test]
+async fn an_app_has_so_many_requests_without_an_answer() {
+    let (port, _) = peer("", 0, 0).await; // takes connections and says nothing
+    let app = App::new(LOOPBACK, &[]);
+    let uri = format!("http://127.0.0.1:{port}/");
+    for _ in 0..gateway::PENDING_MAX {
+        let (mut egress, uri) = (app.begin(1), uri.clone());
+        tokio::spawn(async move { get(&mut egress, &uri).await.is_ok() });
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while app.egress.share.pending.available_permits() > 0 {
+        assert!(tokio::time::Instant::now() < deadline, "all are under way");
+        tokio::task::yield_now().await;
+    }
+    let refused = app.get(&uri).await;
+    assert!(matches!(refused, Err(Error::ConnectionLimitReached)), "{refused:?}");
+    let told = "the app has as many requests without an answer as it may".to_owned();
+    assert_eq!(app.told(), [(Some("OS-BERT-42910"), told)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_apps_of_a_host_have_so_many_connections() {
+    let app = App::new(LOOPBACK, &[]);
+    let all = u32::try_from(gateway::HOST_CONNECTIONS_MAX).unwrap();
+    let held = app.egress.gateway.connections.clone().try_acquire_many_owned(all).unwrap();
+    let refused = app.get("http://127.0.0.1:1/").await;
+    assert!(matches!(refused, Err(Error::ConnectionLimitReached)), "{refused:?}");
+    drop(held);
+    let refused = app.get("http://127.0.0.1:1/").await;
+    assert!(matches!(refused, Err(Error::ConnectionRefused)), "it was asked: {refused:?}");
+}
+
+#[tokio::test]
+async fn so_many_names_are_resolved_at_once() {
+    const APPS: usize = gateway::HOST_RESOLVING_MAX / gateway::RESOLVING_MAX + 1;
+    let (resolving, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (asked, told) = (resolving.clone(), go_on.clone());
+    let resolver: Box<gateway::Resolve> = Box::new(move |_, _| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        let told = told.clone();
+        Box::pin(async move {
+            told.acquire().await.unwrap().forget();
+            Err(io::Error::other("it has none"))
+        })
+    });
+    let gateway = Gateway::trusting(RootCertStore::empty(), Networks::parse([]).unwrap(), Some(resolver));
+    let gateway = Arc::new(gateway.unwrap());
+    let ask = |app: usize, requests: usize| {
+        let egress = gateway.app(&app.to_string(), ["peer.example".to_owned()]);
+        for _ in 0..requests {
+            let mut egress = egress.begin(1, RequestLog::new(Arc::new(Lines::default()), "request"));
+            tokio::spawn(async move { get(&mut egress, "http://peer.example/").await.is_ok() });
+        }
+    };
+    // On one thread: when everybody has run as far as it goes, nobody is on the way any more.
+    let rest = async || {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        resolving.load(Ordering::SeqCst)
+    };
+    ask(0, gateway::RESOLVING_MAX + 1);
+    assert_eq!(rest().await, gateway::RESOLVING_MAX, "of one app");
+    (1..APPS).for_each(|app| ask(app, gateway::RESOLVING_MAX));
+    assert_eq!(rest().await, gateway::HOST_RESOLVING_MAX, "of all");
+    let all = APPS * gateway::RESOLVING_MAX + 1;
+    go_on.add_permits(all);
+    assert_eq!(rest().await, all, "whoever waited has a turn");
 }
 
 /// A server that speaks TLS as `peer.example`, and whoever trusts it.
