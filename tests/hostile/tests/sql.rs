@@ -255,6 +255,7 @@ async fn an_app_reaches_nothing_but_its_own_schema() {
     a_login_opens_one_door(&stage).await;
     what_is_no_text_is_refused(&stage.attacker).await;
     who_catches_its_cancelling_has_no_more_than_its_share(&stage).await;
+    whoever_waits_is_told_in_the_end(stage.attacker.clone()).await;
     assert!(beside.stop().await > 0);
 }
 
@@ -366,4 +367,23 @@ async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
     eventually("the server has noticed that nobody is there", async || (running().await == 0).then_some(()))
         .await;
     session("attacker").query("select 1", Vec::new()).await.unwrap();
+}
+
+/// Long waits, on a clock that goes on as soon as nobody has anything to do.
+async fn whoever_waits_is_told_in_the_end(login: Login) {
+    const LONG: &str = "select count(*) from generate_series(1, 1000000000000)";
+    let waits = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let pools = Arc::new(Pools::new(One(login), 4)); // one for each app
+            let (has_one, has_none) = (Session::new(pools.clone(), "app"), Session::new(pools, "app"));
+            has_one.query("select 1", Vec::new()).await.unwrap();
+            tokio::time::pause();
+            let late = has_none.query("select 1", Vec::new()).await.unwrap_err();
+            (late, has_one.query(LONG, Vec::new()).await.unwrap_err())
+        })
+    };
+    let (late, endless) = tokio::task::spawn_blocking(waits).await.unwrap();
+    assert_eq!(said(&late), "limit: no database connection was free within 5 s");
+    assert_eq!(said(&endless), "a statement may run for 30 s");
 }
