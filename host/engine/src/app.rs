@@ -158,8 +158,8 @@ impl<C: Capabilities> App<C> {
         memory: Held,
         meter: Arc<Meter>,
     ) -> Store<State<C>> {
-        let short = self.engine.is_short_of_memory();
-        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes, short);
+        let host = self.engine.memory();
+        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes, host);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
         let engine = match &*self.pre {
             ProxyPre::P2(pre) => pre.engine(),

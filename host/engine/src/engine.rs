@@ -8,9 +8,9 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::memory::HostMemory;
 use crate::scheduler::{Begin, Scheduler};
 use crate::shim;
 use crate::wasi::Wasi;
@@ -90,7 +90,7 @@ pub struct Engine {
     scheduler: Scheduler,
     /// For instances that wait for another request.
     idle_places: Arc<Semaphore>,
-    is_short_of_memory: Arc<AtomicBool>,
+    memory: Arc<HostMemory>,
 }
 
 impl Engine {
@@ -101,7 +101,7 @@ impl Engine {
         let scheduler = Scheduler::start(cpus, settings.begin)?;
         start_clock([&p2, &p3], scheduler.clone())?;
         let idle_places = Arc::new(Semaphore::new((settings.instances_max / IDLE_PART) as usize));
-        Ok(Self { p2, p3, scheduler, idle_places, is_short_of_memory: Arc::default() })
+        Ok(Self { p2, p3, scheduler, idle_places, memory: Arc::default() })
     }
 
     /// Engines that only compile. They have pools of one instance, which say what an instance may have: what no host would
@@ -114,7 +114,7 @@ impl Engine {
             p3,
             scheduler: Scheduler::without_threads(),
             idle_places: Arc::new(Semaphore::new(0)),
-            is_short_of_memory: Arc::default(),
+            memory: Arc::default(),
         })
     }
 
@@ -133,13 +133,13 @@ impl Engine {
         &self.scheduler
     }
 
-    /// Says whether the host is short of memory. While it is, no instance gets more than it began with.
-    pub fn set_short_of_memory(&self, is_short: bool) {
-        self.is_short_of_memory.store(is_short, Ordering::Relaxed);
+    /// Says what instances may get together from now on beyond what they began with, in bytes.
+    pub fn set_memory_left(&self, bytes: u64) {
+        self.memory.set_left(bytes);
     }
 
-    pub(crate) fn is_short_of_memory(&self) -> Arc<AtomicBool> {
-        self.is_short_of_memory.clone()
+    pub(crate) fn memory(&self) -> Arc<HostMemory> {
+        self.memory.clone()
     }
 
     pub(crate) fn idle_places(&self) -> Arc<Semaphore> {

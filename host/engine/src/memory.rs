@@ -4,6 +4,8 @@
 //! (its stack, its buffers), what host functions say (rows of a result), and messages it makes. What is held is given back when its
 //! [`Held`] is dropped, whatever way that came.
 //!
+//! What all apps together may get is told by whoever looks at the host, now and then ([`HostMemory`]).
+//!
 //! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
 
 use std::sync::Arc;
@@ -71,6 +73,40 @@ impl Memory {
             }
             freed.await;
         }
+    }
+}
+
+/// What all instances of a host together have beyond what they began with. Between two looks at the host's memory guests could
+/// take gigabytes: there is as much for them as was left at the last look.
+#[derive(Debug)]
+pub(crate) struct HostMemory {
+    bytes: AtomicU64,
+    bytes_max: AtomicU64,
+}
+
+impl Default for HostMemory {
+    /// Without a bound.
+    fn default() -> Self {
+        Self { bytes: AtomicU64::new(0), bytes_max: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl HostMemory {
+    /// So much is left, from now on.
+    pub(crate) fn set_left(&self, bytes: u64) {
+        self.bytes_max.store(self.bytes.load(Ordering::Acquire).saturating_add(bytes), Ordering::Release);
+    }
+
+    /// Takes so many bytes, if they are left.
+    pub(crate) fn take(&self, bytes: u64) -> bool {
+        let max = self.bytes_max.load(Ordering::Acquire);
+        let taken = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= max);
+        self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, taken).is_ok()
+    }
+
+    /// Gives them back.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 }
 
@@ -153,6 +189,20 @@ mod tests {
         assert_eq!((memory.held(), first.bytes()), (70, 70));
         drop(first);
         assert_eq!(memory.held(), 0);
+    }
+
+    #[test]
+    fn a_host_gives_what_was_left_at_the_last_look() {
+        let host = HostMemory::default();
+        assert!(host.take(1 << 40), "nobody has looked");
+        host.set_left(10);
+        assert!(host.take(6) && !host.take(5) && host.take(4));
+        host.give_back(6);
+        assert!(host.take(5), "what was given back is there for others");
+        host.set_left(0);
+        assert!(!host.take(1));
+        host.give_back(1);
+        assert!(host.take(1) && !host.take(1));
     }
 
     #[tokio::test]

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTable;
@@ -10,7 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use crate::heap::Heap;
-use crate::memory::Held;
+use crate::memory::{Held, HostMemory};
 use crate::scheduler::{Begin, Meter, slice};
 use crate::together::Together;
 
@@ -76,9 +75,10 @@ pub(crate) struct InstanceMemory {
     held: Held,
     /// Of `held`, what its instances may still grow by without asking the budget.
     reserved: u64,
+    /// Of `held`, what is more than it began with, and counts for the host.
+    more: u64,
+    host: Arc<HostMemory>,
     refusals: u32,
-    /// The host is short of memory.
-    is_host_short: Arc<AtomicBool>,
     /// Why memory was denied last.
     pub(crate) denied: Option<Denied>,
 }
@@ -95,8 +95,8 @@ pub(crate) enum Denied {
 }
 
 impl InstanceMemory {
-    pub(crate) fn new(bytes_max: u64, held: Held, reserved: u64, is_host_short: Arc<AtomicBool>) -> Self {
-        Self { bytes_max, bytes: 0, held, reserved, refusals: 0, is_host_short, denied: None }
+    pub(crate) fn new(bytes_max: u64, held: Held, reserved: u64, host: Arc<HostMemory>) -> Self {
+        Self { bytes_max, bytes: 0, held, reserved, more: 0, host, refusals: 0, denied: None }
     }
 
     /// Whether somebody waits for memory of the app.
@@ -116,11 +116,15 @@ impl InstanceMemory {
             return Err(Denied::Instance(self.bytes_max));
         }
         let beyond = more - reserved;
-        if beyond > 0 && self.is_host_short.load(Ordering::Relaxed) {
-            return Err(Denied::Host);
-        }
-        if beyond > 0 && !self.held.grow(beyond) {
-            return Err(Denied::App(self.held.memory().max()));
+        if beyond > 0 {
+            if !self.host.take(beyond) {
+                return Err(Denied::Host);
+            }
+            self.more += beyond;
+            if !self.held.grow(beyond) {
+                self.give_back_to_host(beyond);
+                return Err(Denied::App(self.held.memory().max()));
+            }
         }
         self.reserved -= reserved;
         self.bytes = sum;
@@ -131,6 +135,12 @@ impl InstanceMemory {
     pub(crate) fn give_back(&mut self, less: u64) {
         self.bytes -= less;
         self.held.shrink(less);
+        self.give_back_to_host(less);
+    }
+
+    fn give_back_to_host(&mut self, less: u64) {
+        self.more -= less;
+        self.host.give_back(less);
     }
 
     /// Takes memory that a guest asked for, which may go on without it.
@@ -142,6 +152,12 @@ impl InstanceMemory {
             return Err(wasmtime::Error::msg("it went on asking for memory that it may not have"));
         }
         Ok(false)
+    }
+}
+
+impl Drop for InstanceMemory {
+    fn drop(&mut self) {
+        self.host.give_back(self.more);
     }
 }
 

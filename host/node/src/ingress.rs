@@ -153,9 +153,7 @@ async fn pass(
         let trigger = Trigger::call(served, &path, limited(request.into_body(), body_max), &from);
         return triggers::respond(host, served, trigger).await;
     }
-    let waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
     let admitted = instance(host, served, Duration::from_secs(QUEUE_S_MAX)).await?;
-    drop(waiting);
     let request_limits = served.request_limits(limits.request_wall_ms_max, limits.request_cpu_ms_max);
     let work = Work {
         request: prepare(request, id, body_max),
@@ -167,11 +165,12 @@ async fn pass(
     run(host, served, admitted, work).await
 }
 
-/// Waits until one more instance of the app may live: there are not too many, and the app's budget has room for it.
+/// Waits until one more instance of the app may live: there are not too many, and the app's budget has room for it. So many may wait.
 pub(crate) async fn instance(host: &Host, served: &Served, wait_max: Duration) -> Result<Ready, Refusal> {
     if host.pressure.level() == Level::RefuseRequests {
         return Err(Refusal::HostMemory);
     }
+    let _waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
     let deadline = tokio::time::Instant::now() + wait_max;
     let held = match served.instances.clone().try_acquire_owned() {
         Ok(held) => held,

@@ -56,7 +56,7 @@ use crate::compile::to_anyhow;
 use crate::loader::{Bounds, Loader};
 use crate::logins::MigratorLogins;
 use crate::logs::Logs;
-use crate::memory::{Level, Pressure, Source};
+use crate::memory::{Pressure, Source};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::settings::Settings;
@@ -215,7 +215,7 @@ async fn tidy(host: Arc<Host>) {
 async fn watch_memory(host: Arc<Host>, source: Source) {
     let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let tell = |reading: memory::Reading, level| {
-        host.engine.set_short_of_memory(level == Level::RefuseRequests);
+        host.engine.set_memory_left(reading.left(level));
         host.metrics.memory_used.set(gauge(reading.used));
         host.metrics.memory_limit.set(gauge(reading.limit));
     };

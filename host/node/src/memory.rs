@@ -2,8 +2,9 @@
 //!
 //! The kernel ends a process that takes more than its control group or machine has, and all apps with it. A host gives way
 //! before that, in steps: it unloads apps that are idle, then loads no more, then takes no more requests and gives those that
-//! run no more memory. What must stay true: nothing here runs in a request; a request reads one number. What the kernel can drop by itself (clean pages of
-//! files, among them the code of apps) does not count as used.
+//! run no more memory. Between two looks these get what was left at the last one. What must stay true: nothing here runs in a
+//! request; a request reads one number. What the kernel can drop by itself (clean pages of files, among them the code of apps)
+//! does not count as used.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -31,6 +32,16 @@ const MAPPINGS_MAX: u64 = 65_530;
 pub(crate) struct Reading {
     pub(crate) used: u64,
     pub(crate) limit: u64,
+}
+
+impl Reading {
+    /// What instances may get until the next look, in bytes.
+    pub(crate) fn left(self, level: Level) -> u64 {
+        if level == Level::RefuseRequests {
+            return 0;
+        }
+        (self.limit / 100).saturating_mul(REFUSE_REQUESTS_PERCENT).saturating_sub(self.used)
+    }
 }
 
 /// How short memory is, and what the host does about it; each level does what those below do as well.
@@ -208,6 +219,13 @@ mod tests {
 
     fn reading(percent: u64) -> Reading {
         Reading { used: percent << 20, limit: 100 << 20 }
+    }
+
+    #[test]
+    fn between_two_looks_instances_get_what_is_left_and_no_more() {
+        assert_eq!(reading(90).left(Level::RefuseLoads), 4 << 20);
+        assert_eq!(reading(93).left(Level::RefuseRequests), 0, "until the level is left");
+        assert_eq!(reading(99).left(Level::Enough), 0);
     }
 
     #[test]

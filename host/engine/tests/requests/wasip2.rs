@@ -139,12 +139,17 @@ async fn instances_that_wait_leave_most_of_the_pool_to_those_that_serve() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_gets_more_memory_while_the_host_is_short_of_it() {
     let guest = Guest::load("hello_rust");
-    guest.engine.set_short_of_memory(true);
+    guest.engine.set_memory_left(0);
     let (status, code, detail) = guest.fails("/large", LIMITS).await;
     assert_eq!((status, code), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50313"));
     assert_eq!(detail, "the host is short of memory: the app got no more of it, and failed");
-    guest.engine.set_short_of_memory(false);
-    guest.ask("/large", LIMITS).await.unwrap();
+    guest.engine.set_memory_left(25 << 20);
+    for _ in 0..3 {
+        guest.ask("/large", LIMITS).await.unwrap(); // 20 MiB, which are there for the next one when it has ended
+        guest.rests().await;
+    }
+    let (_, code, _) = guest.fails("/memory", LIMITS).await;
+    assert_eq!(code, "OS-BERT-50313", "there was more for an instance, and not for the host");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
