@@ -25,7 +25,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
 use crate::call::{self, Answer, NoAnswer};
 use crate::engine::Engine;
-use crate::error::{Failure, GuestError};
+use crate::error::{Failure, GuestError, shown};
 use crate::memory::Held;
 use crate::origin;
 use crate::scheduler::{Cpu, Lost, Meter, slice};
@@ -380,7 +380,7 @@ where
 
 /// A guest may say an error instead of a response.
 fn refused(code: ErrorCode) -> Failure {
-    GuestError::NoResponse(format!("{code:?}")).into()
+    GuestError::NoResponse(shown(&format_args!("{code:?}"))).into()
 }
 
 fn failure(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLimits) -> Failure {
@@ -404,6 +404,6 @@ fn classify(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLim
         (_, Some(Denied::Host)) => GuestError::HostMemory,
         (Some(trap), None) => GuestError::Trap(trap.to_string()),
         // Not the whole chain: the backtrace in it names functions, and names may be long.
-        (None, None) => GuestError::Trap(error.root_cause().to_string()),
+        (None, None) => GuestError::Trap(shown(&error.root_cause())),
     }
 }

@@ -13,6 +13,7 @@ use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::p3::bindings::http::types as p3;
 
 use crate::app::Body;
+use crate::error::shown;
 use crate::state::{Capabilities, State};
 
 /// What a guest of WASI 0.2 sets, once.
@@ -25,7 +26,7 @@ pub(crate) struct NoAnswer(pub(crate) String);
 
 impl NoAnswer {
     fn because(error: impl std::fmt::Display) -> wasmtime::Error {
-        Self(error.to_string()).into()
+        Self(shown(&error)).into()
     }
 }
 
@@ -105,7 +106,7 @@ impl<C: Capabilities> Begun<C> {
     ) -> wasmtime::Result<Response<Body>> {
         let handle = service.wasi_http_handler().func_handle();
         let (answer,) = handle.finish_call_concurrent(accessor, self.call).await?;
-        let response = answer.map_err(|code| NoAnswer::because(format!("{code:?}")))?;
+        let response = answer.map_err(|code| NoAnswer::because(format_args!("{code:?}")))?;
         accessor.with(|mut access| {
             let response = access.get().table().delete(response)?;
             response.into_http(&mut access, self.received)

@@ -1,5 +1,7 @@
 //! What went wrong in a guest, with the HTTP status and the stable code by which its owner finds it.
 
+use std::fmt::{self, Display, Write as _};
+
 use http::StatusCode;
 
 use crate::origin::Origin;
@@ -93,5 +95,49 @@ impl GuestError {
             Self::WallDeadline(_) => "OS-BERT-50401",
             Self::CpuDeadline(_) => "OS-BERT-50402",
         }
+    }
+}
+
+/// Characters of an error that are shown: a guest may say megabytes, and who reads them slowly keeps them here.
+const SHOWN_CHARS_MAX: usize = 1_000;
+
+/// What a guest, or somebody on its behalf, says of an error, as far as it is shown.
+pub fn shown(said: &impl Display) -> String {
+    let mut shown = Shown { text: String::new(), left: SHOWN_CHARS_MAX };
+    if write!(shown, "{said}").is_err() {
+        shown.text.push_str("...");
+    }
+    shown.text
+}
+
+struct Shown {
+    text: String,
+    left: usize,
+}
+
+impl fmt::Write for Shown {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        if let Some((end, _)) = more.char_indices().nth(self.left) {
+            self.text.push_str(&more[..end]);
+            self.left = 0;
+            return Err(fmt::Error);
+        }
+        self.text.push_str(more);
+        self.left -= more.chars().count();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_much_of_an_error_is_shown() {
+        assert_eq!(shown(&format_args!("{:?} and {}", "short", 1)), "\"short\" and 1");
+        let whole = "\u{e4}".repeat(SHOWN_CHARS_MAX);
+        assert_eq!(shown(&whole), whole);
+        assert_eq!(shown(&format_args!("{whole}{whole}")), format!("{whole}..."));
+        assert_eq!(shown(&format_args!("-{whole}{}", "")), format!("-{}...", &whole[2..]));
     }
 }

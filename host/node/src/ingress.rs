@@ -23,6 +23,7 @@ use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::app::Admitted;
+use odeon_engine::error::shown;
 use odeon_engine::scheduler::{Cpu, Scheduler};
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{App, Body, Failure, GuestError, RequestLimits};
@@ -224,7 +225,8 @@ pub(crate) async fn run(
     response.headers_mut().remove(NOT_SERVED); // ours to say
     let too_much = oversized(response.status(), response.headers());
     // What the guest wrote before it answered must be there for whoever reads the answer.
-    sql.commit().await.map_err(|error| Refusal::Guest(GuestError::Commit(format!("{error:?}")).into()))?;
+    let lost = |error| Refusal::Guest(GuestError::Commit(shown(&format_args!("{error:?}"))).into());
+    sql.commit().await.map_err(lost)?;
     if let Some(why) = too_much {
         return Err(Refusal::Guest(GuestError::NoResponse(why).into()));
     }

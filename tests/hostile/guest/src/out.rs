@@ -5,10 +5,13 @@
 //! - `body/<bytes>`: a body of so many bytes.
 //! - `header/<hex of a name>/<hex of a value>`: one header of these bytes.
 //! - `length/<said>/<bytes>`: a body that is as long, and says that it has another length; what is beyond looks like an answer.
+//! - `error/<bytes>`: an error with so long a text, instead of an answer.
 //! - `claims`: headers that only hosts and routers should send.
 //! - `seen`: what the app sees of the request, its body read to the end.
 
-use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{
+    ErrorCode, Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
+};
 use wasip2::io::streams::StreamError;
 
 use crate::{bytes, respond, write};
@@ -52,6 +55,10 @@ pub(crate) fn run(attack: &[&str], request: IncomingRequest, out: ResponseOutpar
             body.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\nsmuggled");
             body.resize(usize::try_from(number(length)).expect("it fits"), b'x');
             answer(fields, &body, out);
+        }
+        ["error", bytes] => {
+            let length = usize::try_from(number(bytes)).expect("it fits");
+            ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some("\u{7f}".repeat(length)))));
         }
         ["claims"] => {
             let fields = Fields::new();
