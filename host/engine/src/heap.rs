@@ -128,7 +128,7 @@ fn of_method_p3(method: &p3::bindings::http::types::Method) -> usize {
     if let p3::bindings::http::types::Method::Other(name) = method { name.len() } else { 0 }
 }
 
-/// Replaces a function with one that counts what the host keeps of its arguments. It does so when the function has succeeded: what
+/// Replaces a function with one that counts what the host keeps of its arguments. It does so when the function has returned: what
 /// is measured then includes them.
 macro_rules! counted {
     ($types:ident, $name:expr, |$http:ident, $($argument:ident: $type:ty),+| $keeps:expr, $call:expr) => {
@@ -188,6 +188,30 @@ macro_rules! add_fields {
     };
 }
 
+/// The same for the line of a request, and the `Method` in scope.
+macro_rules! add_setters {
+    ($types:ident, $name:literal, $request:ty, $of_method:ident) => {
+        counted!(
+            $types,
+            concat!("[method]", $name, ".set-method"),
+            |http, request: $request, method: Method| $of_method(&method),
+            http.set_method(request, method)?
+        );
+        counted!(
+            $types,
+            concat!("[method]", $name, ".set-path-with-query"),
+            |http, request: $request, path: Option<String>| of(&path),
+            http.set_path_with_query(request, path)?
+        );
+        counted!(
+            $types,
+            concat!("[method]", $name, ".set-authority"),
+            |http, request: $request, authority: Option<String>| of(&authority),
+            http.set_authority(request, authority)?
+        );
+    };
+}
+
 /// To a linker that allows shadowing.
 pub(crate) fn add_to_linker_p2<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Result<()> {
     use wasmtime_wasi_http::p2::bindings::http::types::{self as wit, Host as _, HostFields, Method};
@@ -196,24 +220,7 @@ pub(crate) fn add_to_linker_p2<C: Capabilities>(linker: &mut Linker<State<C>>) -
     type Response = Resource<HostOutgoingResponse>;
     let mut types = linker.instance(P2_TYPES)?;
     add_fields!(types);
-    counted!(
-        types,
-        "[method]outgoing-request.set-method",
-        |http, request: Request, method: Method| of_method(&method),
-        http.set_method(request, method)?
-    );
-    counted!(
-        types,
-        "[method]outgoing-request.set-path-with-query",
-        |http, request: Request, path: Option<String>| of(&path),
-        http.set_path_with_query(request, path)?
-    );
-    counted!(
-        types,
-        "[method]outgoing-request.set-authority",
-        |http, request: Request, authority: Option<String>| of(&authority),
-        http.set_authority(request, authority)?
-    );
+    add_setters!(types, "outgoing-request", Request, of_method);
     counted!(
         types,
         "[method]outgoing-request.body",
@@ -245,23 +252,6 @@ pub(crate) fn add_to_linker_p3<C: Capabilities>(linker: &mut Linker<State<C>>) -
     type Request = Resource<p3::Request>;
     let mut types = linker.instance(P3_TYPES)?;
     add_fields!(types);
-    counted!(
-        types,
-        "[method]request.set-method",
-        |http, request: Request, method: Method| of_method_p3(&method),
-        http.set_method(request, method)?
-    );
-    counted!(
-        types,
-        "[method]request.set-path-with-query",
-        |http, request: Request, path: Option<String>| of(&path),
-        http.set_path_with_query(request, path)?
-    );
-    counted!(
-        types,
-        "[method]request.set-authority",
-        |http, request: Request, authority: Option<String>| of(&authority),
-        http.set_authority(request, authority)?
-    );
+    add_setters!(types, "request", Request, of_method_p3);
     Ok(())
 }
