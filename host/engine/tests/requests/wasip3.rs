@@ -4,6 +4,7 @@
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -14,7 +15,7 @@ use hyper::body::Frame;
 use odeon_engine::{CpuShare, GuestError, RequestLimits};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::guest::{Guest, LIMITS};
+use crate::guest::{Guest, LIMITS, POOL};
 use crate::until;
 
 /// Four requests at once in an instance that is used for a hundred.
@@ -83,6 +84,27 @@ async fn what_the_host_keeps_of_messages_is_memory_of_the_instance() {
     let answer = guest.ask("/messages-kept", limits(64)).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "200 messages");
     until("nothing is left of them", || guest.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_comes_when_all_places_are_taken_is_told_so() {
+    let guest = guest();
+    let taken = join_all((0..POOL).map(|_| guest.ask("/for-ever", LIMITS)));
+    let refused = async {
+        loop {
+            if let Err(refused) = guest.ask("/", LIMITS).await {
+                return refused.error;
+            }
+        }
+    };
+    let refused = tokio::select! {
+        _ = taken => panic!("they never end"),
+        refused = tokio::time::timeout(Duration::from_secs(60), refused) => refused.expect("all places are taken"),
+    };
+    assert_eq!((refused.status(), refused.code()), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50301"));
+    assert_eq!(refused.to_string(), "this host runs as many instances as it may; try again in a moment");
+    until("nothing is left of them", || guest.is_empty()).await;
+    guest.answers().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
