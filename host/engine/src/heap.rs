@@ -1,5 +1,5 @@
 //! What the host keeps on its heap for the messages of a guest: `wasi:http` takes texts (fields, methods, paths, authorities) and
-//! pieces of bodies, and keeps them in resources, which a guest may make by the hundred and never use.
+//! pieces of bodies, and keeps them in resources, which a guest may make by the hundred and never use. So it does with heads of answers.
 //!
 //! They count for the memory of the instance, and of its app. Most guests have few: what is added is summed up, and taken from the
 //! budget a step at a time. It is measured what is really there before somebody is refused, and when much may have been dropped.

@@ -53,10 +53,10 @@ impl<C: Capabilities> Warm<C> {
 
     /// Keeps an instance, unless somebody waits for its memory, or there are enough.
     pub(crate) fn put(&self, mut instance: Instance<C>) {
-        instance.store.data_mut().measure_heap();
         if instance.store.data().memory.is_wanted() {
             return;
         }
+        instance.store.data_mut().measure_heap();
         let Ok(place) = self.places.clone().try_acquire_owned() else { return };
         let mut idle = self.lock();
         if idle.len() < IDLE_MAX {
