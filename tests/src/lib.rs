@@ -19,6 +19,8 @@ use serde_json::Value;
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a client keeps an idle connection: less than any server here, for a request that meets a closing one is lost.
+pub const IDLE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Installations of this process so far.
 static INSTALLATIONS: AtomicU16 = AtomicU16::new(0);
@@ -112,7 +114,7 @@ impl Installation {
             .stderr(log)
             .spawn()
             .unwrap();
-        let client = Client::builder().no_proxy().build().unwrap();
+        let client = Client::builder().no_proxy().pool_idle_timeout(IDLE).build().unwrap();
         let mut this = Self { folder, client, data, up };
         let deadline = Instant::now() + PATIENCE;
         while !this.data().join("ready").exists() {

@@ -49,9 +49,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Connections at once from one address (of IPv6, one network of 64 bits); more are closed.
     pub connections_per_peer_max: usize,
-    /// How long a head may take, and the first request of a connection, in seconds.
+    /// How long a head may take, and the first request of a connection, in seconds; kept connections are looked at every two.
     pub head_s_max: u64,
-    /// How long a connection may be without a request, in seconds. HTTP/1 ends after `head_s_max` if that is less.
+    /// How long a connection may be without a request, in seconds.
     pub idle_s_max: u64,
     /// How long a connection may live, in seconds; requests under way end first.
     pub life_s_max: u64,
@@ -72,12 +72,13 @@ pub struct Codes {
     pub tunnel: &'static str,
 }
 
-/// For users, who may be anybody.
+/// For users, who may be anybody. Load balancers keep idle connections for 60 s unless told otherwise and must drop theirs
+/// before we do: a request that meets a connection being closed is lost.
 pub const USERS: Limits = Limits {
     connections_max: 8_192,
     connections_per_peer_max: 1_024,
     head_s_max: 10,
-    idle_s_max: 60,
+    idle_s_max: 75,
     life_s_max: 3_600,
     codes: Codes {
         url: "OS-RTR-41401",

@@ -57,6 +57,10 @@ pub(crate) struct Watch {
     is_http1: AtomicBool,
     abandoned: AtomicU64,
     ended_at_ms: AtomicU64,
+    /// Bytes read when the last request ended: what came since is the next head.
+    bytes_before_head: AtomicU64,
+    /// When a look found the beginning of a head.
+    head_since_ms: AtomicU64,
     /// Since when nothing can be written.
     blocked_since_ms: AtomicU64,
     blocked_ms: AtomicU64,
@@ -81,6 +85,8 @@ impl Watch {
             ended: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             ended_at_ms: AtomicU64::new(0),
+            bytes_before_head: AtomicU64::new(0),
+            head_since_ms: AtomicU64::new(NEVER),
             blocked_since_ms: AtomicU64::new(NEVER),
             blocked_ms: AtomicU64::new(0),
             has_order: AtomicBool::new(false),
@@ -137,14 +143,13 @@ impl Watch {
     fn verdict_at(&self, now_ms: u64) -> Verdict {
         let (begun, ended) = (self.begun.load(Relaxed), self.ended.load(Relaxed));
         let idle_ms = now_ms.saturating_sub(self.ended_at_ms.load(Relaxed));
+        let idle_ms_max = ms(self.limits.idle_s_max);
         let is_idle = begun == ended;
-        // A head that is on its way counts as idle until it is whole: so this is also what a head may take.
-        let idle_s_max = match self.is_http1.load(Relaxed) {
-            true => self.limits.head_s_max.min(self.limits.idle_s_max),
-            false => self.limits.idle_s_max,
-        };
         if is_idle && begun == 0 && now_ms > ms(self.limits.head_s_max) {
             return Verdict::Close("no request came");
+        }
+        if is_idle && self.head_ms(now_ms) > ms(self.limits.head_s_max) {
+            return Verdict::Close("the head of a request takes too long");
         }
         if self.is_blocked(now_ms) {
             return Verdict::Close("the client does not read");
@@ -153,13 +158,23 @@ impl Watch {
         if abandoned > ABANDONED_MAX && abandoned > begun / 2 {
             return Verdict::Close("the client gives up its requests");
         }
-        if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX) || is_idle && idle_ms > 2 * ms(idle_s_max) {
+        if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX) || is_idle && idle_ms > 2 * idle_ms_max {
             return Verdict::Close("it was asked to end before");
         }
-        if now_ms > ms(self.limits.life_s_max) || is_idle && idle_ms > ms(idle_s_max) {
+        if now_ms > ms(self.limits.life_s_max) || is_idle && idle_ms > idle_ms_max {
             return Verdict::Leave;
         }
         Verdict::Stay
+    }
+
+    /// How long the next head has been on its way, as far as looks saw it. With HTTP/2 there is more than heads between requests.
+    fn head_ms(&self, now_ms: u64) -> u64 {
+        let has_begun = self.bytes_read.load(Relaxed) > self.bytes_before_head.load(Relaxed);
+        if !self.is_http1.load(Relaxed) || !has_begun {
+            return 0;
+        }
+        let since = self.head_since_ms.fetch_min(now_ms, Relaxed).min(now_ms);
+        now_ms - since
     }
 
     fn is_blocked(&self, now_ms: u64) -> bool {
@@ -270,6 +285,8 @@ impl Drop for Begun {
     fn drop(&mut self) {
         self.asked();
         self.watch.ended_at_ms.store(self.watch.now_ms(), Relaxed);
+        self.watch.bytes_before_head.store(self.watch.bytes_read.load(Relaxed), Relaxed);
+        self.watch.head_since_ms.store(NEVER, Relaxed);
         self.watch.ended.fetch_add(1, Relaxed);
         if !self.is_whole {
             self.watch.abandoned.fetch_add(1, Relaxed);
@@ -381,20 +398,36 @@ mod tests {
             "a request may take as long as its app lets it"
         );
         drop(begun);
-        assert_eq!(watch.verdict_at(59_000), Verdict::Stay);
-        assert_eq!(watch.verdict_at(70_000), Verdict::Leave);
-        assert!(matches!(watch.verdict_at(130_000), Verdict::Close(_)));
-        drop(watch.begin(true));
-        assert_eq!(watch.verdict_at(9_000), Verdict::Stay);
-        assert_eq!(
-            watch.verdict_at(11_000),
-            Verdict::Leave,
-            "the next head takes too long, or does not come"
-        );
-        assert!(matches!(watch.verdict_at(21_000), Verdict::Close(_)), "it is still on its way");
+        assert_eq!(watch.verdict_at(75_000), Verdict::Stay, "load balancers keep theirs for a minute");
+        assert_eq!(watch.verdict_at(76_000), Verdict::Leave);
+        assert!(matches!(watch.verdict_at(151_000), Verdict::Close(_)));
         let _begun = watch.begin(false);
         assert_eq!(watch.verdict_at(3_601_000), Verdict::Leave, "nothing lives for ever");
         assert!(matches!(watch.verdict_at(3_721_000), Verdict::Close(_)));
+    }
+
+    #[test]
+    fn a_head_takes_so_long_also_when_it_is_not_the_first() {
+        let watch = Watch::new(USERS);
+        assert!(watch.read(100).is_ok());
+        drop(watch.begin(true));
+        assert_eq!(watch.verdict_at(20_000), Verdict::Stay, "nothing has come");
+        assert!(watch.read(1).is_ok());
+        assert_eq!(watch.verdict_at(22_000), Verdict::Stay);
+        assert_eq!(watch.verdict_at(32_000), Verdict::Stay);
+        assert_eq!(watch.verdict_at(32_001), Verdict::Close("the head of a request takes too long"));
+        let begun = watch.begin(true);
+        assert_eq!(watch.verdict_at(60_000), Verdict::Stay, "it was whole in time");
+        drop(begun);
+        assert!(watch.read(1).is_ok());
+        assert_eq!(watch.verdict_at(61_000), Verdict::Stay, "each head has its own time");
+        watch.begin(false).whole();
+        assert!(watch.read(1).is_ok());
+        assert_eq!(
+            (watch.verdict_at(62_000), watch.verdict_at(74_000)),
+            (Verdict::Stay, Verdict::Stay),
+            "pings"
+        );
     }
 
     #[test]

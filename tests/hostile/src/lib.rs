@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use odeon_tests::{Installation, PATIENCE};
+use odeon_tests::{IDLE, Installation, PATIENCE};
 use reqwest::{Client, StatusCode};
 use tokio::task::JoinHandle;
 
@@ -54,7 +54,7 @@ impl Beside {
     pub fn start(url: String) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let stop = ended.clone();
-        let client = Client::builder().no_proxy().timeout(ANSWER).build().unwrap();
+        let client = Client::builder().no_proxy().pool_idle_timeout(IDLE).timeout(ANSWER).build().unwrap();
         let asking = tokio::spawn(async move {
             let deadline = Instant::now() + PATIENCE * 2;
             let mut answers = 0;
