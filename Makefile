@@ -4,6 +4,7 @@ NATS := .odeon/venv/bin/nats-server
 WASMTIME := .odeon/bench/bin/wasmtime
 export ODEON_NATS_SERVER := $(abspath $(NATS))
 export ODEON_WASMTIME := $(abspath $(WASMTIME))
+export ODEON_WASI_SUITE := $(abspath .odeon/wasi-testsuite)
 
 .PHONY: up down build production guests test bench bench-speed bench-host bench-flame bench-contenders bench-smoke bench-runtime bench-density fuzz fuzz-build fuzz-smoke setup fmt lint
 
@@ -27,6 +28,7 @@ guests: setup
 	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests
 	cargo build --release --target wasm32-wasip2 --manifest-path guest-examples/hello-wasip3/Cargo.toml --target-dir target/guests
 	cargo build --release --target wasm32-wasip2 --manifest-path tests/hostile/guest/Cargo.toml --target-dir target/guests
+	cargo build --release --target wasm32-wasip2 --manifest-path tests/wasi/command/Cargo.toml --target-dir target/guests
 	cargo build --release --target wasm32-wasip2 --manifest-path tests/wasi/p2/Cargo.toml --target-dir target/guests
 	cargo build --release --target wasm32-wasip2 --manifest-path tests/wasi/p3/Cargo.toml --target-dir target/guests
 
@@ -99,6 +101,7 @@ lint: setup
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml --check
 	cargo fmt --manifest-path guest-examples/hello-wasip3/Cargo.toml --check
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml --check
+	cargo fmt --manifest-path tests/wasi/command/Cargo.toml --check
 	cargo fmt --manifest-path tests/wasi/p2/Cargo.toml --check
 	cargo fmt --manifest-path tests/wasi/p3/Cargo.toml --check
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml --check
@@ -110,6 +113,7 @@ lint: setup
 	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-rust/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path guest-examples/hello-wasip3/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/hostile/guest/Cargo.toml --target-dir target/guests -- -D warnings
+	cargo clippy --target wasm32-wasip2 --manifest-path tests/wasi/command/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/wasi/p2/Cargo.toml --target-dir target/guests -- -D warnings
 	cargo clippy --target wasm32-wasip2 --manifest-path tests/wasi/p3/Cargo.toml --target-dir target/guests -- -D warnings
 	@tools/setup fuzz
@@ -121,6 +125,7 @@ fmt:
 	cargo fmt --manifest-path guest-examples/hello-rust/Cargo.toml
 	cargo fmt --manifest-path guest-examples/hello-wasip3/Cargo.toml
 	cargo fmt --manifest-path tests/hostile/guest/Cargo.toml
+	cargo fmt --manifest-path tests/wasi/command/Cargo.toml
 	cargo fmt --manifest-path tests/wasi/p2/Cargo.toml
 	cargo fmt --manifest-path tests/wasi/p3/Cargo.toml
 	cargo fmt --manifest-path tests/bench/guests/jobs-rust/Cargo.toml
