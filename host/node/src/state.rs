@@ -226,10 +226,22 @@ mod tests {
     fn a_link_out_of_the_folder_is_not_followed() {
         let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let state = StateDir::open(folder.path()).unwrap();
-        let digest = Digest::of(b"secret");
-        std::fs::write(outside.path().join("file"), b"secret").unwrap();
-        let link = folder.path().join(format!("objects/{digest}"));
-        std::os::unix::fs::symlink(outside.path().join("file"), link).unwrap();
-        assert!(state.object(&digest).is_none());
+        let secret = outside.path().join("file");
+        std::fs::write(&secret, b"secret").unwrap();
+        for inside in FOLDERS {
+            let name = format!("{inside}/file");
+            std::os::unix::fs::symlink(&secret, folder.path().join(&name)).unwrap();
+            assert_eq!(state.read(&name), None, "{name}");
+            state.write(&name, b"written").unwrap();
+            assert_eq!(state.read(&name).unwrap(), b"written", "a link is replaced");
+            // The same with the folder.
+            std::fs::rename(folder.path().join(inside), folder.path().join(format!("{inside}.away")))
+                .unwrap();
+            std::os::unix::fs::symlink(outside.path(), folder.path().join(inside)).unwrap();
+            assert_eq!(state.read(&name), None, "{inside}");
+            assert!(state.write(&name, b"written").is_err() && state.names(inside).is_empty(), "{inside}");
+            state.remove(&name);
+            assert_eq!(std::fs::read(&secret).unwrap(), b"secret", "{inside}");
+        }
     }
 }

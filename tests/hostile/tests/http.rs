@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use odeon_hostile::http1::{Raw, head};
@@ -44,6 +45,7 @@ async fn hostile_clients_are_met() {
     target.what_the_host_gets_is_framed_anew().await;
     target.http2_keeps_to_its_rules().await;
     target.http2_floods_end().await;
+    target.who_makes_the_server_reset_streams_is_left().await;
     target.responses_of_apps_are_bounded().await;
     target.responses_of_apps_are_framed_by_the_host().await;
     target.admin_listeners_are_bounded().await;
@@ -402,6 +404,33 @@ impl Target<'_> {
         let pong = |frame: &Frame| frame.kind == kind::PING && frame.flags == ACK;
         let first = control.find(|frame| is_refused(frame) || pong(frame)).await;
         assert!(first.is_some_and(|frame| pong(&frame)), "a server without the limit begins all of them");
+    }
+
+    /// A reset that the client earns costs as much as one that it sends (CVE-2025-8671).
+    async fn who_makes_the_server_reset_streams_is_left(&self) {
+        let block = http2::request("GET", "/Hello/", &[("connection", "close")]);
+        let resets = u32::try_from(limits::LOCAL_RESETS_MAX).unwrap();
+        let heads = |range: Range<u32>| {
+            let heads =
+                range.map(|at| http2::frame(kind::HEADERS, END_HEADERS | END_STREAM, at * 2 + 1, &block));
+            heads.collect::<Vec<_>>().concat()
+        };
+        let ping = http2::frame(kind::PING, 0, 0, b"answered");
+        let is_pong = |frame: &Frame| frame.kind == kind::PING && frame.flags == ACK;
+        let is_end =
+            |frame: &Frame| frame.kind == kind::GOAWAY && frame.payload.ends_with(b"internal_resets");
+        let plain = plain::server(2).await;
+        let mut first = Vec::new();
+        for server in [&self.router, &plain] {
+            let mut http2 = Http2::connect(server, &[]).await;
+            http2.send(&[heads(0..resets), ping.clone()].concat()).await;
+            assert!(http2.find(is_pong).await.is_some(), "so many are allowed");
+            http2.send(&[heads(resets..resets + 1), ping.clone()].concat()).await;
+            first.push(
+                http2.find(|frame| is_pong(frame) || is_end(frame)).await.is_some_and(|frame| is_end(&frame)),
+            );
+        }
+        assert_eq!(first, [true, false], "the router closes, a server without the limit goes on");
     }
 
     /// What an app answers must not make its host look broken: others would be sent elsewhere, or nowhere.
