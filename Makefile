@@ -8,8 +8,11 @@ export ODEON_WASI_SUITE := $(abspath .odeon/wasi-testsuite)
 
 .PHONY: up down build production guests test bench bench-speed bench-host bench-flame bench-contenders bench-smoke bench-runtime bench-density fuzz fuzz-build fuzz-smoke setup fmt lint
 
+# What an installation runs; odeon-host compiles components, too.
+PRODUCT := --bin odeon --bin odeon-platform --bin odeon-migrator --bin odeon-host --bin odeon-router
+
 up: setup
-	cargo build --release --workspace --bins
+	cargo build --release --workspace $(PRODUCT)
 	target/release/odeon up $(if $(DETACH),--detach)
 
 down:
