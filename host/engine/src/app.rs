@@ -180,6 +180,9 @@ impl<C: Capabilities> App<C> {
         if !together::charge(&mut context, tick.used)? {
             return Err(CpuDeadline.into());
         }
+        if context.data_mut().memory.is_too_much() {
+            return Err(wasmtime::Error::msg("the host runs out of memory"));
+        }
         Ok(match tick.is_over {
             true => UpdateDeadline::YieldCustom(1, Box::pin(slice::Yield::new())),
             false => UpdateDeadline::Continue(1),

@@ -138,6 +138,12 @@ impl Engine {
         self.memory.set_left(bytes);
     }
 
+    /// Says what one instance may have from now on, in bytes. Whoever has more ends when it runs: its memory may have been granted
+    /// long ago, and it fills it when there is none left.
+    pub fn set_instance_memory_max(&self, bytes: u64) {
+        self.memory.set_instance_max(bytes);
+    }
+
     pub(crate) fn memory(&self) -> Arc<HostMemory> {
         self.memory.clone()
     }

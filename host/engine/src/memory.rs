@@ -4,7 +4,7 @@
 //! (its stack, its buffers), what host functions say (rows of a result), and messages it makes. What is held is given back when its
 //! [`Held`] is dropped, whatever way that came.
 //!
-//! What all apps together may get is told by whoever looks at the host, now and then ([`HostMemory`]).
+//! What all apps together may get, and what an instance may keep, is told by whoever looks at the host, now and then ([`HostMemory`]).
 //!
 //! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
 
@@ -82,12 +82,15 @@ impl Memory {
 pub(crate) struct HostMemory {
     bytes: AtomicU64,
     bytes_max: AtomicU64,
+    /// What one instance may have, in bytes: whoever has more ends.
+    instance_max: AtomicU64,
 }
 
 impl Default for HostMemory {
     /// Without a bound.
     fn default() -> Self {
-        Self { bytes: AtomicU64::new(0), bytes_max: AtomicU64::new(u64::MAX) }
+        let [bytes_max, instance_max] = [u64::MAX; 2].map(AtomicU64::new);
+        Self { bytes: AtomicU64::new(0), bytes_max, instance_max }
     }
 }
 
@@ -95,6 +98,16 @@ impl HostMemory {
     /// So much is left, from now on.
     pub(crate) fn set_left(&self, bytes: u64) {
         self.bytes_max.store(self.bytes.load(Ordering::Acquire).saturating_add(bytes), Ordering::Release);
+    }
+
+    /// An instance may have so much, from now on.
+    pub(crate) fn set_instance_max(&self, bytes: u64) {
+        self.instance_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What an instance may have.
+    pub(crate) fn instance_max(&self) -> u64 {
+        self.instance_max.load(Ordering::Relaxed)
     }
 
     /// Takes so many bytes, if they are left.

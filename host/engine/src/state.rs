@@ -104,6 +104,15 @@ impl InstanceMemory {
         self.held.memory().is_wanted()
     }
 
+    /// Whether it is more than the host can bear.
+    pub(crate) fn is_too_much(&mut self) -> bool {
+        let is_too_much = self.bytes > self.host.instance_max();
+        if is_too_much {
+            self.denied = Some(Denied::Host);
+        }
+        is_too_much
+    }
+
     /// Where an instance with so much of it is called.
     pub(crate) fn begin(&self) -> Begin {
         if self.bytes > HERE_BYTES_MAX { Begin::There } else { Begin::Here }

@@ -168,7 +168,7 @@ async fn pass(
 
 /// Waits until one more instance of the app may live: there are not too many, and the app's budget has room for it. So many may wait.
 pub(crate) async fn instance(host: &Host, served: &Served, wait_max: Duration) -> Result<Ready, Refusal> {
-    if host.pressure.level() == Level::RefuseRequests {
+    if host.pressure.level() >= Level::RefuseRequests {
         return Err(Refusal::HostMemory);
     }
     let _waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;

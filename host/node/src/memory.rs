@@ -2,7 +2,8 @@
 //!
 //! The kernel ends a process that takes more than its control group or machine has, and all apps with it. A host gives way
 //! before that, in steps: it unloads apps that are idle, then loads no more, then takes no more requests and gives those that
-//! run no more memory. Between two looks these get what was left at the last one. What must stay true: nothing here runs in a
+//! run no more memory, then ends those that have most. Between two looks these get what was left at the last one; what they
+//! have got before and fill later is why the last step is there. What must stay true: nothing here runs in a
 //! request; a request reads one number. What the kernel can drop by itself (clean pages of files, among them the code of apps)
 //! does not count as used.
 
@@ -14,12 +15,21 @@ use tracing::{info, warn};
 
 /// Time between two looks, in milliseconds.
 pub(crate) const LOOK_MS: u64 = 500;
+/// The same while no requests are taken: what was granted before may be filled within a moment.
+const SHORT_LOOK_MS: u64 = 50;
 /// From this share of the limit on, in percent, idle apps are unloaded.
 const UNLOAD_PERCENT: u64 = 80;
 /// From this share on, in percent, no app is loaded.
 const REFUSE_LOADS_PERCENT: u64 = 88;
 /// From this share on, in percent, no request is taken, and no instance gets more memory.
 const REFUSE_REQUESTS_PERCENT: u64 = 94;
+/// From this share on, in percent, instances are ended: at the first look those with more than [`INSTANCE_BYTES_MAX`], at each look
+/// that follows those with more than half as much, down to [`INSTANCE_BYTES_MIN`].
+const END_INSTANCES_PERCENT: u64 = 97;
+/// See [`END_INSTANCES_PERCENT`]: half of what an instance may ever have.
+const INSTANCE_BYTES_MAX: u64 = 256 << 20;
+/// See [`END_INSTANCES_PERCENT`]: what hardly any instance does without.
+const INSTANCE_BYTES_MIN: u64 = 4 << 20;
 /// A level is left when the share is so much below where it begins, in percent: else it would come and go.
 const EASE_PERCENT: u64 = 2;
 /// What loaded apps may use when no setting says it: this share of the limit.
@@ -34,13 +44,31 @@ pub(crate) struct Reading {
     pub(crate) limit: u64,
 }
 
-impl Reading {
-    /// What instances may get until the next look, in bytes.
-    pub(crate) fn left(self, level: Level) -> u64 {
-        if level == Level::RefuseRequests {
-            return 0;
-        }
-        (self.limit / 100).saturating_mul(REFUSE_REQUESTS_PERCENT).saturating_sub(self.used)
+/// What follows for instances until the next look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    /// What all may get, in bytes.
+    pub(crate) left: u64,
+    /// What one may have, in bytes.
+    pub(crate) instance_max: u64,
+}
+
+impl Bounds {
+    const NONE: Self = Self { left: u64::MAX, instance_max: u64::MAX };
+
+    /// Those that follow on these.
+    fn after(self, reading: Reading, level: Level) -> Self {
+        let left = match level >= Level::RefuseRequests {
+            true => 0,
+            false => {
+                (reading.limit / 100).saturating_mul(REFUSE_REQUESTS_PERCENT).saturating_sub(reading.used)
+            }
+        };
+        let instance_max = match level == Level::EndInstances {
+            true => (self.instance_max / 2).clamp(INSTANCE_BYTES_MIN, INSTANCE_BYTES_MAX),
+            false => u64::MAX,
+        };
+        Self { left, instance_max }
     }
 }
 
@@ -52,10 +80,12 @@ pub(crate) enum Level {
     Unload,
     RefuseLoads,
     RefuseRequests,
+    EndInstances,
 }
 
 impl Level {
-    const ALL: [(Level, u64); 3] = [
+    const ALL: [(Level, u64); 4] = [
+        (Level::EndInstances, END_INSTANCES_PERCENT),
         (Level::RefuseRequests, REFUSE_REQUESTS_PERCENT),
         (Level::RefuseLoads, REFUSE_LOADS_PERCENT),
         (Level::Unload, UNLOAD_PERCENT),
@@ -83,7 +113,8 @@ impl Pressure {
             0 => Level::Enough,
             1 => Level::Unload,
             2 => Level::RefuseLoads,
-            _ => Level::RefuseRequests,
+            3 => Level::RefuseRequests,
+            _ => Level::EndInstances,
         }
     }
 
@@ -106,22 +137,24 @@ impl Pressure {
 pub(crate) async fn watch<U: Future<Output = usize>>(
     pressure: &Pressure,
     mut read: impl FnMut() -> Option<Reading>,
-    mut tell: impl FnMut(Reading, Level),
+    mut tell: impl FnMut(Reading, Bounds),
     mut unload: impl FnMut() -> U,
 ) {
-    let mut every = tokio::time::interval(Duration::from_millis(LOOK_MS));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut bounds = Bounds::NONE;
     loop {
-        every.tick().await;
-        let Some(reading) = read() else { continue };
-        let level = pressure.take(reading);
-        tell(reading, level);
-        if level >= Level::Unload {
+        if let Some(reading) = read() {
+            let level = pressure.take(reading);
+            bounds = bounds.after(reading, level);
+            tell(reading, bounds);
+        }
+        if pressure.level() >= Level::Unload {
             let apps = unload().await;
             if apps > 0 {
                 info!(apps, "idle apps were unloaded");
             }
         }
+        let is_short = pressure.level() >= Level::RefuseRequests;
+        tokio::time::sleep(Duration::from_millis(if is_short { SHORT_LOOK_MS } else { LOOK_MS })).await;
     }
 }
 
@@ -215,6 +248,8 @@ fn field(text: &str, name: &str) -> Option<u64> {
 mod tests {
     use std::cell::RefCell;
 
+    use tokio::time::Instant;
+
     use super::*;
 
     fn reading(percent: u64) -> Reading {
@@ -223,16 +258,32 @@ mod tests {
 
     #[test]
     fn between_two_looks_instances_get_what_is_left_and_no_more() {
-        assert_eq!(reading(90).left(Level::RefuseLoads), 4 << 20);
-        assert_eq!(reading(93).left(Level::RefuseRequests), 0, "until the level is left");
-        assert_eq!(reading(99).left(Level::Enough), 0);
+        let left = |percent, level| Bounds::NONE.after(reading(percent), level).left;
+        assert_eq!(left(90, Level::RefuseLoads), 4 << 20);
+        assert_eq!(left(93, Level::RefuseRequests), 0, "until the level is left");
+        assert_eq!((left(99, Level::EndInstances), left(99, Level::Enough)), (0, 0));
+    }
+
+    #[test]
+    fn those_that_have_most_end_first() {
+        let mut bounds = Bounds::NONE;
+        let mut next = |level| {
+            bounds = bounds.after(reading(98), level);
+            bounds.instance_max
+        };
+        let first = [Level::RefuseRequests, Level::EndInstances, Level::EndInstances].map(&mut next);
+        assert_eq!(first, [u64::MAX, INSTANCE_BYTES_MAX, INSTANCE_BYTES_MAX / 2]);
+        assert_eq!([Level::EndInstances; 10].map(&mut next)[9], INSTANCE_BYTES_MIN);
+        let eased = [Level::RefuseRequests, Level::EndInstances].map(&mut next);
+        assert_eq!(eased, [u64::MAX, INSTANCE_BYTES_MAX], "it begins anew");
     }
 
     #[test]
     fn a_host_gives_way_in_steps_and_does_not_flutter() {
         let pressure = Pressure::default();
-        let levels = [79, 80, 79, 78, 77, 88, 87, 94, 93, 91, 50].map(|share| pressure.take(reading(share)));
-        use Level::{Enough, RefuseLoads, RefuseRequests, Unload};
+        let shares = [79, 80, 79, 78, 77, 88, 87, 94, 97, 95, 94, 93, 91, 50];
+        let levels = shares.map(|share| pressure.take(reading(share)));
+        use Level::{EndInstances, Enough, RefuseLoads, RefuseRequests, Unload};
         let expected = [
             Enough,
             Unload,
@@ -241,6 +292,9 @@ mod tests {
             Enough,
             RefuseLoads,
             RefuseLoads,
+            RefuseRequests,
+            EndInstances,
+            EndInstances,
             RefuseRequests,
             RefuseRequests,
             RefuseLoads,
@@ -252,20 +306,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn apps_are_unloaded_for_as_long_as_memory_is_short() {
         let pressure = Pressure::default();
-        let readings = RefCell::new(vec![reading(50), reading(90), reading(85), reading(50)].into_iter());
-        let (mut told, unloads) = (0, RefCell::new(Vec::new()));
+        let readings =
+            RefCell::new(vec![reading(50), reading(90), reading(95), reading(85), reading(50)].into_iter());
+        let (start, mut looks, unloads) = (Instant::now(), Vec::new(), RefCell::new(Vec::new()));
         let watch = watch(
             &pressure,
             || readings.borrow_mut().next(),
-            |_, _| told += 1,
+            |_, _| looks.push(start.elapsed().as_millis()),
             || {
                 unloads.borrow_mut().push(pressure.level());
                 std::future::ready(1)
             },
         );
         let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS * 10), watch).await;
-        assert_eq!(*unloads.borrow(), [Level::RefuseLoads, Level::Unload]);
-        assert_eq!((told, pressure.level()), (4, Level::Enough));
+        assert_eq!(*unloads.borrow(), [Level::RefuseLoads, Level::RefuseRequests, Level::Unload]);
+        assert_eq!(looks, [0, 500, 1_000, 1_050, 1_550], "the shorter it is, the sooner the next look");
+        assert_eq!(pressure.level(), Level::Enough);
     }
 
     #[test]

@@ -142,7 +142,10 @@ async fn nobody_gets_more_memory_while_the_host_is_short_of_it() {
     guest.engine.set_memory_left(0);
     let (status, code, detail) = guest.fails("/large", LIMITS).await;
     assert_eq!((status, code), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50313"));
-    assert_eq!(detail, "the host is short of memory: the app got no more of it, and failed");
+    assert_eq!(
+        detail,
+        "the host is short of memory: the app got no more of it, or had too much, and was ended"
+    );
     guest.engine.set_memory_left(25 << 20);
     for _ in 0..3 {
         guest.ask("/large", LIMITS).await.unwrap(); // 20 MiB, which are there for the next one when it has ended
@@ -150,6 +153,23 @@ async fn nobody_gets_more_memory_while_the_host_is_short_of_it() {
     }
     let (_, code, _) = guest.fails("/memory", LIMITS).await;
     assert_eq!(code, "OS-BERT-50313", "there was more for an instance, and not for the host");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_much_memory_ends_when_the_host_runs_out_of_it() {
+    let guest = Guest::load("hello_rust");
+    guest.engine.set_instance_memory_max(32 << 20);
+    guest.ask("/large", LIMITS).await.unwrap(); // 20 MiB
+    guest.rests().await;
+    let before = guest.account.cpu.used_ns();
+    let runs_out = async {
+        until("it runs", || guest.account.cpu.used_ns() > before + 10_000_000).await;
+        guest.engine.set_instance_memory_max(1 << 20);
+    };
+    let ((status, code, _), ()) = tokio::join!(guest.fails("/loop", LIMITS), runs_out);
+    assert_eq!((status, code), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50313"));
+    guest.engine.set_instance_memory_max(u64::MAX);
+    guest.ask("/", LIMITS).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
