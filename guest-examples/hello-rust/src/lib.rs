@@ -29,6 +29,9 @@ impl Guest for Hello {
         if path.ends_with("/panic") {
             panic!("asked to");
         }
+        if path.contains("/large") {
+            std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BYTES));
+        }
         if path.ends_with("/loop") {
             loop {
                 REQUESTS.fetch_add(1, Ordering::Relaxed);
@@ -39,9 +42,6 @@ impl Guest for Hello {
             loop {
                 hoard.push(vec![1; 1 << 20]);
             }
-        }
-        if path.ends_with("/large") {
-            std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BYTES));
         }
         if path.ends_with("/stack") {
             println!("{}", deeper(1));

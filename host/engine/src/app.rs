@@ -180,7 +180,7 @@ impl<C: Capabilities> App<C> {
         if !together::charge(&mut context, tick.used)? {
             return Err(CpuDeadline.into());
         }
-        if context.data_mut().memory.is_too_much() {
+        if context.data_mut().memory.must_end() {
             return Err(wasmtime::Error::msg("the host runs out of memory"));
         }
         Ok(match tick.is_over {

@@ -138,10 +138,10 @@ impl Engine {
         self.memory.set_left(bytes);
     }
 
-    /// Says what one instance may have from now on, in bytes. Whoever has more ends when it runs: its memory may have been granted
-    /// long ago, and it fills it when there is none left.
-    pub fn set_instance_memory_max(&self, bytes: u64) {
-        self.memory.set_instance_max(bytes);
+    /// Ends as many of the largest instances as have so many bytes, when they run, and none of those that were to end before. What they
+    /// fill may have been granted long ago, when there was enough.
+    pub fn end_largest(&self, bytes: u64) {
+        self.memory.end_largest(bytes);
     }
 
     pub(crate) fn memory(&self) -> Arc<HostMemory> {

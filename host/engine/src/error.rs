@@ -36,7 +36,7 @@ pub enum GuestError {
     #[error("the app's instances together needed more than {0} bytes of memory, so that this one failed")]
     AppMemory(u64),
     /// The host had no more memory to give.
-    #[error("the host is short of memory: the app got no more of it, or had too much, and was ended")]
+    #[error("the host is short of memory: the app got no more of it, or had most, and was ended")]
     HostMemory,
     /// The guest called itself too deeply.
     #[error("the app ran out of stack; look for a recursion without an end")]

@@ -4,12 +4,12 @@
 //! (its stack, its buffers), what host functions say (rows of a result), and messages it makes. What is held is given back when its
 //! [`Held`] is dropped, whatever way that came.
 //!
-//! What all apps together may get, and what an instance may keep, is told by whoever looks at the host, now and then ([`HostMemory`]).
+//! What all apps together may get, and must give back, is told by whoever looks at the host, now and then ([`HostMemory`]).
 //!
 //! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -77,20 +77,41 @@ impl Memory {
 }
 
 /// What all instances of a host together have beyond what they began with. Between two looks at the host's memory guests could
-/// take gigabytes: there is as much for them as was left at the last look.
+/// take gigabytes: there is as much for them as was left at the last look. What they have got they may fill later, when there
+/// is none left; so it is known how many are how large, and the largest can be ended.
 #[derive(Debug)]
 pub(crate) struct HostMemory {
     bytes: AtomicU64,
     bytes_max: AtomicU64,
-    /// What one instance may have, in bytes: whoever has more ends.
-    instance_max: AtomicU64,
+    /// Instances of each size; of small ones nobody asks.
+    of_size: [AtomicU64; SIZES],
+    /// From this size on, so many instances are to end.
+    ending: Mutex<(usize, u64)>,
+    /// Whether any are.
+    is_ending: AtomicBool,
+}
+
+/// Instances with less are small, in bytes: ending them gives little back.
+const LARGE_BYTES_MIN: u64 = 4 << 20;
+/// Sizes that are told apart: small ones, and from [`LARGE_BYTES_MIN`] on each twice the one before.
+const SIZES: usize = 9;
+
+/// The size of an instance with so many bytes.
+fn size_of(bytes: u64) -> usize {
+    let doubled = (bytes / LARGE_BYTES_MIN).checked_ilog2().map_or(0, |log| log as usize + 1);
+    doubled.min(SIZES - 1)
 }
 
 impl Default for HostMemory {
     /// Without a bound.
     fn default() -> Self {
-        let [bytes_max, instance_max] = [u64::MAX; 2].map(AtomicU64::new);
-        Self { bytes: AtomicU64::new(0), bytes_max, instance_max }
+        Self {
+            bytes: AtomicU64::new(0),
+            bytes_max: AtomicU64::new(u64::MAX),
+            of_size: Default::default(),
+            ending: Mutex::default(),
+            is_ending: AtomicBool::new(false),
+        }
     }
 }
 
@@ -100,14 +121,38 @@ impl HostMemory {
         self.bytes_max.store(self.bytes.load(Ordering::Acquire).saturating_add(bytes), Ordering::Release);
     }
 
-    /// An instance may have so much, from now on.
-    pub(crate) fn set_instance_max(&self, bytes: u64) {
-        self.instance_max.store(bytes, Ordering::Relaxed);
+    /// An instance that had `before` has `now`, in bytes.
+    pub(crate) fn resized(&self, before: u64, now: u64) {
+        let (before, now) = (size_of(before), size_of(now));
+        if before != now {
+            self.of_size[now].fetch_add(u64::from(now > 0), Ordering::Relaxed);
+            self.of_size[before].fetch_sub(u64::from(before > 0), Ordering::Relaxed);
+        }
     }
 
-    /// What an instance may have.
-    pub(crate) fn instance_max(&self) -> u64 {
-        self.instance_max.load(Ordering::Relaxed)
+    /// Ends as many of the largest as have so many bytes, when they run, instead of those that were to end before.
+    pub(crate) fn end_largest(&self, bytes: u64) {
+        let (mut size, mut count, mut left) = (SIZES, 0, bytes);
+        while left > 0 && size > 1 {
+            size -= 1;
+            let each = LARGE_BYTES_MIN << (size - 1);
+            let those = self.of_size[size].load(Ordering::Relaxed).min(left.div_ceil(each));
+            count += those;
+            left = left.saturating_sub(those * each);
+        }
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = (size, count);
+        self.is_ending.store(count > 0, Ordering::Relaxed);
+    }
+
+    /// Whether an instance with so many bytes is one of those that are to end.
+    pub(crate) fn must_end(&self, bytes: u64) -> bool {
+        if !self.is_ending.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let must_end = ending.1 > 0 && size_of(bytes) >= ending.0;
+        ending.1 -= u64::from(must_end);
+        must_end
     }
 
     /// Takes so many bytes, if they are left.
@@ -216,6 +261,28 @@ mod tests {
         assert!(!host.take(1));
         host.give_back(1);
         assert!(host.take(1) && !host.take(1));
+    }
+
+    #[test]
+    fn as_many_of_the_largest_end_as_must() {
+        const MIB: u64 = 1 << 20;
+        let host = HostMemory::default();
+        for bytes in [1, 100, 100, 100, 20, 20, 512, 2_000] {
+            host.resized(0, bytes * MIB);
+        }
+        assert!(!host.must_end(512 * MIB), "nobody asked");
+        host.end_largest(600 * MIB); // two of 512 MiB and more at least
+        assert!(!host.must_end(100 * MIB) && host.must_end(2_000 * MIB) && host.must_end(512 * MIB));
+        assert!(!host.must_end(512 * MIB), "no more than must");
+        host.resized(512 * MIB, 0);
+        host.resized(2_000 * MIB, 10 * MIB);
+        host.end_largest(200 * MIB); // the three of 100 count as 64 each, and one of 20 for the rest
+        let ended = [100, 1, 100, 10, 100, 20, 20].map(|bytes| host.must_end(bytes * MIB));
+        assert_eq!(ended, [true, false, true, false, true, true, false]);
+        host.end_largest(1 << 40);
+        assert!(host.must_end(10 * MIB) && !host.must_end(MIB), "small ones never");
+        host.end_largest(0);
+        assert!(!host.must_end(100 * MIB));
     }
 
     #[tokio::test]

@@ -104,13 +104,13 @@ impl InstanceMemory {
         self.held.memory().is_wanted()
     }
 
-    /// Whether it is more than the host can bear.
-    pub(crate) fn is_too_much(&mut self) -> bool {
-        let is_too_much = self.bytes > self.host.instance_max();
-        if is_too_much {
+    /// Whether the host must have it back.
+    pub(crate) fn must_end(&mut self) -> bool {
+        let must_end = self.host.must_end(self.bytes);
+        if must_end {
             self.denied = Some(Denied::Host);
         }
-        is_too_much
+        must_end
     }
 
     /// Where an instance with so much of it is called.
@@ -136,15 +136,20 @@ impl InstanceMemory {
             }
         }
         self.reserved -= reserved;
-        self.bytes = sum;
+        self.resize(sum);
         Ok(())
     }
 
     /// Gives back a part of what was taken and not reserved.
     pub(crate) fn give_back(&mut self, less: u64) {
-        self.bytes -= less;
+        self.resize(self.bytes - less);
         self.held.shrink(less);
         self.give_back_to_host(less);
+    }
+
+    fn resize(&mut self, bytes: u64) {
+        self.host.resized(self.bytes, bytes);
+        self.bytes = bytes;
     }
 
     fn give_back_to_host(&mut self, less: u64) {
@@ -166,6 +171,7 @@ impl InstanceMemory {
 
 impl Drop for InstanceMemory {
     fn drop(&mut self) {
+        self.resize(0);
         self.host.give_back(self.more);
     }
 }

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// Time between two looks, in milliseconds.
 pub(crate) const LOOK_MS: u64 = 500;
-/// The same while no requests are taken: what was granted before may be filled within a moment.
+/// The same while memory is short: what was granted before may be filled within a moment.
 const SHORT_LOOK_MS: u64 = 50;
 /// From this share of the limit on, in percent, idle apps are unloaded.
 const UNLOAD_PERCENT: u64 = 80;
@@ -23,13 +24,8 @@ const UNLOAD_PERCENT: u64 = 80;
 const REFUSE_LOADS_PERCENT: u64 = 88;
 /// From this share on, in percent, no request is taken, and no instance gets more memory.
 const REFUSE_REQUESTS_PERCENT: u64 = 94;
-/// From this share on, in percent, instances are ended: at the first look those with more than [`INSTANCE_BYTES_MAX`], at each look
-/// that follows those with more than half as much, down to [`INSTANCE_BYTES_MIN`].
-const END_INSTANCES_PERCENT: u64 = 97;
-/// See [`END_INSTANCES_PERCENT`]: half of what an instance may ever have.
-const INSTANCE_BYTES_MAX: u64 = 256 << 20;
-/// See [`END_INSTANCES_PERCENT`]: what hardly any instance does without.
-const INSTANCE_BYTES_MIN: u64 = 4 << 20;
+/// From this share on, in percent, as many of the largest instances are ended as have what is used beyond [`REFUSE_REQUESTS_PERCENT`].
+const END_INSTANCES_PERCENT: u64 = 96;
 /// A level is left when the share is so much below where it begins, in percent: else it would come and go.
 const EASE_PERCENT: u64 = 2;
 /// What loaded apps may use when no setting says it: this share of the limit.
@@ -49,26 +45,18 @@ pub(crate) struct Reading {
 pub(crate) struct Bounds {
     /// What all may get, in bytes.
     pub(crate) left: u64,
-    /// What one may have, in bytes.
-    pub(crate) instance_max: u64,
+    /// What the largest must give back by ending, in bytes.
+    pub(crate) beyond: u64,
 }
 
 impl Bounds {
-    const NONE: Self = Self { left: u64::MAX, instance_max: u64::MAX };
-
-    /// Those that follow on these.
-    fn after(self, reading: Reading, level: Level) -> Self {
-        let left = match level >= Level::RefuseRequests {
-            true => 0,
-            false => {
-                (reading.limit / 100).saturating_mul(REFUSE_REQUESTS_PERCENT).saturating_sub(reading.used)
-            }
-        };
-        let instance_max = match level == Level::EndInstances {
-            true => (self.instance_max / 2).clamp(INSTANCE_BYTES_MIN, INSTANCE_BYTES_MAX),
-            false => u64::MAX,
-        };
-        Self { left, instance_max }
+    fn of(reading: Reading, level: Level) -> Self {
+        let at_most = (reading.limit / 100).saturating_mul(REFUSE_REQUESTS_PERCENT);
+        let (left, beyond) = (at_most.saturating_sub(reading.used), reading.used.saturating_sub(at_most));
+        Self {
+            left: if level < Level::RefuseRequests { left } else { 0 },
+            beyond: if level == Level::EndInstances { beyond } else { 0 },
+        }
     }
 }
 
@@ -140,20 +128,20 @@ pub(crate) async fn watch<U: Future<Output = usize>>(
     mut tell: impl FnMut(Reading, Bounds),
     mut unload: impl FnMut() -> U,
 ) {
-    let mut bounds = Bounds::NONE;
+    let mut unloaded: Option<Instant> = None;
     loop {
         if let Some(reading) = read() {
             let level = pressure.take(reading);
-            bounds = bounds.after(reading, level);
-            tell(reading, bounds);
+            tell(reading, Bounds::of(reading, level));
         }
-        if pressure.level() >= Level::Unload {
+        let is_short = pressure.level() >= Level::Unload;
+        if is_short && unloaded.is_none_or(|at| at.elapsed() >= Duration::from_millis(LOOK_MS)) {
             let apps = unload().await;
             if apps > 0 {
                 info!(apps, "idle apps were unloaded");
             }
+            unloaded = Some(Instant::now());
         }
-        let is_short = pressure.level() >= Level::RefuseRequests;
         tokio::time::sleep(Duration::from_millis(if is_short { SHORT_LOOK_MS } else { LOOK_MS })).await;
     }
 }
@@ -248,8 +236,6 @@ fn field(text: &str, name: &str) -> Option<u64> {
 mod tests {
     use std::cell::RefCell;
 
-    use tokio::time::Instant;
-
     use super::*;
 
     fn reading(percent: u64) -> Reading {
@@ -257,31 +243,23 @@ mod tests {
     }
 
     #[test]
-    fn between_two_looks_instances_get_what_is_left_and_no_more() {
-        let left = |percent, level| Bounds::NONE.after(reading(percent), level).left;
-        assert_eq!(left(90, Level::RefuseLoads), 4 << 20);
-        assert_eq!(left(93, Level::RefuseRequests), 0, "until the level is left");
-        assert_eq!((left(99, Level::EndInstances), left(99, Level::Enough)), (0, 0));
-    }
-
-    #[test]
-    fn those_that_have_most_end_first() {
-        let mut bounds = Bounds::NONE;
-        let mut next = |level| {
-            bounds = bounds.after(reading(98), level);
-            bounds.instance_max
+    fn instances_get_what_is_left_and_give_back_what_is_beyond() {
+        let bounds = |percent, level| {
+            let Bounds { left, beyond } = Bounds::of(reading(percent), level);
+            (left >> 20, beyond >> 20)
         };
-        let first = [Level::RefuseRequests, Level::EndInstances, Level::EndInstances].map(&mut next);
-        assert_eq!(first, [u64::MAX, INSTANCE_BYTES_MAX, INSTANCE_BYTES_MAX / 2]);
-        assert_eq!([Level::EndInstances; 10].map(&mut next)[9], INSTANCE_BYTES_MIN);
-        let eased = [Level::RefuseRequests, Level::EndInstances].map(&mut next);
-        assert_eq!(eased, [u64::MAX, INSTANCE_BYTES_MAX], "it begins anew");
+        assert_eq!(bounds(90, Level::RefuseLoads), (4, 0));
+        assert_eq!(bounds(93, Level::RefuseRequests), (0, 0), "until the level is left");
+        assert_eq!(bounds(95, Level::RefuseRequests), (0, 0), "others end by themselves");
+        assert_eq!(bounds(96, Level::EndInstances), (0, 2));
+        assert_eq!(bounds(99, Level::EndInstances), (0, 5));
+        assert_eq!(bounds(99, Level::Enough), (0, 0));
     }
 
     #[test]
     fn a_host_gives_way_in_steps_and_does_not_flutter() {
         let pressure = Pressure::default();
-        let shares = [79, 80, 79, 78, 77, 88, 87, 94, 97, 95, 94, 93, 91, 50];
+        let shares = [79, 80, 79, 78, 77, 88, 87, 94, 96, 94, 93, 93, 91, 50];
         let levels = shares.map(|share| pressure.take(reading(share)));
         use Level::{EndInstances, Enough, RefuseLoads, RefuseRequests, Unload};
         let expected = [
@@ -306,8 +284,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn apps_are_unloaded_for_as_long_as_memory_is_short() {
         let pressure = Pressure::default();
-        let readings =
-            RefCell::new(vec![reading(50), reading(90), reading(95), reading(85), reading(50)].into_iter());
+        let shares = [50, 90].into_iter().chain([95; 12]).chain([85, 50]);
+        let readings = RefCell::new(shares.map(reading));
         let (start, mut looks, unloads) = (Instant::now(), Vec::new(), RefCell::new(Vec::new()));
         let watch = watch(
             &pressure,
@@ -319,8 +297,9 @@ mod tests {
             },
         );
         let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS * 10), watch).await;
-        assert_eq!(*unloads.borrow(), [Level::RefuseLoads, Level::RefuseRequests, Level::Unload]);
-        assert_eq!(looks, [0, 500, 1_000, 1_050, 1_550], "the shorter it is, the sooner the next look");
+        assert_eq!(*unloads.borrow(), [Level::RefuseLoads, Level::RefuseRequests]);
+        let expected: Vec<u128> = [0].into_iter().chain((500..=1_200).step_by(50)).collect();
+        assert_eq!(looks, expected, "the next look is soon while it is short");
         assert_eq!(pressure.level(), Level::Enough);
     }
 

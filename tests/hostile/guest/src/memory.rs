@@ -3,6 +3,7 @@
 //! - `grow`: more memory until it fails.
 //! - `ask`: asks for memory that it may not have, for ever.
 //! - `hold/<mib>/<ms>`: takes so much, keeps it for so long, and answers.
+//! - `late/<mib>/<ms>`: the same, but it fills what it took after that time only.
 //! - `stack`: calls itself for ever.
 //! - `resources`: makes resources of the host until it fails.
 //! - `fields`: a header list that grows until it fails.
@@ -45,6 +46,15 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
             let hoard = vec![1_u8; number(mib) << 20];
             std::thread::sleep(Duration::from_millis(number(ms) as u64));
             format!("held {}\n", black_box(hoard).len())
+        }
+        ["late", mib, ms] => {
+            let (mut hoard, bytes) = (Vec::new(), number(mib) << 20);
+            hoard.reserve_exact(bytes);
+            std::thread::sleep(Duration::from_millis(number(ms) as u64));
+            while hoard.len() < bytes {
+                hoard.extend_from_slice(black_box(&[1_u8; 4 << 10]));
+            }
+            format!("filled {}\n", black_box(hoard).len())
         }
         ["stack"] => format!("{}\n", deeper(1)),
         ["resources"] => {
@@ -106,7 +116,7 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
         ["environment"] => {
             format!("{} {}\n", std::env::vars().count(), std::env::args().count())
         }
-        _ => "grow, ask, hold, stack, resources, fields, messages, dropped, random, call, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
+        _ => "grow, ask, hold, late, stack, resources, fields, messages, dropped, random, call, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
             .to_owned(),
     };
     respond(out, &said);
