@@ -155,13 +155,12 @@ async fn nobody_gets_more_memory_while_the_host_is_short_of_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_most_memory_ends_when_the_host_runs_out_of_it() {
     let guest = Guest::load("hello_rust");
-    let before = guest.account.cpu.used_ns();
-    let small = guest.fails("/loop", RequestLimits { wall_ms_max: 1_000, ..LIMITS });
+    let small = guest.fails("/loop", RequestLimits { wall_ms_max: 3_000, ..LIMITS });
     let large = guest.fails("/large/loop", LIMITS); // 20 MiB
-    let runs_out = async {
-        until("both run", || guest.account.cpu.used_ns() > before + 100_000_000).await;
-        guest.engine.end_largest(1);
-    };
+    let runs_out = until("the first has ended", || {
+        guest.engine.end_largest(1); // again and again, as a host does that looks again and again
+        guest.ends.failed.load(Ordering::SeqCst) > 0
+    });
     let ((_, small, _), (status, large, _), ()) = tokio::join!(small, large, runs_out);
     assert_eq!((status, large), (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50313"));
     assert_eq!(small, "OS-BERT-50401", "it went on until its deadline");
