@@ -77,7 +77,8 @@ async fn the_public_test_suite_passes() {
     let (suite, programs) = (Suite::new(), programs(Path::new(&folder)));
     assert_eq!(programs.len(), PROGRAMS, "is it another version of the suite?");
     let ran = futures_util::stream::iter(&programs).map(async |program| {
-        let (here, there) = tokio::join!(suite.run(program), run_there(program));
+        let command = program.command();
+        let (here, there) = tokio::join!(suite.run(program, &command), run_there(program, &command));
         (program.name.as_str(), here.err(), there.err())
     });
     let (mut here, mut there) = (BTreeMap::new(), BTreeMap::new());
@@ -138,16 +139,21 @@ fn programs(suite: &Path) -> Vec<Program> {
 }
 
 impl Program {
-    /// As a component that is a command.
-    fn command(&self) -> anyhow::Result<Vec<u8>> {
+    /// It is a component already, a command or a handler.
+    fn is_for_0_3(&self) -> bool {
+        self.name.contains("wasm32-wasip3")
+    }
+
+    /// As a component.
+    fn command(&self) -> Vec<u8> {
         let bytes = fs::read(&self.file).unwrap();
-        if self.name.contains("wasm32-wasip3") {
-            return Ok(bytes);
+        if self.is_for_0_3() {
+            return bytes;
         }
         let mut encoder = ComponentEncoder::default();
-        encoder.module(&bytes)?;
-        encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)?;
-        encoder.validate(true).encode()
+        encoder.module(&bytes).unwrap();
+        encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER).unwrap();
+        encoder.validate(true).encode().unwrap()
     }
 
     /// A copy of the folders that it may write to, each with its name there.
@@ -203,10 +209,10 @@ impl Suite {
     }
 
     /// Runs a program for a request, and says what is wrong with what came of it.
-    async fn run(&self, program: &Program) -> anyhow::Result<()> {
-        let component = match program.command()? {
-            service if program.name.contains("wasm32-wasip3") => service,
-            command => self.composed(&command)?,
+    async fn run(&self, program: &Program, command: &[u8]) -> anyhow::Result<()> {
+        let component = match program.is_for_0_3() {
+            true => command.to_vec(),
+            false => self.composed(command)?,
         };
         let component = artefact::component(&self.engine, &component)?;
         let app = App::link(&self.engine, &self.linkers, &component)?;
@@ -291,14 +297,14 @@ impl Capabilities for Granted {
 }
 
 /// Runs a program under `wasmtime run`.
-async fn run_there(program: &Program) -> anyhow::Result<()> {
+async fn run_there(program: &Program, command: &[u8]) -> anyhow::Result<()> {
     let copies = tempfile::tempdir().unwrap();
     let file = copies.path().join("program.wasm");
-    fs::write(&file, program.command()?).unwrap();
+    fs::write(&file, command).unwrap();
     let mut command =
         Command::new(std::env::var("ODEON_WASMTIME").expect("`make test` says where wasmtime is"));
     command.arg("run");
-    if program.name.contains("wasm32-wasip3") {
+    if program.is_for_0_3() {
         command.args(["-Sp3,http", "-Wcomponent-model-async"]);
     }
     for (folder, name) in program.folders(copies.path()) {

@@ -8,8 +8,8 @@
 //!
 //! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -85,10 +85,10 @@ pub(crate) struct HostMemory {
     bytes_max: AtomicU64,
     /// Instances of each size; of small ones nobody asks.
     of_size: [AtomicU64; SIZES],
-    /// From this size on, so many instances are to end.
-    ending: Mutex<(usize, u64)>,
-    /// Whether any are.
-    is_ending: AtomicBool,
+    /// From this size on instances are to end; [`SIZES`] when none is.
+    end_from: AtomicUsize,
+    /// So many of them.
+    to_end: AtomicU64,
 }
 
 /// Instances with less are small, in bytes: ending them gives little back.
@@ -109,8 +109,8 @@ impl Default for HostMemory {
             bytes: AtomicU64::new(0),
             bytes_max: AtomicU64::new(u64::MAX),
             of_size: Default::default(),
-            ending: Mutex::default(),
-            is_ending: AtomicBool::new(false),
+            end_from: AtomicUsize::new(SIZES),
+            to_end: AtomicU64::new(0),
         }
     }
 }
@@ -130,9 +130,12 @@ impl HostMemory {
         }
     }
 
-    /// Ends as many of the largest as have so many bytes, when they run, instead of those that were to end before.
+    /// Ends as many of the largest as have so many bytes, when they run, instead of those that were to end before. When not all of
+    /// these have run since, it is the turn of smaller ones: whoever waits fills nothing, and gives nothing back.
     pub(crate) fn end_largest(&self, bytes: u64) {
-        let (mut size, mut count, mut left) = (SIZES, 0, bytes);
+        let all_ended = self.to_end.load(Ordering::Relaxed) == 0;
+        let below = if all_ended { SIZES } else { self.end_from.load(Ordering::Relaxed).max(2) };
+        let (mut size, mut count, mut left) = (below, 0, bytes);
         while left > 0 && size > 1 {
             size -= 1;
             let each = LARGE_BYTES_MIN << (size - 1);
@@ -140,19 +143,15 @@ impl HostMemory {
             count += those;
             left = left.saturating_sub(those * each);
         }
-        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = (size, count);
-        self.is_ending.store(count > 0, Ordering::Relaxed);
+        self.to_end.store(count, Ordering::Relaxed);
+        self.end_from.store(if count > 0 { size } else { SIZES }, Ordering::Relaxed);
     }
 
     /// Whether an instance with so many bytes is one of those that are to end.
     pub(crate) fn must_end(&self, bytes: u64) -> bool {
-        if !self.is_ending.load(Ordering::Relaxed) {
-            return false;
-        }
-        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        let must_end = ending.1 > 0 && size_of(bytes) >= ending.0;
-        ending.1 -= u64::from(must_end);
-        must_end
+        let is_large = size_of(bytes) >= self.end_from.load(Ordering::Relaxed);
+        let one_less = |count: u64| count.checked_sub(1);
+        is_large && self.to_end.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 
     /// Takes so many bytes, if they are left.
@@ -279,6 +278,9 @@ mod tests {
         host.end_largest(200 * MIB); // the three of 100 count as 64 each, and one of 20 for the rest
         let ended = [100, 1, 100, 10, 100, 20, 20].map(|bytes| host.must_end(bytes * MIB));
         assert_eq!(ended, [true, false, true, false, true, true, false]);
+        host.end_largest(1); // one of 100
+        host.end_largest(1);
+        assert!(host.must_end(20 * MIB), "those of 100 do not run");
         host.end_largest(1 << 40);
         assert!(host.must_end(10 * MIB) && !host.must_end(MIB), "small ones never");
         host.end_largest(0);

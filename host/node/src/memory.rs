@@ -128,21 +128,24 @@ pub(crate) async fn watch<U: Future<Output = usize>>(
     mut tell: impl FnMut(Reading, Bounds),
     mut unload: impl FnMut() -> U,
 ) {
-    let mut unloaded: Option<Instant> = None;
+    let mut unload_at = Instant::now();
     loop {
+        let mut pause_ms = LOOK_MS;
         if let Some(reading) = read() {
             let level = pressure.take(reading);
             tell(reading, Bounds::of(reading, level));
-        }
-        let is_short = pressure.level() >= Level::Unload;
-        if is_short && unloaded.is_none_or(|at| at.elapsed() >= Duration::from_millis(LOOK_MS)) {
-            let apps = unload().await;
-            if apps > 0 {
-                info!(apps, "idle apps were unloaded");
+            if level >= Level::Unload {
+                pause_ms = SHORT_LOOK_MS;
             }
-            unloaded = Some(Instant::now());
+            if level >= Level::Unload && Instant::now() >= unload_at {
+                let apps = unload().await;
+                if apps > 0 {
+                    info!(apps, "idle apps were unloaded");
+                }
+                unload_at = Instant::now() + Duration::from_millis(LOOK_MS);
+            }
         }
-        tokio::time::sleep(Duration::from_millis(if is_short { SHORT_LOOK_MS } else { LOOK_MS })).await;
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
     }
 }
 
