@@ -128,8 +128,12 @@ where
             Either::Refusal(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
         };
         match &frame {
-            Poll::Ready(Some(Ok(_))) if this.is_end_stream() => this.begun.whole(),
-            Poll::Ready(Some(Ok(_))) => this.begun.gave(),
+            Poll::Ready(Some(Ok(_))) => {
+                if this.is_end_stream() {
+                    this.begun.whole();
+                }
+                this.begun.gave(); // also the last piece: with HTTP/2 it waits for a window, and we with it
+            }
             Poll::Ready(Some(Err(_)) | None) => this.begun.whole(), // no fault of the client's
             Poll::Pending => {}
         }

@@ -383,7 +383,12 @@ pub(crate) fn patience(waited: Duration, bytes: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http_body::Body as _;
+    use http_body_util::Full;
+
     use super::*;
+    use crate::body::Sending;
     use crate::limits::USERS;
 
     #[test]
@@ -452,6 +457,19 @@ mod tests {
         );
         watch.wrote(&Poll::Ready(Ok(1_000_000)));
         assert_eq!(watch.verdict_at(31_000), Verdict::Stay, "it reads");
+    }
+
+    #[test]
+    fn also_the_last_piece_of_an_answer_must_be_taken() {
+        let watch = Watch::new(USERS);
+        let body = Full::new(Bytes::from_static(b"small"));
+        let mut sending = Sending::answer(body, watch.begin(false));
+        let piece = Pin::new(&mut sending).poll_frame(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(piece, Poll::Ready(Some(Ok(_)))) && sending.is_end_stream());
+        assert_eq!(watch.verdict_at(30_000), Verdict::Stay);
+        assert_eq!(watch.verdict_at(31_000), Verdict::Close("the client does not read"));
+        drop(sending);
+        assert_eq!(watch.verdict_at(31_000), Verdict::Stay, "it was taken");
     }
 
     #[test]

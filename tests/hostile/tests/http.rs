@@ -569,7 +569,8 @@ impl Target<'_> {
             self.a_slow_body_is_told(&plain),
             self.a_slow_body_ends_at_the_host(),
             self.who_does_not_read_is_left(&plain),
-            self.who_opens_no_window_is_left(&plain),
+            self.who_opens_no_window_is_left(&plain, "/Hello/"), // an answer of one piece
+            self.who_opens_no_window_is_left(&plain, "/Hostile/out/body/1048576"), // and of many
         );
         self.no_request_is_left().await;
     }
@@ -653,13 +654,13 @@ impl Target<'_> {
         assert!(!is_reset(&control), "a server without the limit waits for ever");
     }
 
-    async fn who_opens_no_window_is_left(&self, plain: &str) {
+    async fn who_opens_no_window_is_left(&self, plain: &str, path: &str) {
         let mut greedy = Http2::connect(&self.router, &[(4, 0)]).await; // SETTINGS_INITIAL_WINDOW_SIZE
         let mut control = Http2::connect(plain, &[(4, 0)]).await;
-        let block = http2::request("GET", &format!("/Hostile/out/body/{}", 1 << 20), &[]);
+        let block = http2::request("GET", path, &[]);
         greedy.send(&http2::frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
         control.send(&http2::frame(kind::HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
-        assert!(greedy.closed_within(Duration::from_secs(80)).await, "it waits for a window");
+        assert!(greedy.closed_within(Duration::from_secs(80)).await, "{path} waits for a window");
         assert!(!control.closed_within(SOON).await, "a server without the limit waits for ever");
     }
 }
