@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use odeon_capabilities::egress::{TRIGGERED_REQUESTS_MAX, requests_max};
 use odeon_engine::{Body, RequestLimits};
 use odeon_protocol::calls::CALL_S_MAX;
@@ -21,7 +21,7 @@ use crate::ingress::{self, Refusal, Work};
 
 /// How long a trigger waits for an instance, in seconds: a timer or event comes back, so it need not wait long.
 const INSTANCE_S_MAX: u64 = 30;
-/// Bytes of an answer that are read: it says why something failed.
+/// Bytes of an answer that are kept: it says why something failed.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Something to be run.
@@ -120,14 +120,74 @@ pub(crate) async fn respond(
     ingress::run(host, served, admitted, work).await
 }
 
+/// A guest may fail, or be ended, after the head of its answer: its status counts when its body is whole.
 async fn ended(response: Response<Body>) -> Result<(), String> {
     let status = response.status();
-    let said = text(response).await;
-    if status.is_success() { Ok(()) } else { Err(format!("the app answered {status}: {said}")) }
+    match read(response.into_body()).await {
+        (_, Ok(())) if status.is_success() => Ok(()),
+        (said, Ok(())) => Err(format!("the app answered {status}: {said}")),
+        (said, Err(why)) => Err(format!("the app answered {status}, and failed then: {why}: {said}")),
+    }
 }
 
 async fn text(response: Response<Body>) -> String {
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    String::from_utf8_lossy(&body).into_owned()
+    read(response.into_body()).await.0
+}
+
+/// Reads a body to its end: what it says, or the beginning of that, and whether it came whole.
+async fn read(mut body: Body) -> (String, Result<(), String>) {
+    let mut kept = Vec::new();
+    let whole = loop {
+        match body.frame().await {
+            None => break Ok(()),
+            Some(Err(error)) => break Err(error.to_string()),
+            Some(Ok(frame)) => {
+                let data = frame.data_ref().map_or(&[][..], |data| &data[..]);
+                kept.extend_from_slice(&data[..data.len().min(ANSWER_BYTES_MAX - kept.len())]);
+            }
+        }
+    };
+    (String::from_utf8_lossy(&kept).into_owned(), whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use odeon_engine::wasmtime_wasi_http::Error;
+
+    use super::*;
+
+    fn answer(status: StatusCode, pieces: &[&'static str], end: Option<Error>) -> Response<Body> {
+        let pieces = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes()))));
+        let parts: Vec<_> = pieces.chain(end.map(Err)).collect();
+        let mut response = Response::new(StreamBody::new(futures_util::stream::iter(parts)).boxed_unsync());
+        *response.status_mut() = status;
+        response
+    }
+
+    #[tokio::test]
+    async fn what_fails_after_its_head_has_not_ended_well() {
+        let (ok, bad) = (StatusCode::OK, StatusCode::BAD_REQUEST);
+        let cut = || Some(Error::HttpResponseIncomplete);
+        assert_eq!(ended(answer(ok, &["done"], None)).await, Ok(()));
+        assert_eq!(ended(answer(ok, &[], None)).await, Ok(()));
+        let why = ended(answer(ok, &["do"], cut())).await.unwrap_err();
+        assert!(why.starts_with("the app answered 200 OK, and failed then: "), "{why}");
+        assert!(ended(answer(ok, &[], cut())).await.is_err());
+        let why = ended(answer(bad, &["no ", "row"], None)).await.unwrap_err();
+        assert_eq!(why, "the app answered 400 Bad Request: no row");
+        assert!(ended(answer(bad, &["no row"], cut())).await.unwrap_err().ends_with(": no row"));
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_is_read_to_its_end_and_not_kept() {
+        let piece = "x".repeat(ANSWER_BYTES_MAX / 2 + 1).leak();
+        let long = [&*piece, piece, piece];
+        assert_eq!(ended(answer(StatusCode::OK, &long, None)).await, Ok(()));
+        let cut = Some(Error::HttpResponseIncomplete);
+        assert!(ended(answer(StatusCode::OK, &long, cut)).await.is_err(), "whatever came before");
+        assert_eq!(text(answer(StatusCode::OK, &long, None)).await.len(), ANSWER_BYTES_MAX);
+    }
 }
