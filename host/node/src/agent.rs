@@ -9,15 +9,16 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use async_nats::Client;
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
+use odeon_capabilities::Settings;
 use odeon_engine::Payer;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::{
-    AppId, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus, Serving,
-    Signed, TrustedKeys, subjects,
+    AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
+    Serving, Signed, TrustedKeys, subjects,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::Host;
 use crate::apps::Served;
 use crate::desired::Reader;
 use crate::events;
-use crate::loader::{FETCH_PAUSE_MS, FETCH_TRIES_MAX, blocking};
+use crate::loader::{FETCH_PAUSE_MS, FETCH_TRIES_MAX, Placement, blocking};
 use crate::logs::AppLog;
 use crate::peers::Caller;
 use crate::timers::AppTimers;
@@ -68,6 +69,12 @@ pub(crate) struct Agent {
     artefacts: Mutex<BTreeMap<AppId, [Digest; 2]>>,
     statuses: Mutex<Statuses>,
     changed: Notify,
+}
+
+/// What was loaded for a placement.
+struct Loaded {
+    claim: Claim,
+    settings: Settings,
 }
 
 /// What this host says of its apps; `None` where it has nothing to say any more.
@@ -219,7 +226,7 @@ impl Agent {
     async fn act(&self, desired: DesiredApp, is_new: bool) {
         let DesiredApp { app, generation, state, .. } = desired;
         match state {
-            DesiredState::Serving(serving) if serving.placements.contains(&self.host.settings.host) => {
+            DesiredState::Serving(serving) if self.is_here(&serving) => {
                 if is_new {
                     self.tell(&app, generation, ReplicaState::Loading);
                 }
@@ -232,18 +239,34 @@ impl Agent {
     /// Loads an app and serves it. What fails is told, and tried again for as long as it is wanted: what
     /// was missing (NATS, the migrator, room on the disk) may come back, and nobody else would ask.
     async fn serve(&self, app: &AppId, generation: Generation, serving: &Serving, is_new: bool) {
+        let placement = self.host.loader.place(); // for all tries: what one of them loaded is there for the next
+        if !self.serve_from(placement, app, generation, serving, is_new).await {
+            self.undo(placement, app).await;
+        }
+    }
+
+    /// False when newer news came meanwhile, which has a task of its own.
+    async fn serve_from(
+        &self,
+        placement: Placement,
+        app: &AppId,
+        generation: Generation,
+        serving: &Serving,
+        is_new: bool,
+    ) -> bool {
         let mut pause = Duration::from_secs(RETRY_S);
         loop {
-            let Ok(turn) = self.loads.acquire().await else { return };
-            let outcome = self.load(app, generation, serving, is_new).await;
+            let Ok(turn) = self.loads.acquire().await else { return false };
+            let loaded = self.load(placement, app, generation, serving, is_new).await;
             drop(turn);
             if !self.is_newest(app, generation) {
-                return; // newer news came meanwhile, and has a task of its own
+                return false;
             }
-            match outcome {
-                Ok(served) => {
+            match loaded {
+                Ok(loaded) => {
+                    let replaced = self.replace(placement, app, generation, serving, loaded);
+                    let Some((served, before)) = replaced else { return false };
                     info!(%app, name = served.name, revision = %served.revision, %generation, "serving");
-                    let (served, before) = self.host.apps.replace(served);
                     for gone in before {
                         self.host.loader.forget(gone.placement).await;
                         if gone.name != served.name {
@@ -251,7 +274,8 @@ impl Agent {
                         }
                     }
                     events::look_after(&self.host, &served);
-                    return self.tell(app, generation, ReplicaState::Ready);
+                    self.tell(app, generation, ReplicaState::Ready);
+                    return true;
                 }
                 Err(error) => {
                     warn!(%app, %generation, "cannot serve: {error:#}");
@@ -262,9 +286,29 @@ impl Agent {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(RETRY_S_MAX));
             if !self.is_newest(app, generation) {
-                return;
+                return false;
             }
         }
+    }
+
+    /// Takes back what was done for news that came to nothing. The login is the app's, not the revision's: it stays
+    /// while the app serves here, or is to.
+    async fn undo(&self, placement: Placement, app: &AppId) {
+        self.host.loader.forget(placement).await;
+        let is_placed = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(app).is_some_and(
+                |desired| matches!(&desired.state, DesiredState::Serving(serving) if self.is_here(serving)),
+            )
+        };
+        if !is_placed && self.host.apps.serving(app).is_none() {
+            self.host.pools.forget(app.as_str()).await;
+            self.host.state.remove_login(app);
+        }
+    }
+
+    fn is_here(&self, serving: &Serving) -> bool {
+        serving.placements.contains(&self.host.settings.host)
     }
 
     /// Stops serving an app: first the routers learn it, then new requests are refused; running ones end.
@@ -274,11 +318,12 @@ impl Agent {
             tokio::time::sleep(Duration::from_millis(LEAVE_MS)).await;
         }
         if self.is_newest(app, generation) {
-            if let Some(gone) = self.host.apps.remove(app, generation) {
+            let gone = self.host.apps.remove(app, generation);
+            self.host.accounts.close(app);
+            if let Some(gone) = gone {
                 self.host.loader.forget(gone.placement).await;
                 self.host.metrics.forget(&gone.name);
             }
-            self.host.accounts.close(app);
             self.host.pools.forget(app.as_str()).await;
             self.host.state.remove_login(app);
             self.artefacts.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
@@ -287,31 +332,53 @@ impl Agent {
         }
     }
 
-    /// What a placement needs. What was deployed now is loaded, so that its failures are told; what was served before
-    /// a restart, and whose code is on the disk, is loaded when it is asked for.
+    /// Loads what a placement needs. What was deployed now is loaded whole, so that its failures are told; of what was
+    /// served before a restart, and whose code is on the disk, the code is loaded when it is asked for.
     async fn load(
         &self,
+        placement: Placement,
         app: &AppId,
         generation: Generation,
         serving: &Serving,
         is_new: bool,
-    ) -> Result<Served> {
+    ) -> Result<Loaded> {
         let claim = self.reader.claim(app, &serving.claim)?;
-        let (loader, placement) = (&self.host.loader, self.host.loader.place());
-        let artefacts = [loader.artefact(&claim).clone(), claim.wasm.clone()];
-        self.artefacts.lock().unwrap_or_else(PoisonError::into_inner).insert(app.clone(), artefacts);
+        let settings = self.reader.settings(app, &serving.settings)?;
+        let loader = &self.host.loader;
+        {
+            let mut artefacts = self.artefacts.lock().unwrap_or_else(PoisonError::into_inner);
+            // Asked under the lock: whoever has newer news of the app comes to it later.
+            ensure!(self.is_newest(app, generation), "newer news came before it was loaded");
+            artefacts.insert(app.clone(), [loader.artefact(&claim).clone(), claim.wasm.clone()]);
+        }
         if is_new || !loader.is_on_disk(&claim) {
             loader.prepare(placement, &claim).await?;
         }
         if serving.database {
             self.login(app).await?;
         }
+        Ok(Loaded { claim, settings })
+    }
+
+    /// Serves what was loaded, in the place of the revision before, and gives what serves no longer; `None` when there is
+    /// newer news. Whoever has that waits for the lock, so that nothing of older news comes after it.
+    fn replace(
+        &self,
+        placement: Placement,
+        app: &AppId,
+        generation: Generation,
+        serving: &Serving,
+        loaded: Loaded,
+    ) -> Option<(Arc<Served>, Vec<Arc<Served>>)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(app).filter(|desired| desired.generation == generation)?;
+        let Loaded { claim, settings } = loaded;
         let instances = serving.limits.instances_max as usize;
         let log = AppLog::new(self.host.logs.clone(), app.clone(), claim.revision);
         let account = self.host.accounts.open(app, &serving.limits);
         let payer = Payer::new(self.host.engine.scheduler().clone(), account.cpu.clone());
         let egress = self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned());
-        Ok(Served {
+        Some(self.host.apps.replace(Served {
             id: app.clone(),
             name: serving.name.to_string(),
             revision: claim.revision,
@@ -325,7 +392,7 @@ impl Agent {
             caller: Arc::new(Caller { host: self.host.this.clone(), app: app.clone() }),
             egress: egress.paid_by(payer.clone()),
             payer,
-            settings: Arc::new(self.reader.settings(app, &serving.settings)?),
+            settings: Arc::new(settings),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),
             handlers: serving.handlers.clone(),
             publishes: serving.publishes,
@@ -335,7 +402,7 @@ impl Agent {
             instances: Arc::new(Semaphore::new(instances)),
             queue: Arc::new(Semaphore::new(QUEUE_MAX)),
             unload: CancellationToken::new(),
-        })
+        }))
     }
 
     /// Whoever is told that this host is ready may send a request at once: the login must be here by then.
@@ -472,3 +539,7 @@ impl Agent {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

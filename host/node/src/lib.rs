@@ -43,10 +43,11 @@ use odeon_capabilities::sql::pool::Pools;
 use odeon_engine::{Engine, EngineSettings};
 use odeon_http::Stop;
 use odeon_protocol::secrets::StageKey;
-use odeon_protocol::{TrustedKeys, subjects};
+use odeon_protocol::{LogLine, TrustedKeys, subjects};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
+use tokio::sync::mpsc::Receiver;
 use tracing::info;
 
 use crate::accounts::Accounts;
@@ -95,6 +96,54 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// One that serves nothing yet, and the lines that it is to publish. Its engine is given, for it reserves much.
+    fn new(
+        settings: Settings,
+        secrets: StageKey,
+        engine: Engine,
+        memory: &Source,
+    ) -> Result<(Arc<Self>, Receiver<LogLine>)> {
+        let networks = Networks::parse(settings.egress_networks.iter().map(String::as_str))
+            .context("understand `egress_networks` in the settings file")?;
+        let gateway = Gateway::new(networks).context("start TLS for outgoing requests")?;
+        let linkers =
+            odeon_capabilities::linkers(&engine).map_err(to_anyhow).context("link the capabilities")?;
+        let state = Arc::new(StateDir::open(&settings.state_dir)?);
+        let client = Arc::new(OnceCell::new());
+        let metrics = Arc::new(Metrics::new());
+        let (logs, lines) = Logs::new(settings.host.clone(), metrics.clone());
+        let logins =
+            MigratorLogins { client: client.clone(), host: settings.host.clone(), state: state.clone() };
+        let pools = Arc::new(Pools::new(logins, settings.database_connections_max));
+        let pressure = Arc::new(Pressure::default());
+        let bytes = settings.loaded_bytes_max.unwrap_or_else(|| memory::loaded_bytes_max(memory.read()));
+        let bounds = Bounds::of_process(bytes, memory::mappings_max(), open_files_max());
+        info!(?bounds, "apps that may be loaded");
+        let told = (metrics.clone(), pressure.clone());
+        let loader = Loader::new((engine.clone(), linkers), state.clone(), client.clone(), told, bounds)?;
+        let loader = Arc::new(loader);
+        let host = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            settings,
+            secrets,
+            engine,
+            loader,
+            pressure,
+            apps: Apps::default(),
+            accounts: Accounts::default(),
+            gateway,
+            peers: Peers::new(),
+            pools,
+            state,
+            logs,
+            metrics,
+            client,
+            ready: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        });
+        Ok((host, lines))
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.is_stopping()
     }
@@ -116,43 +165,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let secrets = StageKey::from_text(&key).with_context(|| {
         format!("{} holds no key; make it with `odeon-platform stage-key`", file.display())
     })?;
-    let networks = Networks::parse(settings.egress_networks.iter().map(String::as_str))
-        .context("understand `egress_networks` in the settings file")?;
-    let gateway = Gateway::new(networks).context("start TLS for outgoing requests")?;
     let engine = Engine::new(EngineSettings::default()).map_err(to_anyhow).context("start the engine")?;
-    let linkers = odeon_capabilities::linkers(&engine).map_err(to_anyhow).context("link the capabilities")?;
-    let state = Arc::new(StateDir::open(&settings.state_dir)?);
-    let client = Arc::new(OnceCell::new());
-    let metrics = Arc::new(Metrics::new());
-    let (logs, lines) = Logs::new(settings.host.clone(), metrics.clone());
-    let logins = MigratorLogins { client: client.clone(), host: settings.host.clone(), state: state.clone() };
-    let pools = Arc::new(Pools::new(logins, settings.database_connections_max));
-    let (memory, pressure) = (Source::of_process(), Arc::new(Pressure::default()));
-    let bytes = settings.loaded_bytes_max.unwrap_or_else(|| memory::loaded_bytes_max(memory.read()));
-    let bounds = Bounds::of_process(bytes, memory::mappings_max(), open_files_max());
-    info!(?bounds, "apps that may be loaded");
-    let told = (metrics.clone(), pressure.clone());
-    let loader = Loader::new((engine.clone(), linkers), state.clone(), client.clone(), told, bounds)?;
-    let loader = Arc::new(loader);
-    let host = Arc::new_cyclic(|this| Host {
-        this: this.clone(),
-        settings,
-        secrets,
-        engine,
-        loader,
-        pressure,
-        apps: Apps::default(),
-        accounts: Accounts::default(),
-        gateway,
-        peers: Peers::new(),
-        pools,
-        state,
-        logs,
-        metrics,
-        client,
-        ready: AtomicBool::new(false),
-        stopping: AtomicBool::new(false),
-    });
+    let memory = Source::of_process();
+    let (host, lines) = Host::new(settings, secrets, engine, &memory)?;
     let settings = &host.settings;
     let listener = listen(&settings.listen).await?;
     let admin = listen(&settings.admin_listen).await?;
