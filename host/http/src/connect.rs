@@ -38,6 +38,13 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, host: Uri) -> Self::Future {
         let connecting = self.0.call(host);
-        Box::pin(async { Ok(TokioIo::new(LetOthers::over(connecting.await?.into_inner()))) })
+        Box::pin(async {
+            let socket = connecting.await?.into_inner();
+            // Giving up a request closes its connection, and whoever closes first keeps a port for a minute more, of which
+            // there are 28,000: who goes on giving up would use up all. With a reset none is kept, and nothing is lost
+            // that anybody waits for.
+            let _ = socket.set_zero_linger();
+            Ok(TokioIo::new(LetOthers::over(socket)))
+        })
     }
 }

@@ -23,6 +23,9 @@ pub const PENDING_RESETS_MAX: usize = 20;
 pub const LOCAL_RESETS_MAX: usize = 256;
 /// Requests of a connection that the client gave up before the answer was whole, while they are most of its requests.
 pub const ABANDONED_MAX: u64 = 100;
+/// The same beyond them, per second of the connection's life, whatever else it asks: one in a hundred where a proxy sends a
+/// thousand a second.
+pub const ABANDONED_PER_S_MAX: u64 = 10;
 /// Bytes read that belong to no request: pings, settings, empty frames. A client that is well has a few hundred.
 pub const CONTROL_BYTES_MAX: u64 = 2 << 20;
 /// Time between two HTTP/2 pings, and how long an answer may take, in seconds.

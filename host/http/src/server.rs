@@ -183,15 +183,16 @@ impl<W: Around> Connection<W> {
         let service = service_fn(move |request: Request<Incoming>| {
             let mut begun = told.begin(request.version() < Version::HTTP_2);
             let refused = refuses(&request, limits.codes);
-            if request.version() != Version::HTTP_2 || request.method() == Method::HEAD {
-                begun.whole(); // HTTP/1 cannot give up a request and go on; of HEAD nobody sends the body
+            if request.version() != Version::HTTP_2 {
+                begun.whole(); // HTTP/1 cannot give up a request and go on
             }
+            let is_head = request.method() == Method::HEAD;
             let request = request.map(|body| Received::new(body, told.clone()));
             let answered = match refused {
                 None => Ok(Box::pin(answer(request, peer))), // large, and moved a few times before it is polled
                 Some(refusal) => Err(refusal),
             };
-            async move { Ok::<_, Infallible>(wrapped(answered, begun).await) }
+            async move { Ok::<_, Infallible>(wrapped(answered, begun, is_head).await) }
         });
         let socket = TokioIo::new(LetOthers::over(Watched { socket, watch: watch.clone() }));
         let builder = builder(Tasks(around));
@@ -259,15 +260,64 @@ fn refuses(request: &Request<Incoming>, codes: Codes) -> Option<Refusal> {
     None
 }
 
-async fn wrapped<F, B>(answered: Result<Pin<Box<F>>, Refusal>, begun: Begun) -> Response<Sending<B>>
+async fn wrapped<F, B>(
+    answered: Result<Pin<Box<F>>, Refusal>,
+    mut begun: Begun,
+    is_head: bool,
+) -> Response<Sending<B>>
 where
     F: Future<Output = Response<B>>,
     B: Body<Data = Bytes>,
 {
     match answered {
-        Ok(answer) => answer.await.map(|body| Sending::answer(body, begun)),
+        Ok(answer) => {
+            let answer = answer.await;
+            if is_head {
+                begun.whole(); // nobody sends the body, so that it is not asked for
+            }
+            answer.map(|body| Sending::answer(body, begun))
+        }
         Err(Refusal { status, code, detail }) => {
             problem(status, code, &detail, "").map(|body| Sending::refusal(body, begun))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+    use http_body_util::{Empty, Full};
+    use hyper::client::conn::http2;
+    use hyper_util::rt::TokioExecutor;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_is_given_up_counts_whatever_its_method() {
+        for method in [Method::GET, Method::HEAD] {
+            let (near, far) = tokio::io::duplex(64 << 10);
+            let (tell, mut begun) = mpsc::unbounded_channel();
+            let answer = move |_: Request<Received>, _| {
+                tell.send(()).unwrap();
+                std::future::pending::<Response<Full<Bytes>>>()
+            };
+            let peer = ([127, 0, 0, 1], 1).into();
+            let server = tokio::spawn(serve_connection(limits::USERS, near, peer, answer));
+            let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(far));
+            let (mut client, connection) = handshake.await.unwrap();
+            tokio::spawn(connection);
+            for _ in 0..=limits::ABANDONED_MAX {
+                let request = Request::builder().method(method.clone()).uri("http://a/");
+                tokio::select! {
+                    answer = client.send_request(request.body(Empty::<Bytes>::new()).unwrap()) => panic!("{answer:?}"),
+                    begun = begun.recv() => begun.unwrap(), // and it is given up
+                }
+            }
+            // Within a look or two: left alone, the connection would be there for longer than a minute.
+            let closed = tokio::time::timeout(Duration::from_millis(3 * limits::LOOK_MS), server).await;
+            assert!(closed.is_ok(), "{method}");
         }
     }
 }

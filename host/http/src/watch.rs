@@ -21,8 +21,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::limits::{
-    ABANDONED_MAX, CONTROL_BYTES_MAX, GRACE_S_MAX, HEAD_BYTES_MAX, Limits, READ_BYTES_PER_S_MIN,
-    STREAM_WINDOW_BYTES, UNREAD_S_MAX,
+    ABANDONED_MAX, ABANDONED_PER_S_MAX, CONTROL_BYTES_MAX, GRACE_S_MAX, HEAD_BYTES_MAX, Limits,
+    READ_BYTES_PER_S_MIN, STREAM_WINDOW_BYTES, UNREAD_S_MAX,
 };
 
 /// Bytes that one request may cause beside its body: its head, and what was under way when its body was refused.
@@ -155,7 +155,10 @@ impl Watch {
             return Verdict::Close("the client does not read");
         }
         let abandoned = self.abandoned.load(Relaxed);
-        if abandoned > ABANDONED_MAX && abandoned > begun / 2 {
+        let are_most = abandoned > begun / 2;
+        // Cheap requests that end would hide any number of others.
+        let are_many = abandoned > ABANDONED_MAX + now_ms / 1_000 * ABANDONED_PER_S_MAX;
+        if abandoned > ABANDONED_MAX && (are_most || are_many) {
             return Verdict::Close("the client gives up its requests");
         }
         if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX) || is_idle && idle_ms > 2 * idle_ms_max {
@@ -492,7 +495,19 @@ mod tests {
         (0..=ABANDONED_MAX).for_each(|_| drop(watch.begin(false)));
         assert!(matches!(watch.verdict_at(1), Verdict::Close(_)));
         (0..=ABANDONED_MAX).for_each(|_| watch.begin(false).whole());
-        assert_eq!(watch.verdict_at(1), Verdict::Stay, "a browser that cancels has others that end");
+        assert_eq!(watch.verdict_at(1_000), Verdict::Stay, "a browser that cancels has others that end");
+    }
+
+    #[test]
+    fn requests_that_end_hide_only_so_many_that_are_given_up() {
+        let watch = Watch::new(USERS);
+        for _ in 0..ABANDONED_MAX + ABANDONED_PER_S_MAX * 60 {
+            drop(watch.begin(false));
+            watch.begin(false).whole();
+        }
+        let _busy = watch.begin(false);
+        assert_eq!(watch.verdict_at(60_000), Verdict::Stay, "a proxy has the requests of many");
+        assert_eq!(watch.verdict_at(59_000), Verdict::Close("the client gives up its requests"));
     }
 
     #[test]

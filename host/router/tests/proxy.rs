@@ -241,6 +241,26 @@ async fn an_app_that_does_not_answer_leaves_room_for_others() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_given_up_keeps_no_port() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let router = Router::to(&[&listener.local_addr().unwrap().to_string()]).await;
+    let mut client = TcpStream::connect(router.url.trim_start_matches("http://")).await.unwrap();
+    client.write_all(b"GET /Shop/ HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let (mut host, _) = listener.accept().await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        assert!(host.read_buf(&mut seen).await.unwrap() > 0);
+    }
+    drop(client);
+    // After a reset the kernel knows of no peer. One that only said its end would wait for ours, and then for a minute.
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while host.peer_addr().is_ok() {
+        assert!(tokio::time::Instant::now() < deadline, "the router keeps its end");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
 async fn a_body_is_passed_on_while_it_comes() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let router = Router::to(&[&listener.local_addr().unwrap().to_string()]).await;
