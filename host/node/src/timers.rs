@@ -4,7 +4,7 @@
 //! bucket, on condition that nobody wrote meanwhile; whoever succeeds runs it and renews a lease. The rules are
 //! [`odeon_protocol::timers`]. Without NATS nothing new begins, and what runs goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,10 +26,14 @@ use crate::triggers::{self, Trigger};
 
 /// Time between two looks at all timers, in milliseconds.
 const LOOK_MS: u64 = 1_000;
-/// Runs at once on one host; more wait for the next look.
-const RUNS_MAX: usize = 32;
-/// The same of one app: a run may last an hour.
-const RUNS_OF_APP_MAX: usize = RUNS_MAX / 4;
+/// Apps of which a timer runs at once on one host; more wait for the next look. A quarter of the host's instances, for
+/// thousands of timers may be due at the same minute, and users want the rest.
+const RUNNING_APPS_MAX: usize = 256;
+/// Runs at once beyond the first of each app. They have places of their own: a run may last an hour, and a few apps with
+/// many would leave none to the others.
+const FURTHER_RUNS_MAX: usize = 32;
+/// Runs at once of one app.
+const RUNS_OF_APP_MAX: usize = 8;
 /// How long a host tries to say how a run ended, in seconds; then its lease has ended.
 const TELL_S_MAX: u64 = 30;
 
@@ -142,26 +146,46 @@ pub(crate) async fn run(host: Arc<Host>, client: Client) {
                     if let Err(error) = act(&host, &client, &served, at, &key).await {
                         warn!(timer = key, "{error:#}");
                     }
-                    running.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&key);
+                    running.lock().unwrap_or_else(PoisonError::into_inner).end(&key, &served.id);
                 });
             }
         }
     }
 }
 
-/// Keys of the timers that run here, with their apps.
+/// The timers that run here.
 #[derive(Default)]
-struct Running(BTreeMap<String, AppId>);
+struct Running {
+    keys: HashSet<String>,
+    /// How many each app has; none of those that have none.
+    of_app: HashMap<AppId, usize>,
+}
 
 impl Running {
     /// Counts one more run, unless that timer runs, or there are too many.
     fn begin(&mut self, key: &str, app: &AppId) -> bool {
-        let of_app = self.0.values().filter(|other| *other == app).count();
-        let may = self.0.len() < RUNS_MAX && of_app < RUNS_OF_APP_MAX && !self.0.contains_key(key);
+        let apps = self.of_app.len();
+        let further = self.keys.len() - apps;
+        let has_room = match self.of_app.get(app) {
+            None => apps < RUNNING_APPS_MAX,
+            Some(of_app) => *of_app < RUNS_OF_APP_MAX && further < FURTHER_RUNS_MAX,
+        };
+        let may = has_room && self.keys.insert(key.to_owned());
         if may {
-            self.0.insert(key.to_owned(), app.clone());
+            *self.of_app.entry(app.clone()).or_insert(0) += 1;
         }
         may
+    }
+
+    /// A run that began has ended.
+    fn end(&mut self, key: &str, app: &AppId) {
+        self.keys.remove(key);
+        if let Some(of_app) = self.of_app.get_mut(app) {
+            *of_app -= 1;
+            if *of_app == 0 {
+                self.of_app.remove(app);
+            }
+        }
     }
 }
 
@@ -269,16 +293,41 @@ fn now_ms() -> i64 {
 mod tests {
     use super::*;
 
+    fn app(number: usize) -> AppId {
+        format!("0190d5d2-0000-7000-8000-{number:012}").parse().unwrap()
+    }
+
+    /// Begins so many timers of an app, as far as they may; how many do.
+    fn begin(running: &mut Running, number: usize, timers: usize) -> usize {
+        let keys = (0..timers).map(|timer| format!("{number}.{timer}"));
+        keys.filter(|key| running.begin(key, &app(number))).count()
+    }
+
     #[test]
     fn an_app_with_many_timers_leaves_room_for_others() {
-        let app = |number| format!("0190d5d2-0000-7000-8000-{number:012}").parse::<AppId>().unwrap();
         let mut running = Running::default();
-        let begun = (0..100).filter(|timer| running.begin(&format!("0.{timer}"), &app(0))).count();
-        assert_eq!(begun, RUNS_OF_APP_MAX);
+        assert_eq!(begin(&mut running, 0, 100), RUNS_OF_APP_MAX);
         assert!(running.begin("1.0", &app(1)) && !running.begin("1.0", &app(1)), "each runs once");
-        running.0.remove("0.0");
+        running.end("0.0", &app(0));
         assert!(running.begin("0.99", &app(0)), "another may run now");
-        let others = (2..100).filter(|number| running.begin(&format!("{number}.0"), &app(*number))).count();
-        assert_eq!(others, RUNS_MAX - RUNS_OF_APP_MAX - 1);
+        (1..RUNS_OF_APP_MAX).for_each(|timer| running.end(&format!("0.{timer}"), &app(0)));
+        running.end("0.99", &app(0));
+        running.end("1.0", &app(1));
+        assert!(running.keys.is_empty() && running.of_app.is_empty(), "nothing is kept of what has ended");
+    }
+
+    #[test]
+    fn apps_with_many_timers_leave_one_to_each_of_the_others() {
+        let mut running = Running::default();
+        let greedy = FURTHER_RUNS_MAX / (RUNS_OF_APP_MAX - 1) + 1;
+        let begun: usize = (0..greedy).map(|number| begin(&mut running, number, 100)).sum();
+        assert_eq!(begun, greedy + FURTHER_RUNS_MAX);
+        let others = greedy..10 * RUNNING_APPS_MAX;
+        let begun: Vec<usize> = others.map(|number| begin(&mut running, number, 2)).collect();
+        let (first, rest) = begun.split_at(RUNNING_APPS_MAX - greedy);
+        assert!(first.iter().all(|begun| *begun == 1), "{begun:?}");
+        assert!(rest.iter().all(|begun| *begun == 0), "there is a bound all the same: {begun:?}");
+        running.end("0.1", &app(0));
+        assert_eq!(begin(&mut running, greedy, 2), 1, "the place of one that ended is anybody's");
     }
 }
