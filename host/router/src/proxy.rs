@@ -15,7 +15,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -45,6 +46,8 @@ const REQUESTS_MAX: usize = 8_192;
 const APP_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
 /// Idle connections kept per host.
 const IDLE_CONNECTIONS_MAX: usize = 256;
+/// What an app is told for the host when HTTP/1.0 names none; hosts say the same.
+const NO_HOST: &str = "localhost";
 /// Headers that end at the next hop (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
@@ -109,6 +112,7 @@ impl HostLoad {
 
 enum Refusal {
     UnknownApp(String),
+    NoHost,
     NoReplica(String),
     Overloaded,
     Busy(String),
@@ -189,11 +193,12 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
     ) -> Result<Response<PassedBody>, Refusal> {
         let route = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let Route { replicas, places } = route.ok_or_else(|| Refusal::UnknownApp(name.to_owned()))?;
+        let (mut parts, body) = request.into_parts();
+        let host = asked(&parts).ok_or(Refusal::NoHost)?;
         let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
         let app_place = places.try_acquire_owned().map_err(|_| Refusal::Busy(name.to_owned()))?;
         let place = (place, app_place);
-        let (mut parts, body) = request.into_parts();
-        prepare(&mut parts.headers, &parts.uri, id, peer);
+        prepare(&mut parts.headers, host, id, peer);
         let mut message = Message::new(parts, body);
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut refusal = Refusal::NoReplica(name.to_owned());
@@ -252,7 +257,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
 
 /// What is sent, and may have to be sent again.
 struct Message {
-    parts: http::request::Parts,
+    parts: Parts,
     body: Option<Received>,
     /// Where a body comes back that a try did not touch.
     back: Option<oneshot::Receiver<Received>>,
@@ -261,7 +266,7 @@ struct Message {
 }
 
 impl Message {
-    fn new(parts: http::request::Parts, body: Received) -> Self {
+    fn new(parts: Parts, body: Received) -> Self {
         let is_empty = body.is_end_stream();
         let is_repeatable = matches!(parts.method, Method::GET | Method::HEAD) && is_empty;
         Self { parts, body: (!is_empty).then_some(body), back: None, is_repeatable }
@@ -386,8 +391,18 @@ fn target(backend: &Backend, uri: &Uri) -> Option<Uri> {
     Uri::builder().scheme("http").authority(&*backend.address).path_and_query(path).build().ok()
 }
 
-/// What the next hop sees: no header of this hop, and where the request came from.
-fn prepare(headers: &mut HeaderMap, uri: &Uri, id: &str, peer: SocketAddr) {
+/// The host that a request asks, as its app is told. What its target says goes before its header (RFC 9112, 3.2.2).
+fn asked(parts: &Parts) -> Option<HeaderValue> {
+    if let Some(authority) = parts.uri.authority() {
+        let host = authority.as_str().rsplit('@').next()?; // without a user and a password
+        return HeaderValue::from_str(host).ok();
+    }
+    let is_old = parts.version <= Version::HTTP_10; // it need not say
+    parts.headers.get(header::HOST).cloned().or_else(|| is_old.then(|| HeaderValue::from_static(NO_HOST)))
+}
+
+/// What the next hop sees: no header of this hop, which host was asked, and where the request came from.
+fn prepare(headers: &mut HeaderMap, host: HeaderValue, id: &str, peer: SocketAddr) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -399,12 +414,7 @@ fn prepare(headers: &mut HeaderMap, uri: &Uri, id: &str, peer: SocketAddr) {
     for name in OF_HOSTS.iter().chain(&OF_PROXIES) {
         headers.remove(*name);
     }
-    if !headers.contains_key(header::HOST)
-        && let Some(host) =
-            uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-    {
-        headers.insert(header::HOST, host);
-    }
+    headers.insert(header::HOST, host); // without one the client would tell the app our name for its host
     let set = |headers: &mut HeaderMap, name: &'static str, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
@@ -432,6 +442,10 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
     let (status, code, detail) = match refusal {
         Refusal::UnknownApp(name) => {
             (StatusCode::NOT_FOUND, "OS-RTR-40401", format!("no app `{name}` is deployed to this stage"))
+        }
+        Refusal::NoHost => {
+            let detail = "the request names no host: it needs a `Host` header".to_owned();
+            (StatusCode::BAD_REQUEST, "OS-RTR-40003", detail)
         }
         Refusal::NoReplica(name) => (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -115,6 +115,15 @@ impl Router {
         (answer.status(), answer.text().await.unwrap())
     }
 
+    /// Sends these bytes, and reads until the router closes.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     async fn post(&self, path: &str) -> (StatusCode, String) {
         let answer = self.client.post(format!("{}{path}", self.url)).body("a body").send().await.unwrap();
         (answer.status(), answer.text().await.unwrap())
@@ -199,18 +208,36 @@ async fn a_request_carries_its_id_and_no_header_of_this_hop() {
 async fn a_tunnel_goes_to_no_host() {
     let host = FakeHost::start(Behaviour::Echo).await;
     let router = Router::to(&[&host.address]).await;
-    let raw = async |method: &str| {
-        let mut stream = TcpStream::connect(router.url.trim_start_matches("http://")).await.unwrap();
-        let request = format!("{method} /Shop/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+    let ask = async |method: &str| {
+        router.raw(&format!("{method} /Shop/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await
     };
-    let answer = raw("CONNECT").await;
+    let answer = ask("CONNECT").await;
     assert!(answer.starts_with("HTTP/1.1 501") && answer.contains("OS-RTR-50101"), "{answer}");
     assert_eq!(host.requests(), 0);
-    assert!(raw("GET").await.starts_with("HTTP/1.1 200"), "a control");
+    assert!(ask("GET").await.starts_with("HTTP/1.1 200"), "a control");
+}
+
+#[tokio::test]
+async fn an_app_is_told_the_host_that_was_asked() {
+    let host = FakeHost::start(Behaviour::Echo).await;
+    let router = Router::to(&[&host.address]).await;
+    for (request, told) in [
+        ("GET /Shop/ HTTP/1.1\r\nhost: shop.example\r\nconnection: close", "shop.example"),
+        ("GET /Shop/ HTTP/1.1\r\nhost: shop.example\r\nconnection: host, close", "shop.example"),
+        ("GET http://shop.example:81/Shop/ HTTP/1.1\r\nhost: b\r\nconnection: close", "shop.example:81"),
+        ("GET http://a:b@shop.example/Shop/ HTTP/1.1\r\nhost: b\r\nconnection: close", "shop.example"),
+        ("GET /Shop/ HTTP/1.0\r\nhost: shop.example", "shop.example"),
+        ("GET /Shop/ HTTP/1.0\r\nx: y", "localhost"),
+    ] {
+        let answer = router.raw(&format!("{request}\r\n\r\n")).await;
+        let (_, seen) = answer.split_once("\r\n\r\n").unwrap();
+        let hosts: Vec<_> = seen.lines().filter_map(|line| line.strip_prefix("host: ")).collect();
+        assert_eq!(hosts, [told], "{request}: {answer}");
+    }
+    let before = host.requests();
+    let answer = router.raw("GET /Shop/ HTTP/1.1\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("OS-RTR-40003"), "{answer}");
+    assert_eq!(host.requests(), before);
 }
 
 #[tokio::test]
