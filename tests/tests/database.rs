@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use odeon_capabilities::sql::pool::{Login, Logins, Pools};
 use odeon_capabilities::sql::session::Session;
-use odeon_capabilities::sql::{Error, Value};
+use odeon_capabilities::sql::{Error, Value, said};
 use odeon_engine::scheduler::Cpu;
 use odeon_engine::{CpuShare, Engine, Payer};
 use odeon_tests::{Installation, eventually};
@@ -51,6 +51,8 @@ async fn a_request_has_its_database_for_itself() {
     let database = Database::start().await;
     a_transaction_is_seen_when_it_is_committed(&database).await;
     a_statement_that_failed_fails_the_transaction(&database).await;
+    a_lost_transaction_is_told_until_it_is_rolled_back(&database).await;
+    a_transaction_is_lost_to_a_statement_without_end(&database).await;
     a_session_that_was_changed_is_not_inherited(&database).await;
     what_is_too_large_is_refused(&database).await;
     whoever_waits_gets_the_next_connection(&database).await;
@@ -122,6 +124,61 @@ async fn a_statement_that_failed_fails_the_transaction(database: &Database) {
         let error = session.query(sql, params).await;
         assert!(matches!(&error, Err(Error::Invalid(text)) if text.contains(expect)), "{sql}: {error:?}");
     }
+}
+
+/// A guest may catch the error of a statement that lost it its connection, and go on as if nothing had happened.
+async fn a_lost_transaction_is_told_until_it_is_rolled_back(database: &Database) {
+    let pools = database.pools(8);
+    let row = |what: &str| vec![text(what), Value::Decimal("1".into())];
+    for loses in ["rollback", "alter role current_user set work_mem = '1MB'"] {
+        let session = Session::new(pools.clone(), "app");
+        session.execute(INSERT, row("lost")).await.unwrap();
+        let why = session.query(loses, Vec::new()).await.expect_err(loses);
+        let ends = [
+            session.execute(INSERT, row("half")).await.map(drop),
+            session.query("select 1", Vec::new()).await.map(drop),
+            session.commit().await,
+            session.settle().await,
+            session.commit().await,
+        ];
+        for (at, end) in ends.into_iter().enumerate() {
+            let error = end.expect_err(loses);
+            assert_eq!(said(&error), said(&why), "{loses}: call {at}");
+        }
+        session.rollback().await.unwrap();
+        session.execute(INSERT, row("found")).await.unwrap();
+        session.commit().await.unwrap();
+        session.release().await;
+    }
+    let session = Session::new(pools.clone(), "app");
+    session.execute(INSERT, row("lost")).await.unwrap();
+    session.abandon().await; // its guest trapped, with an answer on its way
+    let error = session.commit().await;
+    assert!(matches!(error, Err(Error::Unavailable(_))), "{error:?}");
+    let reader = Session::new(pools, "app");
+    for (what, rows) in [("lost", 0), ("half", 0), ("found", 2)] {
+        assert_eq!(count(&reader, what).await, rows, "{what}");
+    }
+}
+
+/// The same for the limit of a statement, on a clock that goes on as soon as nobody has anything to do.
+async fn a_transaction_is_lost_to_a_statement_without_end(database: &Database) {
+    let pools = database.pools(8);
+    let ends = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let session = Session::new(pools, "app");
+            session.execute(INSERT, vec![text("late"), Value::Decimal("1".into())]).await.unwrap();
+            tokio::time::pause();
+            let endless = "select count(*) from generate_series(1, 1000000000000)";
+            let ended = session.query(endless, Vec::new()).await.map(drop);
+            [ended, session.commit().await]
+        })
+    };
+    for end in tokio::task::spawn_blocking(ends).await.unwrap() {
+        assert_eq!(said(&end.unwrap_err()), "a statement may run for 30 s");
+    }
+    assert_eq!(count(&Session::new(database.pools(8), "app"), "late").await, 0);
 }
 
 async fn a_session_that_was_changed_is_not_inherited(database: &Database) {

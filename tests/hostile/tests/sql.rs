@@ -278,7 +278,8 @@ async fn nothing_outlives_a_session(login: &Login) {
     here.execute("set session characteristics as transaction read write", Vec::new()).await.unwrap();
     let error = here.execute(CHANGE, Vec::new()).await.expect_err("it would be permanent");
     assert!(matches!(error, Error::Denied(_)), "{error:?}");
-    here.commit().await.unwrap();
+    here.commit().await.expect_err("what was undone is not committed");
+    here.rollback().await.unwrap();
     here.query(CHANGE, Vec::new()).await.expect_err("nothing of the transaction is left");
     assert_eq!(one(&session(login), SETTINGS).await, before);
     let control = bare(login).await.unwrap();

@@ -7,6 +7,9 @@
 //! Outside of the transaction nothing can be written: what runs there is permanent before we have seen what it was. In it,
 //! a statement that changed more than rows and the session loses the connection too, and so is undone. What a guest
 //! changed in its session lasts for the transaction.
+//!
+//! What must stay true: a commit says that it went well only if all that the guest wrote since its last commit or rollback
+//! is there. A guest may catch the error of the statement that lost it its connection, and go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,11 +53,25 @@ struct Use {
     unfinished: bool,
     /// Events were written into the outbox, and not committed yet.
     published: bool,
-    /// Why what the guest wrote is lost, though it has ended well: for whoever hands over its answer.
+    /// Why what the guest wrote is lost. Every call says so until the guest rolls back, and so does the commit of whoever
+    /// hands over its answer.
     lost: Option<Error>,
 }
 
 impl Use {
+    /// Closes the connection, which undoes what was written in a transaction.
+    fn give_up(&mut self, why: &Error) {
+        self.taken = None;
+        if std::mem::take(&mut self.in_transaction) {
+            self.lost = Some(why.clone());
+        }
+    }
+
+    /// An error after the transaction was lost.
+    fn whole(&self) -> Result<(), Error> {
+        self.lost.clone().map_or(Ok(()), Err)
+    }
+
     fn open(&mut self) -> Option<&mut Connection> {
         self.taken.as_mut()?.get()
     }
@@ -119,9 +136,7 @@ impl Session {
     /// Makes what was written permanent.
     pub async fn commit(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        if let Some(error) = state.lost.take() {
-            return Err(error);
-        }
+        state.whole()?;
         let failed = state.open().is_some_and(|open| open.watch.transaction() == b'E');
         if state.in_transaction && failed {
             end(&mut state, "ROLLBACK").await?;
@@ -156,7 +171,7 @@ impl Session {
     /// Undoes what was written.
     pub async fn rollback(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
-        state.published = false;
+        (state.published, state.lost) = (false, None);
         end(&mut state, "ROLLBACK").await
     }
 
@@ -164,8 +179,9 @@ impl Session {
     pub async fn abandon(&self) {
         let mut state = self.state.lock().await;
         if state.in_transaction || state.unfinished {
-            drop(state.taken.take());
-            (state.in_transaction, state.unfinished) = (false, false);
+            // Its answer's head may be on its way out, and is handed over only after a commit.
+            state.give_up(&Error::Unavailable("the app failed before what it wrote was committed".into()));
+            state.unfinished = false;
         }
     }
 
@@ -177,6 +193,7 @@ impl Session {
     }
 
     async fn begin(&self, state: &mut Use) -> Result<(), Error> {
+        state.whole()?;
         if state.in_transaction {
             return Ok(());
         }
@@ -187,6 +204,7 @@ impl Session {
     }
 
     async fn run(&self, state: &mut Use, sql: &str, params: Vec<Value>) -> Result<(Rows, u64), Error> {
+        state.whole()?;
         if params.len() > PARAMETERS_MAX {
             return Err(Error::Limit(format!("a statement may have {PARAMETERS_MAX} parameters")));
         }
@@ -214,25 +232,24 @@ impl Session {
         };
         let outcome = tokio::time::timeout(Duration::from_secs(STATEMENT_S_MAX), statement).await;
         state.unfinished = false;
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                (state.taken, state.in_transaction) = (None, false);
-                return Err(Error::Limit(format!("a statement may run for {STATEMENT_S_MAX} s")));
-            }
+        let Ok(outcome) = outcome else {
+            let error = Error::Limit(format!("a statement may run for {STATEMENT_S_MAX} s"));
+            state.give_up(&error);
+            return Err(error);
         };
         if state.open().is_some_and(|open| open.watch.lasting()) {
-            (state.taken, state.in_transaction) = (None, false); // which undoes it
             let text = "a statement changes rows and its own session, and nothing else of the database";
-            return outcome.and(Err(Error::Denied(text.into())));
+            let error = outcome.err().unwrap_or_else(|| Error::Denied(text.into()));
+            state.give_up(&error); // which undoes it
+            return Err(error);
         }
         let now = state.open().map_or(0, |open| open.watch.transaction());
         let failed_inside = now == b'E' && outcome.is_err() && expected == b'T';
         if now != expected && !failed_inside {
-            (state.taken, state.in_transaction) = (None, false);
-            return outcome.and(Err(Error::Invalid(
-                "transactions are the host's: call commit or rollback of odeon:sql, not SQL".into(),
-            )));
+            let text = "transactions are the host's: call commit or rollback of odeon:sql, not SQL";
+            let error = outcome.err().unwrap_or_else(|| Error::Invalid(text.into()));
+            state.give_up(&error);
+            return Err(error);
         }
         outcome
     }
