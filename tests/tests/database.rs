@@ -199,6 +199,15 @@ async fn a_session_that_was_changed_is_not_inherited(database: &Database) {
         "{error:?}"
     );
     assert_ne!(backend(&fresh).await, was);
+    // Also where the server begins another one at once.
+    fresh.execute(INSERT, vec![text("chained"), Value::Decimal("1".into())]).await.unwrap();
+    let error = fresh.query("commit and chain", Vec::new()).await;
+    assert!(
+        matches!(&error, Err(Error::Invalid(text)) if text.contains("transactions are the host's")),
+        "{error:?}"
+    );
+    fresh.rollback().await.unwrap();
+    assert_ne!(backend(&fresh).await, was);
 }
 
 async fn what_is_too_large_is_refused(database: &Database) {

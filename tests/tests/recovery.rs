@@ -98,6 +98,9 @@ async fn a_restored_platform_database_changes_nothing(site: &Installation) {
 }
 
 async fn a_backup_restores_into_an_empty_folder(site: Installation) {
+    // As a stage of before has it, when less was taken from apps.
+    let stage = site.database("stage_test").await;
+    stage.batch_execute("grant usage on language plpgsql to public").await.unwrap();
     let file = site.folder.join("odeon.backup");
     site.succeed(&["backup", file.to_str().unwrap()]);
     let said = site.fail(&["backup", file.to_str().unwrap()]);
@@ -117,6 +120,7 @@ async fn a_backup_restores_into_an_empty_folder(site: Installation) {
     let port = port_base.to_string();
     let done = odeon(&data).args(["restore", file.to_str().unwrap(), "--port-base", &port]).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    fs::write(data.join("run/secrets/hardened-stage_test"), "").unwrap();
     fs::remove_dir_all(old).unwrap(); // nothing of the old installation is left that could answer
     let restored = Installation::start_in(folder, data, port_base).await;
     for (stage, path, expected) in &answers {
@@ -127,6 +131,9 @@ async fn a_backup_restores_into_an_empty_folder(site: Installation) {
         .await;
     }
     restored.succeed(&["deploy", "Orders", "--revision", "1", "--to", "test"]);
+    let stage = restored.database("stage_test").await;
+    let public = "select has_language_privilege('public', 'plpgsql', 'usage')";
+    assert!(!stage.query_one(public, &[]).await.unwrap().get::<_, bool>(0), "it is hardened again");
 }
 
 /// What users see, by stage and path.

@@ -1,14 +1,16 @@
-//! Takes from PUBLIC what a stage's database gives everyone: run once, by a superuser, before apps come.
+//! Takes from PUBLIC what a stage's database gives everyone: run by a superuser, before apps come, and again when there is more
+//! to take. Whoever adds a statement raises `HARDENING` of platform/cli/src/up/stages.rs.
 //!
 //! An app speaks SQL freely inside its own schema. What remains are the functions and rights that reach
-//! beyond it: connecting elsewhere, temporary tables, locks and settings shared by a server, large objects.
+//! beyond it: connecting elsewhere, temporary tables, locks and settings shared by a server, large objects; and blocks of
+//! statements, which catch what should end them.
 
 use anyhow::{Context as _, Result};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 /// Statements of one database, in order. `{database}` and `{admin}` are quoted names.
-const STATEMENTS: [&str; 7] = [
+const STATEMENTS: [&str; 8] = [
     "revoke all on database {database} from public",
     "grant all on database {database} to {admin}",
     "revoke create on schema public from public",
@@ -24,6 +26,9 @@ const STATEMENTS: [&str; 7] = [
             execute format('grant execute on function %s to {admin}', f); end loop; end $$",
     "revoke select on pg_catalog.pg_stat_activity from public",
     "revoke select on pg_catalog.pg_settings from public",
+    // A block goes on when it is cancelled, also for a client that is gone; one that is no part of a transaction commits. No
+    // role of an app makes functions, and triggers run without this right.
+    "revoke usage on language plpgsql from public",
 ];
 
 /// Hardens the database behind `url`, a superuser's; `admin` is the migrator's role.

@@ -24,7 +24,7 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Take from PUBLIC what apps must not have. Needs a superuser; run once per database.
+    /// Take from PUBLIC what apps must not have. Needs a superuser; run before apps come, and after an update.
     Harden {
         /// PostgreSQL URL of a superuser; the environment variable keeps it out of the process list.
         #[arg(long, env = "ODEON_SUPERUSER_URL", hide_env_values = true)]

@@ -20,6 +20,9 @@ use tokio_postgres::{Client, Config, NoTls};
 
 use Control::{Bare, Own, Superuser};
 
+/// What whoever writes a block of statements is told.
+const NO_BLOCKS: &str = "permission denied for language plpgsql";
+
 /// The same login for everybody.
 #[derive(Clone)]
 struct One(Login);
@@ -178,10 +181,9 @@ impl Stage {
                 "alter role current_user set work_mem = '1GB'",
                 "alter role current_user reset work_mem",
             ),
-            own(
+            one(
                 "do it in a block, where no tag tells",
                 "do $$ begin alter role current_user set work_mem = '1GB'; end $$",
-                "alter role current_user reset work_mem",
             ),
         ]
     }
@@ -251,7 +253,7 @@ async fn an_app_reaches_nothing_but_its_own_schema() {
             done.unwrap_or_else(|error| panic!("{what}: the attempt is a mistake: {statement}: {error:?}"));
         }
     }
-    nothing_outlives_a_session(&stage.attacker).await;
+    nothing_outlives_a_session(&stage).await;
     a_login_opens_one_door(&stage).await;
     what_is_no_text_is_refused(&stage.attacker).await;
     who_catches_its_cancelling_has_no_more_than_its_share(&stage).await;
@@ -260,10 +262,14 @@ async fn an_app_reaches_nothing_but_its_own_schema() {
 }
 
 /// A statement outside of a transaction is permanent when it has run: there it must not run.
-async fn nothing_outlives_a_session(login: &Login) {
+async fn nothing_outlives_a_session(stage: &Stage) {
     const SETTINGS: &str =
         "select array_to_string(rolconfig, ' ') from pg_roles where rolname = current_user";
     const CHANGE: &str = "alter role current_user set work_mem = '1GB'";
+    // A block outside of a transaction commits by itself.
+    const COMMITS: &str = "do $$ begin set default_transaction_read_only = off; commit; \
+        alter role current_user set work_mem = '1GB'; commit; end $$";
+    let login = &stage.attacker;
     let before = one(&session(login), SETTINGS).await;
     let here = session(login);
     let error = here.query(CHANGE, Vec::new()).await.expect_err("it is permanent");
@@ -274,6 +280,8 @@ async fn nothing_outlives_a_session(login: &Login) {
     let both =
         "do $$ begin set transaction_read_only = off; alter role current_user set work_mem = '1GB'; end $$";
     here.query(both, Vec::new()).await.expect_err("it is permanent in a block");
+    let error = here.query(COMMITS, Vec::new()).await.expect_err("it is permanent in a block that commits");
+    assert_eq!(said(&error), NO_BLOCKS); // and not found out when it has run
     // In a transaction it runs, and is undone before the guest could commit.
     here.execute("set session characteristics as transaction read write", Vec::new()).await.unwrap();
     let error = here.execute(CHANGE, Vec::new()).await.expect_err("it would be permanent");
@@ -285,6 +293,11 @@ async fn nothing_outlives_a_session(login: &Login) {
     let control = bare(login).await.unwrap();
     control.batch_execute(CHANGE).await.unwrap();
     assert_ne!(one(&session(login), SETTINGS).await, before, "the role may do it, and nobody stopped it");
+    control.batch_execute("alter role current_user reset work_mem").await.unwrap();
+    let anybody = session(&stage.superuser);
+    anybody.query(COMMITS, Vec::new()).await.expect_err("it is found out, and too late");
+    assert_eq!(one(&session(&stage.superuser), SETTINGS).await, "work_mem=1GB");
+    let control = bare(&stage.superuser).await.unwrap();
     control.batch_execute("alter role current_user reset work_mem").await.unwrap();
 }
 
@@ -338,12 +351,14 @@ fn is_open(port: i32) -> bool {
     })
 }
 
-/// Requests begin statements that catch what should end them, and go away: their connections are the app's until they are
-/// closed, and others have theirs.
+/// Requests begin statements that catch what should end them, and go away: an app has no right to. The connections of one that
+/// has, a superuser here, are its own until they are closed, and others have theirs.
 async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
     const STUBBORN: &str = "do $$ begin loop begin perform count(*) from generate_series(1, 1000000000); \
         exception when query_canceled then null; end; end loop; end $$";
-    let pools = Arc::new(Pools::new(One(stage.attacker.clone()), 4)); // one for each app
+    let error = session(&stage.attacker).query(STUBBORN, Vec::new()).await.expect_err("it would never end");
+    assert_eq!(said(&error), NO_BLOCKS);
+    let pools = Arc::new(Pools::new(One(stage.superuser.clone()), 4)); // one for each app
     let session = |app: &str| Session::new(pools.clone(), app);
     let superuser = bare(&stage.superuser).await.unwrap();
     const THERE: &str =

@@ -218,6 +218,7 @@ impl Session {
         self.connection(state).await?;
         state.unfinished = true;
         let connection = opened(state)?;
+        connection.watch.begin_statement();
         let statement = async {
             let mut room = self.memory.as_ref().and_then(|memory| memory.try_take(0));
             let outcome = prepared(connection, sql, params, room.as_mut()).await;
@@ -245,7 +246,8 @@ impl Session {
         }
         let now = state.open().map_or(0, |open| open.watch.transaction());
         let failed_inside = now == b'E' && outcome.is_err() && expected == b'T';
-        if now != expected && !failed_inside {
+        let committed = state.open().is_some_and(|open| open.watch.committed());
+        if committed || (now != expected && !failed_inside) {
             let text = "transactions are the host's: call commit or rollback of odeon:sql, not SQL";
             let error = outcome.err().unwrap_or_else(|| Error::Invalid(text.into()));
             state.give_up(&error);

@@ -22,8 +22,10 @@ const HEADER_BYTES: usize = 5;
 /// How much of a command tag is kept; enough to tell them apart.
 const TAG_BYTES: usize = 6;
 /// Commands that leave nothing behind in a session.
-const CLEAN_TAGS: [&[u8]; 8] =
-    [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"MERGE ", b"BEGIN\0", b"COMMIT", b"ROLLBA"];
+const CLEAN_TAGS: [&[u8]; 7] =
+    [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"MERGE ", b"BEGIN\0", b"ROLLBA"];
+/// Leaves nothing behind in a session either, and is the host's to say.
+const COMMIT_TAG: &[u8] = b"COMMIT";
 /// Commands whose effect ends with the connection. Every other may leave something behind in the database that is no
 /// row: a role may set its own password, and a `DO` block may do it where no tag tells.
 const SESSION_TAGS: [&[u8]; 18] = [
@@ -37,6 +39,7 @@ pub struct Watch {
     transaction: AtomicU8,
     changed: AtomicBool,
     lasting: AtomicBool,
+    committed: AtomicBool,
     result_bytes: AtomicU64,
     refused: OnceLock<String>,
 }
@@ -54,9 +57,19 @@ impl Watch {
     pub fn lasting(&self) -> bool {
         self.lasting.load(Ordering::Acquire)
     }
+    /// Whether a transaction was committed since [`Watch::begin_statement`]. `COMMIT AND CHAIN` begins another at once, so the
+    /// state does not tell.
+    pub fn committed(&self) -> bool {
+        self.committed.load(Ordering::Acquire)
+    }
     /// Why the connection was given up, if we refused what came. The library only says that it is closed.
     pub fn refused(&self) -> Option<&str> {
         self.refused.get().map(String::as_str)
+    }
+
+    /// A statement of a guest comes.
+    pub fn begin_statement(&self) {
+        self.committed.store(false, Ordering::Release);
     }
 
     /// A new result begins.
@@ -145,6 +158,7 @@ impl Parser {
         let head = &self.body_head[..self.body_len];
         match self.kind {
             b'Z' => watch.transaction.store(head.first().copied().unwrap_or(0), Ordering::Release),
+            b'C' if head == COMMIT_TAG => watch.committed.store(true, Ordering::Release),
             b'C' if !CLEAN_TAGS.contains(&head) => {
                 watch.changed.store(true, Ordering::Release);
                 watch
@@ -228,6 +242,17 @@ mod tests {
             parser.feed(&message(b'C', tag), &watch).unwrap();
             assert_eq!((watch.changed(), watch.lasting()), (true, lasting), "{tag:?}");
         }
+    }
+
+    #[test]
+    fn a_commit_is_seen_though_the_state_stays() {
+        let (watch, mut parser) = (Watch::default(), Parser::default());
+        let chained = [message(b'C', b"COMMIT\0"), message(b'Z', b"T")].concat();
+        parser.feed(&chained, &watch).unwrap();
+        assert_eq!((watch.committed(), watch.changed(), watch.transaction()), (true, false, b'T'));
+        watch.begin_statement();
+        parser.feed(&message(b'C', b"ROLLBACK\0"), &watch).unwrap(); // TO SAVEPOINT, says the same
+        assert!(!watch.committed());
     }
 
     #[test]

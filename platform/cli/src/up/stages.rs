@@ -27,6 +27,9 @@ pub(crate) const STAGES: [StagePlan; 3] = [
 /// Raised when a role may do more or less than before: credentials carry what is allowed, so new ones are made.
 const CREDENTIALS_VERSION: u32 = 3;
 
+/// Raised with what `odeon-migrator harden` takes, so that the databases of before lose it, too.
+const HARDENING: &str = "2";
+
 /// Name of a stage's database.
 pub(crate) fn database(stage: &StagePlan) -> String {
     format!("stage_{}", stage.name)
@@ -107,10 +110,10 @@ pub(crate) async fn recipes(
     Ok(recipes)
 }
 
-/// Once per database: take from PUBLIC what apps must not have.
+/// Once per database and [`HARDENING`]: take from PUBLIC what apps must not have.
 fn harden(site: &Site<'_>, postgres: &Postgres, database: &Database) -> Result<()> {
     let marker = site.layout.path(format!("run/secrets/hardened-{}", database.name));
-    if marker.exists() {
+    if std::fs::read_to_string(&marker).is_ok_and(|done| done == HARDENING) {
         return Ok(());
     }
     let done = Command::new(site.binary("odeon-migrator"))
@@ -119,7 +122,7 @@ fn harden(site: &Site<'_>, postgres: &Postgres, database: &Database) -> Result<(
         .output()
         .context("run odeon-migrator harden")?;
     ensure!(done.status.success(), "odeon-migrator harden: {}", String::from_utf8_lossy(&done.stderr).trim());
-    site.run_as.write(&marker, b"")
+    site.run_as.write(&marker, HARDENING.as_bytes())
 }
 
 fn organization(site: &Site<'_>) -> Result<String> {
