@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
-use std::sync::Arc;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 
 use odeon_capabilities::sql::pool::{Login, Logins, Pools};
 use odeon_capabilities::sql::session::Session;
@@ -58,6 +59,7 @@ async fn a_request_has_its_database_for_itself() {
     whoever_waits_gets_the_next_connection(&database).await;
     a_query_ends_with_its_request(&database).await;
     the_app_pays_for_its_rows(&database).await;
+    what_the_server_tells_an_app_is_not_logged(&database).await;
 }
 
 const INSERT: &str =
@@ -107,6 +109,33 @@ async fn the_app_pays_for_its_rows(database: &Database) {
     assert!(for_one_row > 0);
     session.query("select repeat('x', 1000) from generate_series(1, 1000)", Vec::new()).await.unwrap();
     assert!(cpu.used_ns() > for_one_row);
+}
+
+/// What this process logs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A statement has the server say as many notices as it likes, of names that are too long for example.
+async fn what_the_server_tells_an_app_is_not_logged(database: &Database) {
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_writer(move || writer.clone()).init();
+    let statement = |who: &str| format!("select 1 as {who}_{}", "x".repeat(64));
+    let session = Session::new(database.pools(8), "app");
+    session.query(&statement("of_an_app"), Vec::new()).await.unwrap();
+    let control = database.site.database("stage_development").await;
+    control.batch_execute(&statement("of_nobody")).await.unwrap();
+    let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(logged.contains("of_nobody") && !logged.contains("of_an_app"), "{logged}");
 }
 
 async fn a_statement_that_failed_fails_the_transaction(database: &Database) {

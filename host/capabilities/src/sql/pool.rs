@@ -8,6 +8,7 @@
 //! and then looks for an idle connection to close; a request that is done first puts its connection
 //! down and then looks whether anyone waits. Whichever comes second sees the other.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -241,7 +242,7 @@ impl Connection {
                 .application_name("odeon-app")
                 .options(OPTIONS);
             let connected = config.connect_raw(Watched::new(stream, watch.clone()), NoTls).await;
-            let (client, connection) = connected.map_err(|error| {
+            let (client, mut connection) = connected.map_err(|error| {
                 let login = error.code().is_some_and(|code| {
                     [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION].contains(code)
                 });
@@ -250,9 +251,18 @@ impl Connection {
                 Refused { login, ..refused(why) }
             })?;
             let driver = tokio::spawn(async move {
-                if let Err(error) = Payer::charge(payer, connection).await {
-                    tracing::debug!("a database connection ended: {error}");
-                }
+                // The connection's own future logs each notice: an app makes as many as it likes, and the host's log is the
+                // operator's.
+                let driven = async {
+                    while let Some(said) = poll_fn(|cx| connection.poll_message(cx)).await {
+                        if let Err(error) = said {
+                            tracing::debug!("a database connection ended: {error}");
+                            break; // nothing comes after an error
+                        }
+                    }
+                };
+                Payer::charge(payer, driven).await;
+                drop(connection);
                 drop(permit); // only now is the socket closed
             });
             Ok((client, watch, driver))

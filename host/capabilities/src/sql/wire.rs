@@ -15,15 +15,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Largest message of the server, in bytes: the largest row.
 pub const MESSAGE_BYTES_MAX: u32 = 16 << 20;
-/// Most bytes of rows in one result.
+/// Most bytes of rows in one result, and of notices with it: an app has the server say as many as it likes.
 pub const RESULT_BYTES_MAX: u64 = 64 << 20;
 /// Type and length.
 const HEADER_BYTES: usize = 5;
 /// How much of a command tag is kept; enough to tell them apart.
 const TAG_BYTES: usize = 6;
 /// Commands that leave nothing behind in a session.
-const CLEAN_TAGS: [&[u8]; 7] =
-    [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"MERGE ", b"BEGIN\0", b"ROLLBA"];
+const CLEAN_TAGS: [&[u8]; 7] = [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"MERGE ", b"BEGIN\0", b"ROLLBA"];
 /// Leaves nothing behind in a session either, and is the host's to say.
 const COMMIT_TAG: &[u8] = b"COMMIT";
 /// Commands whose effect ends with the connection. Every other may leave something behind in the database that is no
@@ -67,8 +66,9 @@ impl Watch {
         self.refused.get().map(String::as_str)
     }
 
-    /// A statement of a guest comes.
+    /// A statement of a guest comes. Preparing it may bring notices.
     pub fn begin_statement(&self) {
+        self.begin_result();
         self.committed.store(false, Ordering::Release);
     }
 
@@ -137,7 +137,7 @@ impl Parser {
             return Err(refuse(format!("a row may have {MESSAGE_BYTES_MAX} bytes, not {length}")));
         }
         match kind {
-            b'D' => {
+            b'D' | b'N' => {
                 let total =
                     watch.result_bytes.fetch_add(u64::from(length), Ordering::AcqRel) + u64::from(length);
                 if total > RESULT_BYTES_MAX {
@@ -268,6 +268,16 @@ mod tests {
         let row = message(b'D', &vec![0; 1 << 20]);
         let refused = (0..=RESULT_BYTES_MAX >> 20).any(|_| parser.feed(&row, &watch).is_err());
         assert!(refused);
+    }
+
+    #[test]
+    fn notices_count_as_rows_do() {
+        let (watch, mut parser) = (Watch::default(), Parser::default());
+        let both = [message(b'N', &vec![0; 1 << 19]), message(b'D', &vec![0; 1 << 19])].concat();
+        let taken = (0..=RESULT_BYTES_MAX >> 20).take_while(|_| parser.feed(&both, &watch).is_ok()).count();
+        assert_eq!(u64::try_from(taken).unwrap(), (RESULT_BYTES_MAX >> 20) - 1, "with their headers");
+        watch.begin_statement();
+        Parser::default().feed(&both, &watch).unwrap();
     }
 
     #[test]
