@@ -234,9 +234,30 @@ async fn an_event_is_neither_lost_nor_sent_for_nothing() {
     eventually("the next event", async || (count(true).await == 11).then_some(())).await;
     assert_eq!(count(false).await, 11);
 
+    what_cannot_be_sent_holds_up_nothing(&site).await;
+    assert!(write(98, false).await.is_success());
+    eventually("the event behind them", async || (count(true).await == 12).then_some(())).await;
+    eventually("the app's log to tell", async || {
+        let log = site.succeed(&["logs", "Producer"]);
+        log.contains("events of odeon_outbox cannot be sent and were taken out").then_some(())
+    })
+    .await;
+
     roles_are_granted_and_revoked(&site).await;
     nobody_outside_starts_what_hosts_start(&site).await;
     what_a_deployment_breaks_is_said(&site, &producer).await;
+}
+
+/// The outbox is a table of the app, which may write into it by itself: a name that is none, a payload that is too large.
+async fn what_cannot_be_sent_holds_up_nothing(site: &Installation) {
+    let database = site.database("stage_development").await;
+    let schema = "select schema_name from odeon.apps where name = 'Producer'";
+    let schema: String = database.query_one(schema, &[]).await.unwrap().get(0);
+    let statement = format!(
+        "insert into {schema}.odeon_outbox (event, payload) select 'Written ' || n, '{{}}' from generate_series(1, 150) n; \
+         insert into {schema}.odeon_outbox (event, payload) select 'Written', repeat('x', 655360) from generate_series(1, 150)"
+    );
+    database.batch_execute(&statement).await.unwrap();
 }
 
 async fn roles_are_granted_and_revoked(site: &Installation) {

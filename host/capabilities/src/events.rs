@@ -1,7 +1,8 @@
 //! Triggering events: `odeon:events`. An event is a row of the app's outbox, written in the guest's transaction, so
 //! that it is sent if and only if the transaction is committed. Who sends it is the host's business.
 //!
-//! Invariant: an outbox holds no more rows of one event than may wait.
+//! Invariant: by this interface an outbox holds no more rows of one event than may wait. The table is the app's, which may
+//! write into it anything: what is taken out is judged again, and takes bounded memory.
 
 use odeon_engine::State;
 use wasmtime::component::Linker;
@@ -35,16 +36,8 @@ pub struct EventLimits {
 impl publisher::Host for Granted {
     async fn publish(&mut self, event: String, payload: String) -> Result<(), Error> {
         let limits = self.events;
-        let first = event.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
-        if !first
-            || event.len() > NAME_BYTES_MAX
-            || !event.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-        {
-            return Err(Error::Invalid(format!("`{event}` is not a name of an event")));
-        }
-        if payload.len() > limits.payload_bytes_max {
-            let most = limits.payload_bytes_max;
-            return Err(Error::Invalid(format!("a payload may have {most} bytes, not {}", payload.len())));
+        if let Some(why) = refuses(&event, payload.len(), limits) {
+            return Err(Error::Invalid(why));
         }
         // Counting stops at the limit, so it costs no more than that many rows.
         let statement = "INSERT INTO odeon_outbox (event, payload) SELECT $1, $2 WHERE (SELECT count(*) FROM \
@@ -58,19 +51,54 @@ impl publisher::Host for Granted {
     }
 }
 
-/// Takes events out of an outbox, oldest first, in the transaction of `session`: they are gone when it is committed.
-pub async fn take(session: &sql::session::Session, most: i64) -> Result<Vec<Waiting>, sql::Error> {
-    let statement = "DELETE FROM odeon_outbox WHERE id IN (SELECT id FROM odeon_outbox ORDER BY id LIMIT $1 \
-                     FOR UPDATE SKIP LOCKED) RETURNING id, event, payload";
-    let Rows { values, .. } = session.execute_returning(statement, vec![Value::Int64(most)]).await?;
-    let mut waiting: Vec<Waiting> = Vec::new();
-    for row in values.chunks_exact(3) {
-        if let [Value::Int64(id), Value::Text(event), Value::Text(payload)] = row {
-            waiting.push(Waiting { id: *id, event: event.clone(), payload: payload.clone() });
+/// Why an event cannot be sent, if it cannot.
+fn refuses(event: &str, payload_bytes: usize, limits: EventLimits) -> Option<String> {
+    let first = event.chars().next().is_some_and(|c| c.is_ascii_alphabetic());
+    if !first || event.len() > NAME_BYTES_MAX || !event.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    {
+        return Some(format!("`{event}` is not a name of an event"));
+    }
+    let most = limits.payload_bytes_max;
+    (payload_bytes > most).then(|| format!("a payload may have {most} bytes, not {payload_bytes}"))
+}
+
+/// Takes up to `most` events out of an outbox, oldest first, in the transaction of `session`: they are gone when it is
+/// committed. So are those that cannot be sent, which would hold up the others for ever. Of a name that is too long only so
+/// much comes here that it is seen, and nothing of such a payload.
+pub async fn take(
+    session: &sql::session::Session,
+    limits: EventLimits,
+    most: i64,
+) -> Result<Taken, sql::Error> {
+    let statement = format!(
+        "DELETE FROM odeon_outbox WHERE id IN (SELECT id FROM odeon_outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) \
+         RETURNING id, left(event, {NAME_BYTES_MAX} + 1), octet_length(payload)::int8, \
+         CASE WHEN octet_length(payload) <= {} THEN payload ELSE '' END",
+        limits.payload_bytes_max
+    );
+    let Rows { values, .. } = session.execute_returning(&statement, vec![Value::Int64(most)]).await?;
+    let mut taken = Taken::default();
+    for row in values.chunks_exact(4) {
+        if let [Value::Int64(id), Value::Text(event), Value::Int64(bytes), Value::Text(payload)] = row {
+            match refuses(event, usize::try_from(*bytes).unwrap_or(usize::MAX), limits) {
+                Some(why) => taken.refused.push(why),
+                None => {
+                    taken.events.push(Waiting { id: *id, event: event.clone(), payload: payload.clone() });
+                }
+            }
         }
     }
-    waiting.sort_by_key(|event| event.id);
-    Ok(waiting)
+    taken.events.sort_by_key(|event| event.id);
+    Ok(taken)
+}
+
+/// What was in an outbox.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Oldest first.
+    pub events: Vec<Waiting>,
+    /// Why each of the others cannot be sent.
+    pub refused: Vec<String>,
 }
 
 /// An event in an outbox.

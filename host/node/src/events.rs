@@ -1,7 +1,8 @@
 //! Events of the apps that serve here: those that they triggered are sent, those that they handle are taken.
 //!
 //! After a commit the app's outbox is emptied into the stage's stream, in a transaction that ends when the stream has
-//! confirmed; now and then it is looked at anyway, for what a host that died left in it. A handler pulls from its durable
+//! confirmed; now and then it is looked at anyway, for what a host that died left in it. What the app wrote there itself and
+//! cannot be sent is taken out, and told in its log. A handler pulls from its durable
 //! consumer as much as it can run. The rules are [`odeon_protocol::events`]. Invariant: what the stream has not
 //! confirmed stays in the outbox, and what a handler has not taken stays in the stream.
 
@@ -14,10 +15,12 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, AckKind, Message};
 use async_nats::{HeaderMap, header};
 use futures_util::StreamExt as _;
-use odeon_capabilities::events::take;
+use odeon_capabilities::events::{EventLimits, Taken, take};
+use odeon_capabilities::log::{Level, Line, Sink as _};
 use odeon_capabilities::sql::session::Session;
 use odeon_protocol::events::{
-    self, AfterFailure, DEAD_STREAM, EventHandler, HANDLER_S_MAX, RETRY_S, STREAM, after_failure,
+    self, AfterFailure, DEAD_STREAM, EventHandler, HANDLER_S_MAX, PAYLOAD_BYTES_MAX, RETRY_S, STREAM,
+    WAITING_MAX, after_failure,
 };
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -28,7 +31,10 @@ use crate::triggers::{self, Trigger};
 
 /// Time between two looks at an outbox that nobody was told of, in seconds.
 const LOOK_S: u64 = 30;
-/// Events that are sent in one transaction.
+/// What an app's outbox may hold of events.
+pub(crate) const LIMITS: EventLimits =
+    EventLimits { waiting_max: WAITING_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX };
+/// Events that are sent in one transaction: 1 MiB of payloads at most.
 const SENT_MAX: i64 = 100;
 /// Events of one handler at once on one host.
 const AT_ONCE: usize = 16;
@@ -79,7 +85,7 @@ async fn send_all(host: &Arc<Host>, served: &Served) {
     }
 }
 
-/// Sends the oldest events, and says how many.
+/// Sends the oldest events, and says how many were taken out.
 async fn send_some(host: &Host, served: &Served) -> Result<i64> {
     let client = host.client.get().context("NATS was not reached yet")?;
     let session = Session::new(host.pools.clone(), served.id.as_str()).paid_by(served.payer.clone());
@@ -89,14 +95,24 @@ async fn send_some(host: &Host, served: &Served) -> Result<i64> {
         Err(_) => session.abandon().await,
     }
     session.release().await;
-    sent
+    let Taken { events, refused } = sent?;
+    if let Some(why) = refused.first() {
+        let message = format!(
+            "{} events of odeon_outbox cannot be sent and were taken out; of one of them: {why}",
+            refused.len()
+        );
+        let (level, source, request_id) = (Level::Warning, "host", String::new());
+        served.log.take(Line { level, source, message, request_id, error_code: None, origin: None });
+    }
+    Ok(i64::try_from(events.len() + refused.len()).unwrap_or(SENT_MAX))
 }
 
-async fn send(client: &Client, served: &Served, session: &Session) -> Result<i64> {
-    let waiting = take(session, SENT_MAX).await.map_err(|error| anyhow!("read the outbox: {error:?}"))?;
+async fn send(client: &Client, served: &Served, session: &Session) -> Result<Taken> {
+    let taken =
+        take(session, LIMITS, SENT_MAX).await.map_err(|error| anyhow!("read the outbox: {error:?}"))?;
     let jetstream = jetstream::new(client.clone());
     let mut confirmations = Vec::new();
-    for event in &waiting {
+    for event in &taken.events {
         let mut headers = HeaderMap::new();
         // Sent again after a crash, it is the same event.
         headers.insert(header::NATS_MESSAGE_ID, format!("{}.{}", served.id, event.id));
@@ -107,7 +123,7 @@ async fn send(client: &Client, served: &Served, session: &Session) -> Result<i64
     for confirmation in confirmations {
         confirmation.await.context("the stream did not take an event")?;
     }
-    Ok(i64::try_from(waiting.len()).unwrap_or(SENT_MAX))
+    Ok(taken)
 }
 
 /// Takes the events of a handler for ever.

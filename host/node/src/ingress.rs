@@ -19,7 +19,6 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Frame, SizeHint};
 use odeon_capabilities::Granted;
 use odeon_capabilities::egress::requests_max;
-use odeon_capabilities::events::EventLimits;
 use odeon_capabilities::log::RequestLog;
 use odeon_capabilities::sql::session::Session;
 use odeon_engine::app::Admitted;
@@ -29,7 +28,6 @@ use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{App, Body, Failure, GuestError, RequestLimits};
 use odeon_http::{Around, ReceiveError, Received, Stop, limits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
-use odeon_protocol::events::{PAYLOAD_BYTES_MAX, WAITING_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
@@ -37,6 +35,7 @@ use tracing::warn;
 
 use crate::Host;
 use crate::apps::Served;
+use crate::events;
 use crate::loader::Unloadable;
 use crate::memory::Level;
 use crate::problem::{problem, text};
@@ -317,7 +316,7 @@ fn grant(host: &Host, served: &Served, work: &Work<'_>) -> Grants {
         settings: served.settings.clone(),
         timers: served.timers.clone(),
         output: OnceLock::new(),
-        events: EventLimits { waiting_max: WAITING_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX },
+        events: events::LIMITS,
     };
     Grants { granted, sql, log }
 }

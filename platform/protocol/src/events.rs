@@ -19,6 +19,8 @@ pub const DEAD_STREAM: &str = "events_dead";
 pub const WAITING_MAX: i64 = 10_000;
 /// Largest payload, in bytes, as in ODC.
 pub const PAYLOAD_BYTES_MAX: usize = 10_240;
+/// Largest message of an event, in bytes: its payload and 1 KiB of headers.
+pub const MESSAGE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (1 << 10);
 /// Events that a handler may have at once, on all hosts together.
 pub const HANDLING_MAX: i64 = 100;
 /// How long a handler may take, in seconds, as in ODC.

@@ -21,6 +21,7 @@ use nkeys::KeyPair;
 use odeon_hostile::nats::{FIRST, account, changed, connect, credentials, key, settled, until, user_of};
 use odeon_hostile::{Beside, publish};
 use odeon_protocol::HostHeartbeat;
+use odeon_protocol::events::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use odeon_tests::{Installation, PATIENCE, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -155,6 +156,7 @@ async fn whoever_has_the_credentials_of_a_process_is_no_other() {
         nobody_hears_what_is_of_others(attacker, &operator).await;
     }
     nothing_leaves_a_stage(&site, &attackers, &operator).await;
+    an_event_is_as_long_as_it_may_be(&attackers[0].client).await;
     beside.stop().await;
 }
 
@@ -245,6 +247,18 @@ async fn nothing_leaves_a_stage(site: &Installation, attackers: &[Attacker], ope
             "there it is heard"
         );
     }
+}
+
+/// One stream is for the events of all apps: who may say what to it may not fill it with little.
+async fn an_event_is_as_long_as_it_may_be(host: &Client) {
+    let mut answers = Vec::new();
+    for bytes in [PAYLOAD_BYTES_MAX, MESSAGE_BYTES_MAX + 1] {
+        let answer = host.request("events.x.y", vec![b'x'; bytes].into()).await.unwrap();
+        answers.push(serde_json::from_slice::<Value>(&answer.payload).unwrap());
+    }
+    assert!(answers[0]["error"].is_null(), "it is taken: {answers:?}");
+    let too_large = "message size exceeds maximum allowed";
+    assert_eq!(answers[1]["error"]["description"], json!(too_large), "{answers:?}");
 }
 
 /// Rights stand in a token that only an account's key signs, and the account in one that only the operator's does.

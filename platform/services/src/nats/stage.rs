@@ -385,11 +385,13 @@ async fn ensure_stores(jetstream: &jetstream::Context) -> Result<Stores> {
         discard_new_per_subject: true,
         max_messages_per_subject: events::WAITING_MAX,
         max_bytes: EVENTS_BYTES_MAX,
+        max_message_size: i32::try_from(events::MESSAGE_BYTES_MAX)?,
         max_age: EVENTS_AGE_MAX,
         duplicate_window: EVENTS_ONCE,
         ..Default::default()
     };
-    jetstream.get_or_create_stream(waiting).await.context("create the stream of events")?;
+    // A stage of before may have it with fewer bounds.
+    jetstream.create_or_update_stream(waiting).await.context("create the stream of events")?;
     let dead = stream::Config {
         name: events::DEAD_STREAM.to_owned(),
         subjects: vec!["dead.>".to_owned()],
