@@ -257,6 +257,7 @@ async fn an_app_reaches_nothing_but_its_own_schema() {
     a_login_opens_one_door(&stage).await;
     what_is_no_text_is_refused(&stage.attacker).await;
     who_catches_its_cancelling_has_no_more_than_its_share(&stage).await;
+    one_statement_takes_little_of_the_server(&stage).await;
     whoever_waits_is_told_in_the_end(stage.attacker.clone()).await;
     assert!(beside.stop().await > 0);
 }
@@ -383,6 +384,31 @@ async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
     eventually("the server has noticed that nobody is there", async || (running().await == 0).then_some(()))
         .await;
     session("attacker").query("select 1", Vec::new()).await.unwrap();
+}
+
+/// A sort of what is larger than one process may have, in files and in memory. Others are served beside it.
+async fn one_statement_takes_little_of_the_server(stage: &Stage) {
+    let sort = |mib: u32| {
+        let rows = mib * 32; // of 32 KiB
+        format!("select count(distinct repeat(md5(g::text), 1024)) from generate_series(1, {rows}) g")
+    };
+    let app = session(&stage.attacker);
+    let error = app.query(&sort(640), Vec::new()).await.expect_err("files");
+    assert!(matches!(&error, Error::Limit(why) if why.contains("temp_file_limit")), "{error:?}");
+    app.query("set temp_file_limit = -1", Vec::new()).await.expect_err("it is the superuser's to set");
+    app.query(&sort(64), Vec::new()).await.expect("what is smaller is sorted in files");
+    let in_memory = async |mib| {
+        app.execute("set local work_mem = '2000GB'", Vec::new()).await.unwrap();
+        let sorted = app.query(&sort(mib), Vec::new()).await.map(drop);
+        app.rollback().await.unwrap();
+        sorted
+    };
+    let error = in_memory(640).await.expect_err("memory");
+    assert!(matches!(&error, Error::Unavailable(why) if why == "out of memory"), "{error:?}");
+    in_memory(64).await.expect("what is smaller is sorted in memory");
+    let superuser = bare(&stage.superuser).await.unwrap();
+    superuser.batch_execute("set temp_file_limit = -1").await.unwrap();
+    superuser.batch_execute(&sort(640)).await.expect("it is the limit that ended it");
 }
 
 /// Long waits, on a clock that goes on as soon as nobody has anything to do.

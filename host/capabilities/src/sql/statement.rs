@@ -132,7 +132,7 @@ pub(super) fn explain(error: &tokio_postgres::Error) -> Error {
         &SqlState::READ_ONLY_SQL_TRANSACTION => Error::Invalid(format!(
             "{text}: `query` reads; what writes is for `execute` and `execute-returning`"
         )),
-        &SqlState::QUERY_CANCELED => Error::Limit(text),
+        &SqlState::QUERY_CANCELED | &SqlState::CONFIGURATION_LIMIT_EXCEEDED => Error::Limit(text),
         code if code.code().starts_with("08")
             || code.code().starts_with("57")
             || code.code().starts_with("53") =>

@@ -27,6 +27,12 @@ const START_S_MAX: u64 = 60;
 const POLL_MS: u64 = 30;
 /// Connections of the whole server: those of all hosts, migrators and the Platform, with room to spare.
 const CONNECTIONS_MAX: u32 = 400;
+/// Memory of its own that one server process may have, in MiB: apps set `work_mem` as they like. What a result of 64 MiB and an
+/// index need is far below; shared buffers do not count.
+const PROCESS_MIB_MAX: u64 = 512;
+/// Temporary files that one server process may have at once, in MiB: what is sorted beyond `work_mem` goes there, beside
+/// the write-ahead log of all.
+const TEMP_FILES_MIB_MAX: u64 = 512;
 /// Superuser of the private server.
 pub(crate) const SUPERUSER: &str = "odeon_super";
 
@@ -86,6 +92,7 @@ impl Postgres {
         let mut command = Command::new(self.binaries.join(program));
         command.env("PGHOST", "127.0.0.1").env("PGPORT", self.port.to_string());
         command.env("PGUSER", SUPERUSER).env("PGPASSWORD", &self.password).env("PGDATABASE", database);
+        command.env("PGOPTIONS", "-c temp_file_limit=-1"); // a restore builds the indexes anew
         command
     }
 
@@ -94,13 +101,15 @@ impl Postgres {
         let (program, folder, port) = (self.binaries.join("postgres"), self.folder.clone(), self.port);
         let run_as = run_as.clone();
         let command = move || -> Command {
-            let mut command = run_as.command(&program);
+            let mut command = run_as.command("prlimit");
+            command.arg(format!("--data={}", PROCESS_MIB_MAX << 20)).arg("--").arg(&program);
             command.arg("-D").arg(&folder);
             for setting in [
                 format!("port={port}"),
                 "listen_addresses=127.0.0.1".to_owned(),
                 "unix_socket_directories=".to_owned(),
                 format!("max_connections={CONNECTIONS_MAX}"),
+                format!("temp_file_limit={TEMP_FILES_MIB_MAX}MB"),
                 "password_encryption=scram-sha-256".to_owned(),
             ] {
                 command.arg("-c").arg(setting);
@@ -151,6 +160,11 @@ impl Postgres {
             let sql = format!("create database {name} owner {owner}");
             client.batch_execute(&sql).await.with_context(|| format!("create the database {name}"))?;
         }
+        // An index of a large table is sorted in files: apps have that limit, and not who keeps their schemas.
+        client
+            .batch_execute(&format!("alter role {owner} set temp_file_limit = -1"))
+            .await
+            .with_context(|| format!("set up the role {owner}"))?;
         // What comes with a server is open to every role, and nobody hardens it.
         let sql = format!(
             "revoke all on database {name} from public; revoke connect on database postgres from public; \
