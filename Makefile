@@ -18,11 +18,11 @@ up: setup
 down:
 	target/release/odeon down
 
-build:
+build: setup
 	cargo build --release --workspace --bins
 
 # As images have it: what a request passes is built with link-time optimization. It takes long, and `make up` does without.
-production:
+production: setup
 	cargo build --release --workspace --bin odeon --bin odeon-platform --bin odeon-migrator
 	cargo build --profile production --workspace --bin odeon-host --bin odeon-router --bin odeon-bench
 	ln -f target/release/odeon target/release/odeon-platform target/release/odeon-migrator target/production/

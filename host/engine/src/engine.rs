@@ -168,7 +168,8 @@ fn pooled(settings: &EngineSettings, wasi: Wasi) -> wasmtime::Result<wasmtime::E
     wasmtime::Engine::new(&config)
 }
 
-fn pool(settings: &EngineSettings, wasi: Wasi) -> PoolingAllocationConfig {
+/// The pool of a host's engine; benchmarks give it to engines that they compare with.
+pub fn pool(settings: &EngineSettings, wasi: Wasi) -> PoolingAllocationConfig {
     let stacks = match wasi {
         Wasi::P2 => settings.instances_max,
         Wasi::P3 => settings.instances_max * STACKS_PER_INSTANCE,

@@ -57,16 +57,7 @@ const OWNERS: [(&str, &[&str], &str); 6] = [
 pub(crate) async fn measure(guest: &Path) -> Result<String> {
     let site = Installation::start_with(&["--no-sample"]).await;
     site.succeed(&["publish", guest.to_str().context("a path in UTF-8")?, "--name", "Work"]);
-    site.succeed(&[
-        "deploy",
-        "Work",
-        "--revision",
-        "1",
-        "--to",
-        "development",
-        "--limit",
-        "cpuBurstMs=unlimited",
-    ]);
+    site.succeed(&["deploy", "Work", "--revision", "1", "--to", "development"]);
     let pid = u32::try_from(site.process("host-development-1")["pid"].as_u64().unwrap_or(0))?;
     let url = format!("http://{}/Work/", site.host_address("development-1"));
     round(&url, &[pid])?; // warms up

@@ -10,6 +10,22 @@ pub(crate) const CONNECTIONS: u32 = 32;
 /// Length of a round, in seconds.
 pub(crate) const ROUND_S: u32 = 8;
 
+/// Counts answers, and those whose header says that their instance served one request. `wrk` has one thread here, and asks its
+/// script in another state of Lua when all is done.
+const FRESH: &str = r#"
+local threads = {}
+fresh, answers = 0, 0
+function setup(thread) table.insert(threads, thread) end
+function response(status, headers, body)
+  answers = answers + 1
+  if headers["x-instance-requests"] == "1" then fresh = fresh + 1 end
+end
+function done()
+  print("fresh: " .. threads[1]:get("fresh"))
+  print("answers: " .. threads[1]:get("answers"))
+end
+"#;
+
 /// One round.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Round {
@@ -28,19 +44,8 @@ pub(crate) fn round(url: &str, pids: &[u32]) -> Result<Round> {
 /// The same, with a script for `wrk` that says what to send.
 pub(crate) fn round_with(url: &str, pids: &[u32], script: Option<&Path>) -> Result<Round> {
     let before = cpu_s(pids)?;
-    let mut wrk = Command::new("wrk");
-    wrk.args(["--threads", "1", "--latency", "--connections", &CONNECTIONS.to_string()]);
-    if let Some(script) = script {
-        wrk.arg("--script").arg(script);
-    }
-    let done = wrk
-        .args(["--duration", &format!("{ROUND_S}s"), url])
-        .output()
-        .context("run wrk; `make bench-smoke` installs it")?;
+    let told = wrk(url, script)?;
     let cpu = cpu_s(pids)? - before;
-    let told = String::from_utf8(done.stdout).context("read what wrk tells")?;
-    ensure!(done.status.success(), "wrk {url}: {told}");
-    ensure!(!told.contains("Non-2xx"), "not every answer was a good one:\n{told}");
     let word_after = |name: &str| {
         let line = told.lines().find_map(|line| line.trim().strip_prefix(name));
         line.and_then(|line| line.split_whitespace().next()).map(str::to_owned)
@@ -57,6 +62,37 @@ pub(crate) fn round_with(url: &str, pids: &[u32], script: Option<&Path>) -> Resu
         p50_us: micros(&word_after("50%").with_context(missing)?)?,
         p99_us: micros(&word_after("99%").with_context(missing)?)?,
     })
+}
+
+/// A round that does not count: each answer must come from an instance that served nobody before.
+pub(crate) fn prove_fresh(url: &str, script: Option<&Path>) -> Result<()> {
+    let sends = script.map(std::fs::read_to_string).transpose()?.unwrap_or_default();
+    let folder = tempfile::tempdir()?;
+    let proof = folder.path().join("fresh.lua");
+    std::fs::write(&proof, sends + FRESH)?;
+    let told = wrk(url, Some(&proof))?;
+    let [fresh, all] = ["fresh:", "answers:"].map(|name| {
+        told.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or(f64::NAN)
+    });
+    ensure!(fresh > 0.0 && fresh == all, "{url}: {fresh} of {all} answers came from a fresh instance");
+    Ok(())
+}
+
+/// One round of load; what `wrk` tells of it.
+fn wrk(url: &str, script: Option<&Path>) -> Result<String> {
+    let mut wrk = Command::new("wrk");
+    wrk.args(["--threads", "1", "--latency", "--connections", &CONNECTIONS.to_string()]);
+    if let Some(script) = script {
+        wrk.arg("--script").arg(script);
+    }
+    let done = wrk
+        .args(["--duration", &format!("{ROUND_S}s"), url])
+        .output()
+        .context("run wrk; `make bench-smoke` installs it")?;
+    let told = String::from_utf8(done.stdout).context("read what wrk tells")?;
+    ensure!(done.status.success(), "wrk {url}: {told}");
+    ensure!(!told.contains("Non-2xx"), "not every answer was a good one:\n{told}");
+    Ok(told)
 }
 
 fn micros(text: &str) -> Result<f64> {

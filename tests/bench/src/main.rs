@@ -10,6 +10,7 @@ mod host;
 mod load;
 mod page;
 mod peer;
+mod plot;
 mod publish;
 mod sharing;
 mod speed;
@@ -169,7 +170,9 @@ async fn run(what: What) -> anyhow::Result<ExitCode> {
         }
         What::Host { guest, wasmtime, workerd, page, only } => {
             let contenders = host::Contenders { guest, wasmtime, workerd };
-            let (text, is_met) = host::measure(&contenders, &only).await?;
+            let folder = page.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(folder)?;
+            let (text, is_met) = host::measure(&contenders, &only, folder).await?;
             if only.is_empty() {
                 keep(&page, &text)?;
             } else {
@@ -183,13 +186,15 @@ async fn run(what: What) -> anyhow::Result<ExitCode> {
         }
         What::Smoke { wasmtime, page } => {
             let publish = publish::measure().await?;
-            let throughput = throughput::measure(&wasmtime).await?;
-            keep(&page, &page::write(&publish, &throughput)?)?;
+            let (contenders, peer) = throughput::measure(&wasmtime).await?;
+            keep(&page, &page::write(&publish, &contenders, &peer)?)?;
             let is_met = publish.iter().all(publish::Step::is_met);
             Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         What::Density { apps, folder, page } => {
-            let (text, is_met) = density::measure(apps, &folder).await?;
+            let plots = page.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(plots)?;
+            let (text, is_met) = density::measure(apps, &folder, plots).await?;
             keep(&page, &text)?;
             Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use crate::load::{CONNECTIONS, ROUND_S, Round};
-use crate::peer::SERVE_FLAGS;
 use crate::publish::{Step, median};
 use crate::speed::{Found, Target};
 use crate::throughput::Contender;
@@ -13,7 +12,7 @@ use crate::throughput::Contender;
 type Figure = fn(&Round) -> f64;
 
 /// The page as Markdown.
-pub(crate) fn write(steps: &[Step], contenders: &[Contender]) -> Result<String> {
+pub(crate) fn write(steps: &[Step], contenders: &[Contender], peer: &str) -> Result<String> {
     let mut page = String::from(
         "# Smoke benchmark\n\nWritten by `make bench-smoke`; run it again rather than quoting it.\n\n",
     );
@@ -31,9 +30,8 @@ pub(crate) fn write(steps: &[Step], contenders: &[Contender]) -> Result<String> 
     writeln!(
         page,
         "`guest-examples/hello-rust`, a fresh instance per request (the guest proves it), `wrk` with one thread and {CONNECTIONS} connections on the same cores, {} interleaved rounds of {ROUND_S} s, medians. \
-         CPU is user and system time of the processes on the path. The peer: `wasmtime serve {}`; Odeon's engine is wasmtime 48.\n",
+         CPU is user and system time of the processes on the path. The peer: {peer}; Odeon's engine is wasmtime 48.\n",
         contenders.first().map_or(0, |contender| contender.rounds.len()),
-        SERVE_FLAGS.join(" ")
     )?;
     page.push_str("| | requests/s | ratio | CPU us per request | ratio | p50 us | p99 us |\n|---|---|---|---|---|---|---|\n");
     for contender in contenders {

@@ -9,7 +9,6 @@ mod compile;
 mod expenses;
 mod instance;
 mod jobs;
-mod plot;
 mod project;
 mod runs;
 

@@ -1,7 +1,7 @@
 //! A small component behind Odeon and behind `wasmtime serve`: the same file, the same load, in turns.
 //!
 //! Both give every request a fresh instance, and the guest proves it: a static counter that it returns in a
-//! header must be 1. The peer runs with the pooling allocator and the batch size that helps it most; its logs go
+//! header must be 1. The peer runs with the pooling allocator and the flags that help it most; its logs go
 //! to /dev/null, while Odeon's go where they go in production.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use odeon_tests::{Installation, hello};
 
 use crate::load::{Round, round};
-use crate::peer::{Peer, version};
+use crate::peer::Serve;
 
 /// Rounds of each contender.
 const ROUNDS: usize = 3;
@@ -24,14 +24,16 @@ pub(crate) struct Contender {
     pids: Vec<u32>,
 }
 
-pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
+/// The contenders, the peer first, and how the peer was started.
+pub(crate) async fn measure(wasmtime: &Path) -> Result<(Vec<Contender>, String)> {
     let site = Installation::start_with(&["--no-sample"]).await;
     let file = hello();
     site.succeed(&["publish", file.to_str().context("a path in UTF-8")?, "--name", "Hello"]);
     let pid = |process: &str| site.process(process)["pid"].as_u64().map(u32::try_from);
     let pid = |process: &str| Ok::<_, anyhow::Error>(pid(process).context("a running process")??);
     let (host, router) = (pid("host-development-1")?, pid("router-development-router")?);
-    let peer = Peer::serve(wasmtime, &file, &[]).await?;
+    let serve = Serve::at_its_best(wasmtime, &file, "/Hello/").await?;
+    let peer = serve.start(&[]).await?;
     let contender = |name: &str, url: String, pids: Vec<u32>| Contender {
         name: name.into(),
         url,
@@ -40,11 +42,7 @@ pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
     };
     let direct = format!("http://{}/Hello/", site.host_address("development-1"));
     let mut contenders = vec![
-        contender(
-            &format!("`wasmtime serve` {}", version(wasmtime)?),
-            format!("http://{}/Hello/", peer.address),
-            vec![peer.pid()],
-        ),
+        contender("`wasmtime serve`", format!("http://{}/Hello/", peer.address), vec![peer.pid()]),
         contender("Odeon, router and host", site.url("development", "/Hello/"), vec![host, router]),
         contender("Odeon, host alone", direct, vec![host]),
     ];
@@ -60,7 +58,7 @@ pub(crate) async fn measure(wasmtime: &Path) -> Result<Vec<Contender>> {
     for contender in &contenders {
         prove_fresh(&site, &contender.url).await?;
     }
-    Ok(contenders)
+    Ok((contenders, serve.told()?))
 }
 
 async fn prove_fresh(site: &Installation, url: &str) -> Result<()> {

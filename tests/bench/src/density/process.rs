@@ -88,7 +88,7 @@ impl HostProcess {
 
     /// Milliseconds of one request; the answer must be that of the app.
     pub(super) async fn ask(&self, placement: usize) -> Result<f64> {
-        let url = format!("http://{}/{}/", self.address, Site::name(placement));
+        let url = self.url(placement);
         let begun = Instant::now();
         let response = self.client.get(url).send().await?;
         let status = response.status();
@@ -108,6 +108,11 @@ impl HostProcess {
             times.push(self.ask(*placement).await?);
         }
         Ok(times)
+    }
+
+    /// Where a placement is asked.
+    pub(super) fn url(&self, placement: usize) -> String {
+        format!("http://{}/{}/", self.address, Site::name(placement))
     }
 
     pub(super) fn held(&self) -> Result<Held> {

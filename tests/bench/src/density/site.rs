@@ -38,11 +38,12 @@ pub(super) struct Prepared {
     pub(super) native_bytes: u64,
 }
 
-/// Compiles the apps, unless that was done.
+/// Compiles the apps, unless that was done with the same component, engine and way to vary it.
 pub(super) fn prepare(apps: usize, folder: &Path) -> Result<Prepared> {
     let component = read(odeon_tests::hello())?;
     let engine = Engine::for_compiling()?;
-    let of = format!("{} {}", Digest::of(&component), engine.fits().engine);
+    let varied = Digest::of(&vary::app(&component, 0)?);
+    let of = format!("{} {varied} {}", Digest::of(&component), engine.fits().engine);
     let file = folder.join("prepared.json");
     if let Ok(bytes) = read(&file)
         && let Ok(prepared) = serde_json::from_slice::<Prepared>(&bytes)
@@ -50,6 +51,7 @@ pub(super) fn prepare(apps: usize, folder: &Path) -> Result<Prepared> {
     {
         return Ok(prepared);
     }
+    let _ = std::fs::remove_dir_all(folder); // what other programs made of it
     let objects = folder.join("state/objects");
     create_dir_all(&objects)?;
     let next = AtomicUsize::new(0);
@@ -94,11 +96,11 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Writes them. Both sites of a run have the same artefacts.
-    pub(super) fn open(folder: &Path, apps: usize, times: usize, bytes_max: Option<u64>) -> Result<Self> {
+    /// Writes them, for so many placements. All sites of a run have the same artefacts.
+    pub(super) fn open(folder: &Path, placements: usize, bytes_max: Option<u64>) -> Result<Self> {
         let folder = std::path::absolute(folder)?;
         let prepared: Prepared = serde_json::from_slice(&read(folder.join("prepared.json"))?)?;
-        let (state, placements) = (folder.join("state"), apps * times);
+        let (state, apps) = (folder.join("state"), prepared.native.len());
         let desired = state.join("desired");
         let _ = std::fs::remove_dir_all(&desired);
         create_dir_all(&desired)?;
@@ -124,7 +126,7 @@ impl Site {
                 claim: signer.seal(&claim),
                 revision: claim.revision,
                 placements: vec![HOST.parse()?],
-                limits: Limits { cpu_burst_ms: None, ..Limits::default() },
+                limits: Limits::default(),
                 egress_allow: Vec::new(),
                 database: false,
                 settings: BTreeMap::new(),
@@ -182,9 +184,8 @@ impl Site {
     }
 
     /// Whether a host has sealed all artefacts.
-    pub(super) fn is_sealed(&self) -> Result<bool> {
-        let sealed = std::fs::read_dir(self.state.join("native"));
-        Ok(sealed.map_or(0, Iterator::count) >= self.apps())
+    pub(super) fn is_sealed(&self) -> bool {
+        (0..self.apps()).all(|app| self.artefact(app).exists())
     }
 
     /// Reads all artefacts, so that the page cache holds them.
@@ -195,10 +196,10 @@ impl Site {
         Ok(())
     }
 
-    /// Asks the kernel to drop the artefacts of some apps from the page cache.
-    pub(super) fn drop_artefacts(&self, apps: &[usize]) -> Result<()> {
-        for app in apps {
-            let path = self.artefact(*app);
+    /// Asks the kernel to drop the artefacts of some placements from the page cache.
+    pub(super) fn drop_artefacts(&self, placements: &[usize]) -> Result<()> {
+        for placement in placements {
+            let path = self.artefact(placement % self.apps());
             let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
             fadvise(&file, 0, None, Advice::DontNeed)?;
         }

@@ -1,15 +1,16 @@
 //! One request in one process, without a socket: a host's way beside the shortest way that wasmtime offers.
 //!
-//! Both run the same component on the same engine, with the same pool, a fresh store and a fresh instance each time,
-//! and both read the whole answer. The bare way has WASI and HTTP linked and nothing else: no limits, no deadlines, no
-//! log, no accounts; it compiles the component as it is, while a host takes the shim out first. With a host's native code
-//! it is measured, too, which says what those cost.
+//! Both run the same component with the same settings of the pool, a fresh store and a fresh instance each time, and both read the
+//! whole answer. The bare way has an engine of its own, without epochs and so without a clock, WASI and HTTP linked and nothing
+//! else: no limits, no deadlines, no log, no accounts; it compiles the component as it is, while a host takes the shim out first. On a
+//! host's engine, with a host's native code, it is measured, too, which says what those cost.
 //!
 //! All take turns, because a machine drifts, and each turn is a loop of its own of some milliseconds: when they took
-//! turns request by request, whoever came after another bare loop found its code in the caches, and was 15 % faster.
+//! turns request by request, whoever came after another bare loop found its code in the caches, and was 15 % faster. Before each turn the
+//! process rests until a host's clock sleeps, so that the bare loop has none on the other core.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -17,8 +18,8 @@ use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use odeon_engine::artefact::{Verified, compile, load};
 use odeon_engine::scheduler::Begin;
-use odeon_engine::wasmtime::Store;
 use odeon_engine::wasmtime::component::{Component, Linker, ResourceTable};
+use odeon_engine::wasmtime::{self, Store};
 use odeon_engine::wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2};
 use odeon_engine::wasmtime_wasi_http::p2::bindings::ProxyPre;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -36,6 +37,10 @@ use crate::speed::{LIMITS, account, admitted, granted};
 const REQUESTS: usize = 20_000;
 /// Requests of one turn.
 const TURN: usize = 100;
+/// Requests before each turn that are not timed: the process has rested.
+const WAKING: usize = 20;
+/// How long it rests, in milliseconds: the clock of guests stays awake for 100 after the last of them.
+const REST_MS: u64 = 130;
 
 struct Bare {
     wasi: WasiCtx,
@@ -77,33 +82,36 @@ pub(crate) async fn measure(component: &Path) -> Result<Found> {
         anyhow::Ok((component, app))
     };
     let (component, app) = linked(&engine)?;
-    let bare = bare_linked(&engine, &Component::new(engine.of(Wasi::P2), &wasm)?)?;
-    let bare_with_ours = bare_linked(&engine, &component)?;
-    let elsewhere = Engine::new(EngineSettings { begin: Begin::There, ..EngineSettings::default() })?;
-    let (_, app_elsewhere) = linked(&elsewhere)?;
+    let bare_engine = bare_engine()?;
+    let bare = bare_linked(&bare_engine, &Component::new(&bare_engine, &wasm)?)?;
+    let ours_engine = engine.of(Wasi::P2);
+    let mixed = bare_linked(ours_engine, &component)?;
     let account = account();
-    let (mut ours, mut theirs, mut mixed) = (Times::default(), Times::default(), Times::default());
+    let (mut ours, mut theirs, mut between) = (Times::default(), Times::default(), Times::default());
     for turn in 0..(REQUESTS + REQUESTS / 10) / TURN {
         if turn == REQUESTS / 10 / TURN {
-            (ours, theirs, mixed) = Default::default();
+            (ours, theirs, between) = Default::default();
         }
-        for _ in 0..TURN {
-            ours.made.push(our_instance(&app, &account).await?);
+        rest().await;
+        for at in 0..WAKING + TURN {
+            ours.made.extend(counts(at, our_instance(&app, &account).await?));
         }
-        for (times, pre) in [(&mut theirs, &bare), (&mut mixed, &bare_with_ours)] {
-            for _ in 0..TURN {
-                times.made.push(bare_instance(&engine, pre).await?);
+        for at in 0..WAKING + TURN {
+            ours.whole.extend(counts(at, our_request(&app, &account).await?));
+        }
+        for (times, engine, pre) in [(&mut theirs, &bare_engine, &bare), (&mut between, ours_engine, &mixed)]
+        {
+            rest().await;
+            for at in 0..WAKING + TURN {
+                times.made.extend(counts(at, bare_instance(engine, pre).await?));
             }
-        }
-        for _ in 0..TURN {
-            ours.whole.push(our_request(&app, &account).await?);
-        }
-        for (times, pre) in [(&mut theirs, &bare), (&mut mixed, &bare_with_ours)] {
-            for _ in 0..TURN {
-                times.whole.push(bare_request(&engine, pre).await?);
+            for at in 0..WAKING + TURN {
+                times.whole.extend(counts(at, bare_request(engine, pre).await?));
             }
         }
     }
+    let elsewhere = Engine::new(EngineSettings { begin: Begin::There, ..EngineSettings::default() })?;
+    let (_, app_elsewhere) = linked(&elsewhere)?;
     let mut moved = Vec::new();
     // Apart from the others, which would begin on a core that has slept.
     for _ in 0..REQUESTS {
@@ -111,12 +119,12 @@ pub(crate) async fn measure(component: &Path) -> Result<Found> {
     }
     let (made, whole, moved) = (median(&ours.made), median(&ours.whole), median(&moved));
     let (bare_made, bare_whole) = (median(&theirs.made), median(&theirs.whole));
-    let (mixed_made, mixed_whole) = (median(&mixed.made), median(&mixed.whole));
+    let (mixed_made, mixed_whole) = (median(&between.made), median(&between.whole));
     Ok(Found {
         text: format!(
             "## In one process, without a socket\n\n{REQUESTS} requests on each side, in turns of {TURN}, p50: Odeon makes an instance in {made:.1} us and answers a request \
-             in {whole:.1} us; the bare loop takes {bare_made:.1} and {bare_whole:.1} us. Both on one engine with one pool. The bare loop has WASI and HTTP \
-             linked and no limits, deadlines, log or accounts, and compiles the component as it is. With native code as a host has it, without the \
+             in {whole:.1} us; the bare loop takes {bare_made:.1} and {bare_whole:.1} us. The bare loop has an engine of its own with the same pool, without epochs, \
+             WASI and HTTP linked and no limits, deadlines, log or accounts, and compiles the component as it is. With engine and native code of a host, without the \
              shim, it takes {mixed_made:.1} and {mixed_whole:.1} us. When guests always run on threads of their own, a request takes {moved:.1} us.\n"
         ),
         targets: vec![
@@ -141,6 +149,24 @@ pub(crate) async fn measure(component: &Path) -> Result<Found> {
 fn beside(ours: &[f64], theirs: &[f64]) -> f64 {
     let turns = ours.chunks(TURN).zip(theirs.chunks(TURN));
     median(&turns.map(|(ours, theirs)| median(ours) / median(theirs)).collect::<Vec<_>>())
+}
+
+/// Until the clock of guests sleeps.
+async fn rest() {
+    tokio::time::sleep(Duration::from_millis(REST_MS)).await;
+}
+
+/// What is timed of a turn.
+fn counts(at: usize, micros: f64) -> Option<f64> {
+    (at >= WAKING).then_some(micros)
+}
+
+/// An engine with a host's pool, and nothing else that a host asks for.
+fn bare_engine() -> Result<wasmtime::Engine> {
+    let mut config = wasmtime::Config::new();
+    let pool = odeon_engine::engine::pool(&EngineSettings::default(), Wasi::P2);
+    config.memory_init_cow(true).allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
+    Ok(wasmtime::Engine::new(&config)?)
 }
 
 fn request() -> Result<Request<Body>> {
@@ -172,22 +198,22 @@ fn micros(begun: Instant) -> f64 {
     begun.elapsed().as_secs_f64() * 1e6
 }
 
-fn bare_linked(engine: &Engine, component: &Component) -> Result<ProxyPre<Bare>> {
-    let mut linker: Linker<Bare> = Linker::new(engine.of(Wasi::P2));
+fn bare_linked(engine: &wasmtime::Engine, component: &Component) -> Result<ProxyPre<Bare>> {
+    let mut linker: Linker<Bare> = Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
     http_p2::add_only_http_to_linker_async(&mut linker)?;
     Ok(ProxyPre::new(linker.instantiate_pre(component)?)?)
 }
 
-fn bare_store(engine: &Engine) -> Store<Bare> {
+fn bare_store(engine: &wasmtime::Engine) -> Store<Bare> {
     let wasi = WasiCtx::builder().build();
     let state = Bare { wasi, http: WasiHttpCtx::new(), table: ResourceTable::new(), hooks: NoHooks };
-    let mut store = Store::new(engine.of(Wasi::P2), state);
-    store.set_epoch_deadline(u64::MAX / 2); // the engine has a clock; this loop has no deadline
+    let mut store = Store::new(engine, state);
+    store.set_epoch_deadline(u64::MAX / 2); // a host's engine has a clock; this loop has no deadline
     store
 }
 
-async fn bare_instance(engine: &Engine, pre: &ProxyPre<Bare>) -> Result<f64> {
+async fn bare_instance(engine: &wasmtime::Engine, pre: &ProxyPre<Bare>) -> Result<f64> {
     let begun = Instant::now();
     let mut store = bare_store(engine);
     let instance = pre.instantiate_async(&mut store).await?;
@@ -196,7 +222,7 @@ async fn bare_instance(engine: &Engine, pre: &ProxyPre<Bare>) -> Result<f64> {
     Ok(made)
 }
 
-async fn bare_request(engine: &Engine, pre: &ProxyPre<Bare>) -> Result<f64> {
+async fn bare_request(engine: &wasmtime::Engine, pre: &ProxyPre<Bare>) -> Result<f64> {
     let begun = Instant::now();
     let mut store = bare_store(engine);
     let (head, mut response) = oneshot::channel();

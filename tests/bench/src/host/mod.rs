@@ -8,11 +8,12 @@ mod in_process;
 mod neighbours;
 mod requests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::page::of_limits;
+use crate::peer::Serve;
 use crate::speed::{Bound, Found, Target};
 
 /// Where the contenders are that `make bench-host` brings.
@@ -25,18 +26,25 @@ pub(crate) struct Contenders {
     pub(crate) workerd: PathBuf,
 }
 
-/// Measures everything that is asked for; the page, and whether every limit was met.
-pub(crate) async fn measure(contenders: &Contenders, only: &[String]) -> Result<(String, bool)> {
+/// Measures everything that is asked for; the page, whose plots go into `folder`, and whether every limit was met.
+pub(crate) async fn measure(
+    contenders: &Contenders,
+    only: &[String],
+    folder: &Path,
+) -> Result<(String, bool)> {
     let wanted = |part: &str| only.is_empty() || only.iter().any(|named| named == part);
     let mut found = Vec::new();
     if wanted("in-process") {
         found.push(in_process::measure(&contenders.guest).await?);
     }
-    if wanted("requests") {
-        found.push(requests::measure(contenders).await?);
-    }
-    if wanted("neighbours") {
-        found.push(neighbours::measure(contenders).await?);
+    if wanted("requests") || wanted("neighbours") {
+        let serve = Serve::at_its_best(&contenders.wasmtime, &contenders.guest, "/").await?;
+        if wanted("requests") {
+            found.push(requests::measure(contenders, &serve).await?);
+        }
+        if wanted("neighbours") {
+            found.push(neighbours::measure(contenders, &serve, folder).await?);
+        }
     }
     of_limits("The host", "make bench-host", &found)
 }

@@ -11,6 +11,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +23,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::{Bound, Contenders, Found, Target};
 use crate::load::cpu_s;
-use crate::peer::Peer;
+use crate::peer::{Peer, Serve};
+use crate::plot::{Line, plot};
 
 /// Connections of the victim.
 const CONNECTIONS: usize = 4;
@@ -37,10 +39,14 @@ const HOSTILE: [(&str, &str, usize); 3] = [("Loops", "loop", 2), ("Bomb", "bomb"
 const PEER_MEMORY: &str = "-Wmax-memory-size=134217728";
 /// Of its fair share of what all apps are charged with, the victim has at least this: slices are of a millisecond or so.
 const CHARGED_MIN: f64 = 0.95;
+/// Of its fair share each hostile app must be charged with this much at least, or the victim had no such neighbour.
+const HOSTILE_MIN: f64 = 0.8;
+/// Of the core each hostile process of the peer must have this much at least.
+const HOSTILE_PROCESS_MIN: f64 = 0.1;
 /// A slice of CPU time, in milliseconds.
 const SLICE_MS: f64 = 1.0;
 /// A moment, in which the victim must be answered at least once, in milliseconds.
-const MOMENT_MS: u64 = 100;
+const MOMENT_MS: u64 = 20;
 /// Longest head of an answer that is understood, in bytes.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
@@ -64,15 +70,20 @@ impl Seen {
 
     /// Answers of the worst moment.
     fn fewest(&self) -> usize {
-        let moments = usize::try_from(self.lasted.as_millis() as u64 / MOMENT_MS).unwrap_or(0);
+        self.counts(MOMENT_MS).into_iter().min().unwrap_or(0)
+    }
+
+    /// Answers of each so many milliseconds.
+    fn counts(&self, each_ms: u64) -> Vec<usize> {
+        let moments = usize::try_from(self.lasted.as_millis() as u64 / each_ms).unwrap_or(0);
         let mut counts = vec![0; moments];
         for (at, _) in &self.answers {
-            let moment = usize::try_from(at.as_millis() as u64 / MOMENT_MS).unwrap_or(usize::MAX);
+            let moment = usize::try_from(at.as_millis() as u64 / each_ms).unwrap_or(usize::MAX);
             if let Some(count) = counts.get_mut(moment) {
                 *count += 1;
             }
         }
-        counts.into_iter().min().unwrap_or(0)
+        counts
     }
 }
 
@@ -88,9 +99,9 @@ impl Three {
         self.alone.iter().map(Seen::per_s).fold(0.0, f64::max)
     }
 
-    /// Alone, the p99 at worst.
+    /// Alone, the p99 at best.
     fn alone_p99_ms(&self) -> f64 {
-        self.alone.iter().map(|seen| seen.percentile_ms(99)).fold(0.0, f64::max)
+        self.alone.iter().map(|seen| seen.percentile_ms(99)).fold(f64::INFINITY, f64::min)
     }
 
     /// Of its throughput alone, the part that is left.
@@ -108,12 +119,30 @@ struct OfOdeon {
     cpu: f64,
 }
 
-pub(crate) async fn measure(contenders: &Contenders) -> Result<Found> {
+pub(crate) async fn measure(contenders: &Contenders, serve: &Serve, folder: &Path) -> Result<Found> {
     ensure!(std::thread::available_parallelism()?.get() >= 2, "the load needs a core of its own");
     let before = sched_getaffinity(None)?;
     let ours = of_odeon(contenders, &before).await?;
-    let peers = of_processes(contenders, &before).await?;
+    let peers = of_processes(serve, &before).await?;
+    std::fs::write(folder.join("neighbours.svg"), drawn(&ours.seen, &peers))?;
     Ok(found(&ours, &peers))
+}
+
+/// What the victim was answered beside its neighbours, second by second, and alone.
+fn drawn(ours: &Three, peers: &Three) -> String {
+    let lasts = BESIDE_S as f64;
+    let mut lines = Vec::new();
+    for (name, three) in [("Odeon host", ours), ("wasmtime serve, four processes", peers)] {
+        let counts = three.beside.counts(1_000);
+        let points = counts.iter().enumerate().map(|(second, count)| (second as f64 + 1.0, *count as f64));
+        lines.push(Line { name: format!("{name}: beside"), points: points.collect() });
+        let share = three.alone_per_s() / (HOSTILE.len() + 1) as f64;
+        lines.push(Line {
+            name: format!("{name}: a quarter of what it is alone"),
+            points: vec![(0.0, share), (lasts, share)],
+        });
+    }
+    plot("Requests per second of an app beside three hostile ones, on one core", "seconds", &lines)
 }
 
 fn found(ours: &OfOdeon, peers: &Three) -> Found {
@@ -129,10 +158,11 @@ fn found(ours: &OfOdeon, peers: &Three) -> Found {
              milliseconds at once. On an Odeon host they have equal weight and unlimited burst. Of `wasmtime serve` each app has a process of its own, and \
              the kernel divides the core.\n\n\
              | | requests/s alone | beside | part | p99 ms alone | beside | answers in the worst {MOMENT_MS} ms |\n|---|---|---|---|---|---|---|\n{}{}\n\
+             ![requests per second of the victim](neighbours.svg)\n\n\
              On the host the victim was charged {:.3} of the CPU time of all four apps: {us_beside:.0} us for a request, and {us_alone:.0} us alone.\n",
             row("Odeon host", seen),
             row("`wasmtime serve`, four processes", peers),
-            charged.victim_s / charged.all_s,
+            charged.victim_s / charged.all_s(),
         ),
         targets: vec![
             Target::new(
@@ -149,7 +179,7 @@ fn found(ours: &OfOdeon, peers: &Three) -> Found {
             ),
             Target::new(
                 "beside hostile apps: part of the CPU time of all apps, in fair shares",
-                charged.victim_s / charged.all_s * (HOSTILE.len() + 1) as f64,
+                charged.in_shares(charged.victim_s),
                 "x",
                 Bound::AtLeast(CHARGED_MIN),
             ),
@@ -206,6 +236,13 @@ async fn of_odeon(contenders: &Contenders, anywhere: &CpuSet) -> Result<OfOdeon>
     let cpu = (cpu_s(&[host])? - cpu_before) / begun.elapsed().as_secs_f64();
     let charged = Charged::look(&site).await?.since(&charged_before);
     neighbours.end();
+    for ((name, ..), app_s) in HOSTILE.into_iter().zip(charged.hostile_s) {
+        let shares = charged.in_shares(app_s);
+        ensure!(
+            shares >= HOSTILE_MIN,
+            "{name} was charged {shares:.2} of its fair share: it was no neighbour"
+        );
+    }
     let alone_last = victim.ask(ALONE_S).await?;
     Ok(OfOdeon {
         seen: Three { alone: [alone_first, alone_last], beside },
@@ -215,9 +252,9 @@ async fn of_odeon(contenders: &Contenders, anywhere: &CpuSet) -> Result<OfOdeon>
 }
 
 /// Each app in a process of `wasmtime serve`.
-async fn of_processes(contenders: &Contenders, anywhere: &CpuSet) -> Result<Three> {
+async fn of_processes(serve: &Serve, anywhere: &CpuSet) -> Result<Three> {
     pin(0)?;
-    let start = || Peer::serve(&contenders.wasmtime, &contenders.guest, &[PEER_MEMORY]);
+    let start = || serve.start(&[PEER_MEMORY]);
     let victim = start().await?;
     let (mut hostile, mut urls) = (Vec::new(), Vec::new());
     for (_, path, connections) in HOSTILE {
@@ -230,8 +267,18 @@ async fn of_processes(contenders: &Contenders, anywhere: &CpuSet) -> Result<Thre
     let alone_first = asked.ask(ALONE_S).await?;
     let neighbours = Neighbours::begin(urls)?;
     tokio::time::sleep(Duration::from_secs(BEGIN_S)).await;
+    let used = |hostile: &[Peer]| hostile.iter().map(|peer| cpu_s(&[peer.pid()])).collect::<Result<Vec<_>>>();
+    let (begun, before) = (Instant::now(), used(&hostile)?);
     let beside = asked.ask(BESIDE_S).await?;
+    let (lasted, after) = (begun.elapsed().as_secs_f64(), used(&hostile)?);
     neighbours.end();
+    for ((name, ..), (before, after)) in HOSTILE.into_iter().zip(before.into_iter().zip(after)) {
+        let cores = (after - before) / lasted;
+        ensure!(
+            cores >= HOSTILE_PROCESS_MIN,
+            "{name} of the peer used {cores:.2} cores: it was no neighbour"
+        );
+    }
     drop(hostile); // their loops have no deadline
     let alone_last = asked.ask(ALONE_S).await?;
     Ok(Three { alone: [alone_first, alone_last], beside })
@@ -240,7 +287,7 @@ async fn of_processes(contenders: &Contenders, anywhere: &CpuSet) -> Result<Thre
 /// CPU time that apps were charged with, in seconds.
 struct Charged {
     victim_s: f64,
-    all_s: f64,
+    hostile_s: [f64; HOSTILE.len()],
 }
 
 impl Charged {
@@ -251,13 +298,27 @@ impl Charged {
             let line = metrics.lines().find(|line| line.starts_with(&begin)).context(begin.clone())?;
             Ok::<f64, anyhow::Error>(line.rsplit(' ').next().unwrap_or_default().parse()?)
         };
-        let hostile = HOSTILE.into_iter().map(|(app, ..)| of(app)).sum::<Result<f64>>()?;
-        let victim_s = of("Victim")?;
-        Ok(Self { victim_s, all_s: victim_s + hostile })
+        let mut hostile_s = [0.0; HOSTILE.len()];
+        for (charged_s, (app, ..)) in hostile_s.iter_mut().zip(HOSTILE) {
+            *charged_s = of(app)?;
+        }
+        Ok(Self { victim_s: of("Victim")?, hostile_s })
     }
 
-    fn since(&self, before: &Self) -> Self {
-        Self { victim_s: self.victim_s - before.victim_s, all_s: self.all_s - before.all_s }
+    fn since(mut self, before: &Self) -> Self {
+        self.victim_s -= before.victim_s;
+        self.hostile_s.iter_mut().zip(before.hostile_s).for_each(|(now, before)| *now -= before);
+        self
+    }
+
+    /// What all apps were charged with.
+    fn all_s(&self) -> f64 {
+        self.victim_s + self.hostile_s.iter().sum::<f64>()
+    }
+
+    /// What an app got, in fair shares.
+    fn in_shares(&self, app_s: f64) -> f64 {
+        app_s / self.all_s() * (HOSTILE.len() + 1) as f64
     }
 }
 

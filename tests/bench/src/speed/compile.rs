@@ -13,8 +13,8 @@ use odeon_compiler::{Sources, compile, render};
 use odeon_protocol::signing::Signer;
 use odeon_protocol::{Claim, Digest};
 
-use super::plot::{Line, plot};
 use super::{Bound, Found, Target, peak_kib, project};
+use crate::plot::{Line, plot_in_proportion};
 use crate::publish::median;
 
 /// Sizes, in tenths of the size that the limits are about.
@@ -65,11 +65,11 @@ pub(crate) fn measure(page_folder: &Path) -> Result<Found> {
             native(folder.path(), size)?;
         }
     }
-    let line = |name: &'static str, of: fn(&Size) -> f64| Line {
-        name,
+    let line = |name: &str, of: fn(&Size) -> f64| Line {
+        name: name.to_owned(),
         points: sizes.iter().map(|size| (size.tenths as f64 / 10.0, of(size))).collect(),
     };
-    let svg = plot(
+    let svg = plot_in_proportion(
         "OML to signed Wasm in a new process",
         "size: times 100 entities, 500 actions, 200 REST methods",
         &[line("time, ms", |size| median(&size.ms)), line("peak memory, MiB", |size| median(&size.mib))],

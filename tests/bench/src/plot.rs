@@ -1,6 +1,7 @@
-//! A plot of lines as SVG: axes from zero, a mark per measurement, and the straight line that each should be.
+//! A plot of lines as SVG: axes from zero, a mark per measurement where there are few, and where it is asked for the straight line that
+//! each should be.
 //!
-//! Rejected: a plotting library, for two lines. Invariant: it needs no script and no font of its own.
+//! Rejected: a plotting library, for some lines. Invariant: it needs no script and no font of its own.
 
 use std::fmt::Write as _;
 
@@ -8,18 +9,29 @@ use std::fmt::Write as _;
 const SIZE: (f64, f64) = (720.0, 400.0);
 /// Left, top, right and bottom of what is plotted, in pixels.
 const AREA: (f64, f64, f64, f64) = (70.0, 50.0, 690.0, 340.0);
-const COLOURS: [&str; 2] = ["#1f6feb", "#bf5f00"];
+const COLOURS: [&str; 4] = ["#1f6feb", "#bf5f00", "#2f8f4e", "#8250b5"];
 /// Marks along each axis.
 const STEPS: usize = 5;
+/// Lines with more points have no marks.
+const MARKS_MAX: usize = 20;
 
 /// A line by its points, from small to large.
 pub(crate) struct Line {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
-/// Draws the lines over one pair of axes. Dashes continue the first point with x of 1 in proportion.
+/// Draws the lines over one pair of axes.
 pub(crate) fn plot(title: &str, x_title: &str, lines: &[Line]) -> String {
+    draw(title, x_title, lines, false)
+}
+
+/// The same; dashes continue the first point with x of 1 in proportion.
+pub(crate) fn plot_in_proportion(title: &str, x_title: &str, lines: &[Line]) -> String {
+    draw(title, x_title, lines, true)
+}
+
+fn draw(title: &str, x_title: &str, lines: &[Line], has_dashes: bool) -> String {
     let most = |of: fn(&(f64, f64)) -> f64| {
         lines.iter().flat_map(|line| &line.points).map(of).fold(0.0, f64::max).max(f64::MIN_POSITIVE)
     };
@@ -60,7 +72,8 @@ pub(crate) fn plot(title: &str, x_title: &str, lines: &[Line]) -> String {
             "<path d=\"M{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
             path.join("L")
         );
-        for point in &line.points {
+        let marked = if line.points.len() <= MARKS_MAX { line.points.as_slice() } else { &[] };
+        for point in marked {
             let _ = writeln!(
                 svg,
                 "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3.5\" fill=\"{colour}\"/>",
@@ -68,7 +81,8 @@ pub(crate) fn plot(title: &str, x_title: &str, lines: &[Line]) -> String {
                 y(point.1)
             );
         }
-        if let Some(one) = line.points.iter().find(|point| point.0 == 1.0) {
+        let first = line.points.iter().find(|point| point.0 == 1.0);
+        if let Some(one) = first.filter(|_| has_dashes) {
             let end = (one.1 * x_max).min(y_max);
             let _ = writeln!(
                 svg,
@@ -80,9 +94,10 @@ pub(crate) fn plot(title: &str, x_title: &str, lines: &[Line]) -> String {
             );
         }
         let label = AREA.1 + 18.0 * at as f64;
+        let says = if has_dashes { " (dashes: in proportion to size 1)" } else { "" };
         let _ = writeln!(
             svg,
-            "<text x=\"{:.1}\" y=\"{label:.1}\" fill=\"{colour}\">{} (dashes: in proportion to size 1)</text>",
+            "<text x=\"{:.1}\" y=\"{label:.1}\" fill=\"{colour}\">{}{says}</text>",
             AREA.0 + 14.0,
             line.name
         );
