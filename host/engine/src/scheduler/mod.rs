@@ -2,8 +2,8 @@
 //!
 //! A guest begins on the task of its connection, and most end there: waking another thread and being woken by it costs
 //! as much as a small request. When its app is not owed anything while others compete, it waits there for its turn. It
-//! leaves for the guests' own threads ([`task`]) when a slice is over, or when it gets more memory than a single
-//! instruction can go through in a few milliseconds. Those threads run under the network's priority, so that no guest holds
+//! leaves for the guests' own threads ([`task`]) when a slice is over, when it gets more memory than a single
+//! instruction can go through in a few milliseconds, or when its app has had this thread for long enough ([`round`]). Those threads run under the network's priority, so that no guest holds
 //! up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when a guests' thread is free,
 //! and by the clock, because that thread may be busy for longer than a slice.
 //! What an app uses, here or there, its account ([`cpu`]) is charged with; past its burst it waits, and is never ended.
@@ -16,6 +16,7 @@ mod fair;
 mod meter;
 mod payer;
 mod presence;
+mod round;
 #[cfg(test)]
 mod simulation;
 pub(crate) mod slice;
@@ -360,6 +361,7 @@ where
         if let At::Here(_) = this.at {
             let now = Instant::now();
             let advance = ready!(this.poll_turn(now, cx));
+            let advance = this.unless_full(advance);
             if let Some(polled) = this.run_here(now, advance, cx) {
                 return polled;
             }
@@ -380,7 +382,8 @@ where
     fn poll_turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
         let (shared, cpu) = (&self.shared, &self.meter.cpu);
         if self.turn.is_none() {
-            if self.begin == Begin::There || shared.may_run_here(cpu, shared.at(now)) {
+            let goes = self.begin == Begin::There || round::is_full(cpu);
+            if goes || shared.may_run_here(cpu, shared.at(now)) {
                 return Poll::Ready(None);
             }
             let (tell, turn) = oneshot::channel();
@@ -391,6 +394,18 @@ where
         let given = ready!(Pin::new(turn).poll(cx));
         self.turn = None;
         Poll::Ready(given.ok())
+    }
+
+    /// Sends the guest to the guests' threads when its app has had this thread for long enough, also if it was given a turn here.
+    fn unless_full(&mut self, advance: Option<Advance>) -> Option<Advance> {
+        if self.begin == Begin::There || !round::is_full(&self.meter.cpu) {
+            return advance;
+        }
+        self.begin = Begin::There;
+        if let Some(advance) = advance {
+            self.shared.ran_here(&self.meter.cpu, advance, 0);
+        }
+        None
     }
 
     /// Runs the guest for a slice. None when it must leave.
@@ -409,6 +424,7 @@ where
         let polled = polled.map_or(Poll::Ready(Err(Lost)), |polled| polled.map(Ok));
         let used = slice.end();
         self.meter.add(used.ns);
+        round::add(&self.meter.cpu, used.ns);
         match advance {
             Some(advance) => self.shared.ran_here(&self.meter.cpu, advance, used.ns),
             None => self.shared.charge(&self.meter.cpu, &used),
@@ -448,6 +464,38 @@ impl<G: Future> Drop for Scheduled<G> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One thread of the network, on which an app has two hundred requests of nearly a slice, and another app one that came after
+    /// them.
+    #[tokio::test]
+    async fn many_runs_below_a_slice_do_not_hold_up_another_app() {
+        const RUN_NS: Nanos = 700_000;
+        let scheduler = Scheduler::start(1, Begin::Here).unwrap();
+        let network = std::thread::current().id();
+        let before = Arc::new(AtomicUsize::new(0));
+        let app = || Arc::new(Cpu::new(CpuShare { millicores: 1_000, burst_ms: None }));
+        let (busy, other) = (app(), app());
+        let many: Vec<_> = (0..200)
+            .map(|_| {
+                let (before, meter) = (before.clone(), Arc::new(Meter::new(busy.clone())));
+                let guest = Box::pin(async move {
+                    slice::tests::work(RUN_NS);
+                    before.fetch_add(usize::from(std::thread::current().id() == network), Ordering::Relaxed);
+                });
+                tokio::spawn(scheduler.run(meter, Begin::Here, guest))
+            })
+            .collect();
+        let came_after = {
+            let before = before.clone();
+            let guest = Box::pin(async move { before.load(Ordering::Relaxed) });
+            tokio::spawn(scheduler.run(Arc::new(Meter::new(other)), Begin::Here, guest))
+        };
+        let came_after = came_after.await.unwrap().unwrap();
+        assert!(came_after <= 4, "{came_after} runs came first on the network's thread");
+        for one in many {
+            one.await.unwrap().unwrap();
+        }
+    }
 
     #[tokio::test]
     async fn a_guest_that_panics_leaves_nothing_behind() {

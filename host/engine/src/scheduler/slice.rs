@@ -224,13 +224,13 @@ fn nanos(time: Duration) -> Nanos {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const MS: Nanos = 1_000_000;
 
     /// Uses CPU time of this thread.
-    fn work(ns: Nanos) {
+    pub(in super::super) fn work(ns: Nanos) {
         let begun = thread_cpu_ns();
         while thread_cpu_ns() - begun < ns {
             std::hint::spin_loop();

@@ -52,27 +52,26 @@ impl Task {
         })
     }
 
-    /// Ends it: at once where it waits, at the end of its slice where it runs.
+    /// Ends it: at once where it waits, at the end of its slice where it runs. Not on this thread, which may be one of the network's: to
+    /// give back much memory takes milliseconds.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
-        self.drop_cancelled();
+        if let Some(work) = self.take_cancelled() {
+            self.runtime.spawn_blocking(move || drop(work));
+        }
     }
 
-    /// Drops the work of a cancelled task, unless a thread has it; that one looks again when it lets go.
-    fn drop_cancelled(&self) -> bool {
-        if !self.cancelled.load(Ordering::SeqCst) {
-            return false;
-        }
-        let Ok(mut work) = self.work.try_lock() else { return false };
-        drop(work.take());
-        true
+    /// The work of a cancelled task, unless a thread has it; that one looks again when it lets go.
+    fn take_cancelled(&self) -> Option<Work> {
+        let is_cancelled = self.cancelled.load(Ordering::SeqCst);
+        self.work.try_lock().ok().filter(|_| is_cancelled)?.take()
     }
 
     /// Runs it for a slice, on this thread, which has a number.
     pub(super) fn run(self: &Arc<Self>, shared: &Shared, number: usize, advance: Advance) {
         self.state.store(RUNNING, Ordering::SeqCst);
         let (used, ended) = self.poll();
-        let ended = ended || self.drop_cancelled();
+        let ended = ended || self.take_cancelled().is_some();
         let again = !ended
             && self.state.compare_exchange(RUNNING, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_err();
         if ended {
