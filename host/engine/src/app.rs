@@ -209,6 +209,7 @@ impl<C: Capabilities> App<C> {
         let meter = Arc::new(Meter::new(cpu));
         let instance = self.take(limits, capabilities, memory, &meter);
         let begin = instance.store.data().memory.begin();
+        let must_end = instance.store.data().memory.told_to_end();
         let (head, response) = oneshot::channel();
         let (pre, warm) = (self.pre.clone(), self.warm.clone());
         let (ended, whether_failed) = Ended::new();
@@ -240,6 +241,7 @@ impl<C: Capabilities> App<C> {
                 ended = guest => ended.unwrap_or_else(|Lost| Err(GuestError::Trap("its task ended".into()).into())),
                 () = async { tokio::time::sleep(wall).await } => Err(GuestError::WallDeadline(limits.wall_ms_max).into()),
                 () = unload => Err(GuestError::Unloaded.into()),
+                () = must_end => Err(GuestError::HostMemory.into()),
             };
             tracing::trace!(cpu_ns = meter.used(), "guest ended");
             ended
@@ -296,6 +298,7 @@ impl<C: Capabilities> App<C> {
         let meter = Arc::new(Meter::new(cpu.clone()));
         let mut instance = self.take(limits, capabilities, memory, &meter);
         let begin = instance.store.data().memory.begin();
+        let must_end = instance.store.data().memory.told_to_end();
         let door = doors.open(instance.served, deadline);
         let instance_held = held.clone(); // an instance counts until it has ended, whatever its requests have
         let first = First { request, held, deadline, head };
@@ -303,12 +306,14 @@ impl<C: Capabilities> App<C> {
         let serve = async move {
             let _held = instance_held;
             let Instance { store, proxy, .. } = &mut instance;
+            // What runs while it is made belongs to no request yet, and has the limits of one.
+            let made = tokio::time::timeout_at(first.deadline, instantiated(&app.pre, store, proxy)).await;
             store.data_mut().begin_together();
-            let end = match instantiated(&app.pre, store, proxy).await {
-                Ok(proxy) => together::serve(store, proxy, &door, first).await,
-                Err(error) => {
+            let end = match made {
+                Ok(Ok(proxy)) => together::serve(store, proxy, &door, first, must_end).await,
+                failed => {
                     door.admit(first.head);
-                    End::Failed(error)
+                    failed.map_or(End::Late, |failed| failed.map_or_else(End::Failed, |_| End::Late))
                 }
             };
             let denied = store.data().memory.denied;

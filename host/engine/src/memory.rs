@@ -89,6 +89,8 @@ pub(crate) struct HostMemory {
     end_from: AtomicUsize,
     /// So many of them.
     to_end: AtomicU64,
+    /// Tells those that wait, and do not ask.
+    told: Notify,
 }
 
 /// Instances with less are small, in bytes: ending them gives little back.
@@ -111,6 +113,7 @@ impl Default for HostMemory {
             of_size: Default::default(),
             end_from: AtomicUsize::new(SIZES),
             to_end: AtomicU64::new(0),
+            told: Notify::new(),
         }
     }
 }
@@ -130,8 +133,8 @@ impl HostMemory {
         }
     }
 
-    /// Ends as many of the largest as have so many bytes, when they run, instead of those that were to end before. When not all of
-    /// these have run since, it is the turn of smaller ones: whoever waits fills nothing, and gives nothing back.
+    /// Ends as many of the largest as have so many bytes, instead of those that were to end before. When not all of these have ended
+    /// since, it is the turn of smaller ones: some are in an operation that nothing interrupts.
     pub(crate) fn end_largest(&self, bytes: u64) {
         let all_ended = self.to_end.load(Ordering::Relaxed) == 0;
         let below = if all_ended { SIZES } else { self.end_from.load(Ordering::Relaxed).max(2) };
@@ -145,6 +148,21 @@ impl HostMemory {
         }
         self.to_end.store(count, Ordering::Relaxed);
         self.end_from.store(if count > 0 { size } else { SIZES }, Ordering::Relaxed);
+        if count > 0 {
+            self.told.notify_waiters();
+        }
+    }
+
+    /// Resolves when an instance of this size is one of those that are to end.
+    pub(crate) async fn told_to_end(&self, bytes: &AtomicU64) {
+        loop {
+            let mut told = std::pin::pin!(self.told.notified());
+            told.as_mut().enable(); // so that nothing is missed between the look and the wait
+            if self.must_end(bytes.load(Ordering::Relaxed)) {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Whether an instance with so many bytes is one of those that are to end.
@@ -285,6 +303,29 @@ mod tests {
         assert!(host.must_end(10 * MIB) && !host.must_end(MIB), "small ones never");
         host.end_largest(0);
         assert!(!host.must_end(100 * MIB));
+    }
+
+    #[tokio::test]
+    async fn the_largest_end_also_while_they_wait() {
+        let host = Arc::new(HostMemory::default());
+        let sizes = [8 << 20, 100 << 20, 1 << 20];
+        let mut waiting: Vec<_> = sizes
+            .into_iter()
+            .map(|bytes| {
+                host.resized(0, bytes);
+                let (host, size) = (host.clone(), AtomicU64::new(bytes));
+                tokio::spawn(async move { host.told_to_end(&size).await })
+            })
+            .collect();
+        tokio::task::yield_now().await; // they wait
+        host.end_largest(1);
+        waiting.remove(1).await.unwrap();
+        assert!(!waiting.iter().any(tokio::task::JoinHandle::is_finished), "no more than must");
+        host.resized(100 << 20, 0);
+        host.end_largest(1 << 40);
+        waiting.remove(0).await.unwrap();
+        assert!(!waiting[0].is_finished(), "small ones never");
+        waiting[0].abort();
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasmtime::ResourceLimiterAsync;
 use wasmtime::component::ResourceTable;
@@ -71,6 +72,8 @@ pub(crate) struct InstanceMemory {
     /// Of all of it together, in bytes.
     bytes_max: u64,
     bytes: u64,
+    /// The same, for whoever ends instances that wait.
+    size: Arc<AtomicU64>,
     /// Of the app's budget. A part of it was taken for what an instance begins with.
     held: Held,
     /// Of `held`, what its instances may still grow by without asking the budget.
@@ -96,7 +99,17 @@ pub(crate) enum Denied {
 
 impl InstanceMemory {
     pub(crate) fn new(bytes_max: u64, held: Held, reserved: u64, host: Arc<HostMemory>) -> Self {
-        Self { bytes_max, bytes: 0, held, reserved, more: 0, host, refusals: 0, denied: None }
+        Self {
+            bytes_max,
+            bytes: 0,
+            size: Arc::default(),
+            held,
+            reserved,
+            more: 0,
+            host,
+            refusals: 0,
+            denied: None,
+        }
     }
 
     /// Whether somebody waits for memory of the app.
@@ -111,6 +124,12 @@ impl InstanceMemory {
             self.denied = Some(Denied::Host);
         }
         must_end
+    }
+
+    /// Resolves when the host must have it back, also while the instance waits for something.
+    pub(crate) fn told_to_end(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (host, size) = (self.host.clone(), self.size.clone());
+        async move { host.told_to_end(&size).await }
     }
 
     /// Where an instance with so much of it is called.
@@ -150,6 +169,7 @@ impl InstanceMemory {
     fn resize(&mut self, bytes: u64) {
         self.host.resized(self.bytes, bytes);
         self.bytes = bytes;
+        self.size.store(bytes, Ordering::Relaxed);
     }
 
     fn give_back_to_host(&mut self, less: u64) {
@@ -240,18 +260,26 @@ fn at_once<'a>(may_grow: wasmtime::Result<bool>) -> Said<'a> {
     }
 }
 
+/// Whether a memory or table could not have so much at all: then nothing is taken for it. wasmtime asks before it compares.
+fn is_beyond(desired: usize, maximum: Option<usize>) -> bool {
+    maximum.is_some_and(|most| desired > most)
+}
+
 // Written out instead of with `async_trait`, which boxes the arguments with each future.
 impl ResourceLimiterAsync for InstanceMemory {
     fn memory_growing<'a, 'said>(
         &'a mut self,
         current: usize,
         desired: usize,
-        _: Option<usize>,
+        maximum: Option<usize>,
     ) -> Said<'said>
     where
         'a: 'said,
         Self: 'said,
     {
+        if is_beyond(desired, maximum) {
+            return at_once(Ok(false));
+        }
         let may_grow = self.grow(desired.saturating_sub(current) as u64);
         if !matches!(may_grow, Ok(true)) || self.begin() == Begin::Here {
             return at_once(may_grow);
@@ -262,11 +290,42 @@ impl ResourceLimiterAsync for InstanceMemory {
         })
     }
 
-    fn table_growing<'a, 'said>(&'a mut self, current: usize, desired: usize, _: Option<usize>) -> Said<'said>
+    fn table_growing<'a, 'said>(
+        &'a mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Said<'said>
     where
         'a: 'said,
         Self: 'said,
     {
+        if is_beyond(desired, maximum) {
+            return at_once(Ok(false));
+        }
         at_once(self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+    use crate::memory::Memory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_had_does_not_count() {
+        let budget = Memory::new(100 << 20);
+        let held = budget.try_take(0).unwrap();
+        let mut memory = InstanceMemory::new(50 << 20, held, 0, Arc::default());
+        for _ in 0..10 {
+            assert!(!memory.memory_growing(0, 8 << 20, Some(4 << 20)).await.unwrap());
+            assert!(!memory.table_growing(0, 8_000, Some(4_000)).await.unwrap());
+        }
+        assert_eq!((budget.held(), memory.denied), (0, None));
+        assert!(memory.memory_growing(0, 4 << 20, Some(4 << 20)).await.unwrap());
+        assert_eq!(budget.held(), 4 << 20);
     }
 }

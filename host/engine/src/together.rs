@@ -45,6 +45,8 @@ pub(crate) struct Together<C> {
     members: BTreeMap<GuestTaskId, Member<C>>,
     /// CPU time of the instance until the last tick.
     seen_ns: u64,
+    /// CPU time of what the instance did in nobody's name.
+    nobodys_ns: u64,
     /// Who used up its CPU time.
     culprit: Option<u64>,
 }
@@ -58,7 +60,7 @@ struct Member<C> {
 
 impl<C> Default for Together<C> {
     fn default() -> Self {
-        Self { caller: None, members: BTreeMap::new(), seen_ns: 0, culprit: None }
+        Self { caller: None, members: BTreeMap::new(), seen_ns: 0, nobodys_ns: 0, culprit: None }
     }
 }
 
@@ -86,7 +88,10 @@ pub(crate) fn charge<C: Capabilities>(
     let state = context.data_mut();
     let Some(together) = &mut state.together else { return Ok(true) };
     let since_ns = used_ns.saturating_sub(std::mem::replace(&mut together.seen_ns, used_ns));
-    let Some(member) = caller.and_then(|caller| together.members.get_mut(&caller)) else { return Ok(true) };
+    let Some(member) = caller.and_then(|caller| together.members.get_mut(&caller)) else {
+        together.nobodys_ns += since_ns;
+        return Ok(together.nobodys_ns <= state.cpu_ns_max);
+    };
     member.cpu_ns += since_ns;
     let is_over = member.cpu_ns > state.cpu_ns_max;
     if is_over {
@@ -440,6 +445,8 @@ pub(crate) enum End {
     Failed(wasmtime::Error),
     /// The last deadline passed.
     Late,
+    /// The host must have its memory back.
+    OutOfMemory,
 }
 
 /// Serves the first request, and whoever comes in through the door, until there is nothing left to do.
@@ -448,6 +455,7 @@ pub(crate) async fn serve<C: Capabilities>(
     proxy: &Proxy,
     door: &Arc<Door<C>>,
     first: First,
+    must_end: impl Future<Output = ()>,
 ) -> End {
     let Proxy::P3(_) = proxy else { return End::Done { is_reusable: false } };
     let served = store.run_concurrent(async |accessor| attend(accessor, proxy, door, first).await);
@@ -474,6 +482,7 @@ pub(crate) async fn serve<C: Capabilities>(
             Err(error) => End::Failed(error),
         },
         () = late => End::Late,
+        () = must_end => End::OutOfMemory,
     }
 }
 
@@ -567,6 +576,7 @@ pub(crate) async fn close<C: Capabilities>(
         let failure = match end {
             End::Failed(error) if culprit.is_none_or(|culprit| culprit == number) => explain(error),
             End::Failed(_) => GuestError::Neighbour.into(),
+            End::OutOfMemory => GuestError::HostMemory.into(),
             End::Late | End::Done { .. } => GuestError::WallDeadline(wall_ms_max).into(),
         };
         let _ = head.send(Err(failure)); // who has gone needs none

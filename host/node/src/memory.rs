@@ -2,7 +2,8 @@
 //!
 //! The kernel ends a process that takes more than its control group or machine has, and all apps with it. A host gives way
 //! before that, in steps: it unloads apps that are idle, then loads no more, then takes no more requests and gives those that
-//! run no more memory, then ends those that have most. Between two looks these get what was left at the last one; what they
+//! run no more memory, then ends those that have most; also when it has taken no request for long, because those that wait with much
+//! memory would close it to everybody else. Between two looks these get what was left at the last one; what they
 //! have got before and fill later is why the last step is there. What must stay true: nothing here runs in a
 //! request; a request reads one number. What the kernel can drop by itself (clean pages of files, among them the code of apps)
 //! does not count as used.
@@ -26,6 +27,8 @@ const REFUSE_LOADS_PERCENT: u64 = 88;
 const REFUSE_REQUESTS_PERCENT: u64 = 94;
 /// From this share on, in percent, as many of the largest instances are ended as have what is used beyond [`REFUSE_REQUESTS_PERCENT`].
 const END_INSTANCES_PERCENT: u64 = 96;
+/// How long a host takes no request before the largest instances are ended for that, in milliseconds.
+const REFUSING_MS_MAX: u64 = 2_000;
 /// A level is left when the share is so much below where it begins, in percent: else it would come and go.
 const EASE_PERCENT: u64 = 2;
 /// What loaded apps may use when no setting says it: this share of the limit.
@@ -50,12 +53,18 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    fn of(reading: Reading, level: Level) -> Self {
-        let at_most = (reading.limit / 100).saturating_mul(REFUSE_REQUESTS_PERCENT);
-        let (left, beyond) = (at_most.saturating_sub(reading.used), reading.used.saturating_sub(at_most));
+    /// What follows from a reading, when no request was taken `for_long` or was a moment ago.
+    fn of(reading: Reading, level: Level, for_long: bool) -> Self {
+        let share = |percent| (reading.limit / 100).saturating_mul(percent);
+        let end_down_to = match level {
+            Level::EndInstances => share(REFUSE_REQUESTS_PERCENT),
+            Level::RefuseRequests if for_long => share(REFUSE_REQUESTS_PERCENT - EASE_PERCENT),
+            Level::Enough | Level::Unload | Level::RefuseLoads | Level::RefuseRequests => u64::MAX,
+        };
+        let left = share(REFUSE_REQUESTS_PERCENT).saturating_sub(reading.used);
         Self {
             left: if level < Level::RefuseRequests { left } else { 0 },
-            beyond: if level == Level::EndInstances { beyond } else { 0 },
+            beyond: reading.used.saturating_sub(end_down_to),
         }
     }
 }
@@ -129,11 +138,16 @@ pub(crate) async fn watch<U: Future<Output = usize>>(
     mut unload: impl FnMut() -> U,
 ) {
     let mut unload_at = Instant::now();
+    let mut refusing_since = None;
     loop {
         let mut pause_ms = LOOK_MS;
         if let Some(reading) = read() {
             let level = pressure.take(reading);
-            tell(reading, Bounds::of(reading, level));
+            refusing_since =
+                refusing_since.or(Some(Instant::now())).filter(|_| level >= Level::RefuseRequests);
+            let for_long =
+                refusing_since.is_some_and(|since| since.elapsed() >= Duration::from_millis(REFUSING_MS_MAX));
+            tell(reading, Bounds::of(reading, level, for_long));
             if level >= Level::Unload {
                 pause_ms = SHORT_LOOK_MS;
             }
@@ -248,7 +262,7 @@ mod tests {
     #[test]
     fn instances_get_what_is_left_and_give_back_what_is_beyond() {
         let bounds = |percent, level| {
-            let Bounds { left, beyond } = Bounds::of(reading(percent), level);
+            let Bounds { left, beyond } = Bounds::of(reading(percent), level, false);
             (left >> 20, beyond >> 20)
         };
         assert_eq!(bounds(90, Level::RefuseLoads), (4, 0));
@@ -304,6 +318,24 @@ mod tests {
         let expected: Vec<u128> = [0].into_iter().chain((500..=1_200).step_by(50)).collect();
         assert_eq!(looks, expected, "the next look is soon while it is short");
         assert_eq!(pressure.level(), Level::Enough);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_refuses_requests_for_long_ends_the_largest() {
+        let (start, ends) = (Instant::now(), RefCell::new(Vec::new()));
+        let look = || {
+            let was_ended = ends.borrow().len() >= 3;
+            Some(reading(if was_ended { 91 } else { 95 }))
+        };
+        let tell = |_, bounds: Bounds| {
+            if bounds.beyond > 0 {
+                ends.borrow_mut().push((start.elapsed().as_millis(), bounds.beyond >> 20));
+            }
+        };
+        let pressure = Pressure::default();
+        let watch = watch(&pressure, look, tell, || std::future::ready(0));
+        let _ = tokio::time::timeout(Duration::from_millis(REFUSING_MS_MAX * 5), watch).await;
+        assert_eq!(*ends.borrow(), [(2_000, 3), (2_050, 3), (2_100, 3)], "until requests are taken again");
     }
 
     #[test]

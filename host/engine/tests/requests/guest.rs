@@ -96,13 +96,19 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn load(name: &str) -> Self {
+        Self::made_of(&Self::bytes(name))
+    }
+
+    pub(crate) fn bytes(name: &str) -> Vec<u8> {
         let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
         let file = target.join(format!("guests/wasm32-wasip2/release/{name}.wasm"));
-        let bytes =
-            std::fs::read(&file).unwrap_or_else(|_| panic!("`make guests` builds {}", file.display()));
+        std::fs::read(&file).unwrap_or_else(|_| panic!("`make guests` builds {}", file.display()))
+    }
+
+    pub(crate) fn made_of(component: &[u8]) -> Self {
         let engine =
             Engine::new(EngineSettings { instances_max: POOL, ..EngineSettings::default() }).unwrap();
-        let component = artefact::component(&engine, &bytes).unwrap();
+        let component = artefact::component(&engine, component).unwrap();
         let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
         let app = App::link(&engine, &Linkers::new(&engine).unwrap(), &component).unwrap();
         Self { engine, app, account, ends: Counting::default(), running: Arc::default() }

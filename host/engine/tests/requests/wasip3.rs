@@ -14,6 +14,11 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use odeon_engine::{CpuShare, GuestError, RequestLimits};
 use tokio::sync::{Notify, Semaphore};
+use wasm_encoder::{
+    BlockType, CodeSection, ComponentSection as _, Function, FunctionSection, InstanceSection, Module,
+    ModuleArg, ModuleSection, StartSection, TypeSection,
+};
+use wasmparser::{Parser, Payload};
 
 use crate::guest::{Guest, LIMITS, POOL};
 use crate::until;
@@ -124,6 +129,45 @@ async fn a_guest_is_ended_at_its_deadlines_whatever_it_waits_for() {
     until("its store is dropped", || guest.account.memory.held() == 0).await;
     assert!(body.frame().await.is_none_or(|end| end.is_err()));
     guest.answers().await;
+}
+
+/// A component with one more core module in it, which loops when an instance of it is made.
+fn that_loops_when_it_begins(component: &[u8]) -> Vec<u8> {
+    let (mut types, mut functions, mut code) =
+        (TypeSection::new(), FunctionSection::new(), CodeSection::new());
+    types.ty().function([], []);
+    functions.function(0);
+    let mut body = Function::new([]);
+    body.instructions().loop_(BlockType::Empty).br(0).end().end();
+    code.function(&body);
+    let mut module = Module::new();
+    module.section(&types).section(&functions).section(&StartSection { function_index: 0 }).section(&code);
+    let (mut depth, mut modules) = (0, 0);
+    for payload in Parser::new(0).parse_all(component) {
+        let payload = payload.unwrap();
+        let begins = matches!(payload, Payload::ModuleSection { .. } | Payload::ComponentSection { .. });
+        modules += u32::from(depth == 0 && matches!(payload, Payload::ModuleSection { .. }));
+        depth += i32::from(begins) - i32::from(matches!(payload, Payload::End(_)));
+    }
+    let mut instances = InstanceSection::new();
+    instances.instantiate::<[(&str, ModuleArg); 0], &str>(modules, []);
+    let mut bytes = component.to_vec();
+    ModuleSection(&module).append_to_component(&mut bytes);
+    instances.append_to_component(&mut bytes);
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_loops_when_it_begins_is_ended_at_its_deadlines() {
+    let guest = Guest::made_of(&that_loops_when_it_begins(&Guest::bytes("hello_wasip3")));
+    for limits in [LIMITS, TOGETHER] {
+        let (_, code, detail) = guest.fails("/", RequestLimits { cpu_ms_max: 50, ..limits }).await;
+        assert_eq!(code, "OS-BERT-50402", "{} at once: {detail}", limits.concurrency_max);
+        let (_, code, _) = guest.fails("/", RequestLimits { wall_ms_max: 50, ..limits }).await;
+        assert_eq!(code, "OS-BERT-50401");
+    }
+    guest.rests().await;
+    until("nothing is left of them", || guest.is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
