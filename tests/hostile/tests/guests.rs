@@ -223,6 +223,9 @@ impl Attack<'_> {
         let text = self.fails("memory/fields", internal, "OS-BERT-50001").await; // 64 KiB of headers
         assert!(text.contains("field"), "{text}");
         self.fails("memory/call/17", internal, "OS-BERT-50001").await;
+        let text = self.fails("memory/polls/1000000", internal, "OS-BERT-50001").await;
+        assert!(text.contains("handle limit"), "each is lent to the host: {text}");
+        assert_eq!(self.run("memory/polls/2048").await.text, "2048 ready\n");
         let text = self.fails("out/error/4000000", StatusCode::BAD_GATEWAY, "OS-BERT-50201").await;
         assert!(text.len() < 4_000, "{} bytes of what the guest said are shown", text.len());
         assert_eq!(self.run("memory/call/8").await.text, "Err(())\n", "the host has seen it, and refused it");

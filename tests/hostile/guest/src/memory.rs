@@ -10,6 +10,7 @@
 //! - `messages/<what>/<count>`: so many messages that are never sent, of 60 KiB each, for the host to keep.
 //! - `dropped/<count>`: the same one after the other, each let go before the next.
 //! - `random`: more random bytes in one call than the host has memory for.
+//! - `polls/<count>`: waits for one and the same pollable, named so often in one call.
 //! - `call/<mib>`: so much text in one call of the host, which refuses it.
 //! - `log/<lines>/<bytes>`: lines of log of so many bytes, as fast as it can.
 //! - `line/<kib>`: one line without end.
@@ -76,6 +77,10 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
             "dropped\n".to_owned()
         }
         ["random"] => format!("{}\n", wasip2::random::random::get_random_bytes(1 << 40).len()),
+        ["polls", count] => {
+            let pollable = wasip2::clocks::monotonic_clock::subscribe_duration(1);
+            format!("{} ready\n", wasip2::io::poll::poll(&vec![&pollable; number(count)]).len())
+        }
         ["call", mib] => {
             let path = " ".repeat(number(mib) << 20);
             let taken = OutgoingRequest::new(Fields::new()).set_path_with_query(Some(&path));
@@ -116,7 +121,7 @@ pub(crate) fn run(attack: &[&str], out: ResponseOutparam) {
         ["environment"] => {
             format!("{} {}\n", std::env::vars().count(), std::env::args().count())
         }
-        _ => "grow, ask, hold, late, stack, resources, fields, messages, dropped, random, call, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
+        _ => "grow, ask, hold, late, stack, resources, fields, messages, dropped, random, polls, call, log, line, bytes, exit, abort, trap, files, sockets, environment\n"
             .to_owned(),
     };
     respond(out, &said);
