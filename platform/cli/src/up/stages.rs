@@ -28,7 +28,7 @@ pub(crate) const STAGES: [StagePlan; 3] = [
 const CREDENTIALS_VERSION: u32 = 3;
 
 /// Raised with what `odeon-migrator harden` takes, so that the databases of before lose it, too.
-const HARDENING: &str = "2";
+const HARDENING: u32 = 2;
 
 /// Name of a stage's database.
 pub(crate) fn database(stage: &StagePlan) -> String {
@@ -112,8 +112,8 @@ pub(crate) async fn recipes(
 
 /// Once per database and [`HARDENING`]: take from PUBLIC what apps must not have.
 fn harden(site: &Site<'_>, postgres: &Postgres, database: &Database) -> Result<()> {
-    let marker = site.layout.path(format!("run/secrets/hardened-{}", database.name));
-    if std::fs::read_to_string(&marker).is_ok_and(|done| done == HARDENING) {
+    let marker = site.layout.path(format!("run/secrets/hardened-{HARDENING}-{}", database.name));
+    if marker.exists() {
         return Ok(());
     }
     let done = Command::new(site.binary("odeon-migrator"))
@@ -122,7 +122,7 @@ fn harden(site: &Site<'_>, postgres: &Postgres, database: &Database) -> Result<(
         .output()
         .context("run odeon-migrator harden")?;
     ensure!(done.status.success(), "odeon-migrator harden: {}", String::from_utf8_lossy(&done.stderr).trim());
-    site.run_as.write(&marker, HARDENING.as_bytes())
+    site.run_as.write(&marker, b"")
 }
 
 fn organization(site: &Site<'_>) -> Result<String> {
