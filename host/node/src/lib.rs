@@ -104,7 +104,9 @@ impl Host {
         memory: &Source,
     ) -> Result<(Arc<Self>, Receiver<LogLine>)> {
         let networks = Networks::parse(settings.egress_networks.iter().map(String::as_str))
-            .context("understand `egress_networks` in the settings file")?;
+            .context("understand `egress_networks` in the settings file")?
+            .closing(settings.egress_closed_networks.iter().map(String::as_str))
+            .context("understand `egress_closed_networks` in the settings file")?;
         let gateway = Gateway::new(networks).context("start TLS for outgoing requests")?;
         let linkers =
             odeon_capabilities::linkers(&engine).map_err(to_anyhow).context("link the capabilities")?;

@@ -43,6 +43,9 @@ pub struct Settings {
     /// Networks that apps may reach besides the Internet, as `10.1.0.0/16`; none when absent.
     #[serde(default)]
     pub egress_networks: Vec<String>,
+    /// Networks that apps may not reach though they are part of the Internet, or opened; none when absent.
+    #[serde(default)]
+    pub egress_closed_networks: Vec<String>,
     /// The wait before an event is tried again for the first time, in milliseconds; 2 min when absent.
     #[serde(default)]
     pub event_retry_ms: Option<u64>,

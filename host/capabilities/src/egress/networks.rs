@@ -6,7 +6,7 @@
 //! inside an IPv6 one) is judged as that other one.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::str::FromStr;
 
 /// A range of addresses, as `10.0.0.0/8` or `fd00::/8`.
@@ -119,6 +119,9 @@ const CLOSED_V6: [(Cidr, &str); 3] = [
     (Cidr::v6(0x3fff << 112, 20), "documentation"),
 ];
 
+/// A socket that sends nothing needs a port to be connected to.
+const ANY_PORT: u16 = 9;
+
 /// Global unicast IPv6.
 const GLOBAL_V6: Cidr = Cidr::v6(0x2000 << 112, 3);
 
@@ -144,14 +147,24 @@ fn stands_for(address: IpAddr) -> IpAddr {
     })
 }
 
-/// The networks that the operator opens to apps, beside the Internet.
+/// The networks that the operator opens to apps, beside the Internet, and closes, though they are part of it.
 #[derive(Debug, Clone, Default)]
-pub struct Networks(Vec<Cidr>);
+pub struct Networks {
+    open: Vec<Cidr>,
+    closed: Vec<Cidr>,
+}
 
 impl Networks {
-    /// Understands the operator's setting.
+    /// Understands what the operator opens.
     pub fn parse<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<Self, CidrError> {
-        texts.into_iter().map(str::parse).collect::<Result<_, _>>().map(Self)
+        let open = texts.into_iter().map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { open, closed: Vec::new() })
+    }
+
+    /// Understands what the operator closes: that goes before what is opened.
+    pub fn closing<'t>(self, texts: impl IntoIterator<Item = &'t str>) -> Result<Self, CidrError> {
+        let closed = texts.into_iter().map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { closed, ..self })
     }
 
     /// Why an app may not be connected to `address`, if it may not.
@@ -160,7 +173,11 @@ impl Networks {
         if METADATA.contains(&meant) {
             return Some("the metadata service of a cloud");
         }
-        if self.0.iter().any(|open| open.holds(meant) || open.holds(address)) {
+        let holds = |networks: &[Cidr]| networks.iter().any(|one| one.holds(meant) || one.holds(address));
+        if holds(&self.closed) {
+            return Some("closed by the operator");
+        }
+        if holds(&self.open) {
             return None;
         }
         let closed: &[(Cidr, &str)] = match meant {
@@ -168,8 +185,23 @@ impl Networks {
             IpAddr::V6(_) if !GLOBAL_V6.holds(meant) => return Some("not a global address"),
             IpAddr::V6(_) => &CLOSED_V6,
         };
-        closed.iter().find(|(range, _)| range.holds(meant)).map(|(_, what)| *what)
+        let reserved = closed.iter().find(|(range, _)| range.holds(meant)).map(|(_, what)| *what);
+        reserved.or_else(|| is_of_this_machine(meant).then_some("an address of the host itself"))
     }
+}
+
+/// Whether an address is one of this machine's, which may have one of the Internet: what is sent there goes over the loopback, past
+/// firewalls. The kernel says so: it would send from that very address. Nothing is sent.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    let from: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let asked = UdpSocket::bind((from, 0)).and_then(|socket| {
+        socket.connect((address, ANY_PORT))?;
+        socket.local_addr()
+    });
+    asked.is_ok_and(|local| local.ip() == address)
 }
 
 #[cfg(test)]
@@ -268,6 +300,25 @@ mod tests {
         check(&["0.0.0.0/0", "::/0"], "10.0.0.1", false);
         for metadata in ["169.254.169.254", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "fd00:ec2::254"] {
             check(&["0.0.0.0/0", "::/0", "169.254.169.254/32", "fd00:ec2::254/128"], metadata, true);
+        }
+    }
+
+    #[test]
+    fn what_the_operator_closes_stays_closed() {
+        let closing = |open: [&str; 1], closed: [&str; 2]| Networks::parse(open)?.closing(closed);
+        let networks = closing(["10.0.0.0/8"], ["2a00:1450::/32", "10.1.0.0/16"]).unwrap();
+        let denies = |address: &str| networks.denies(address.parse().unwrap());
+        for address in ["10.1.2.3", "::ffff:10.1.2.3", "2a00:1450::1"] {
+            assert_eq!(denies(address), Some("closed by the operator"), "{address}");
+        }
+        assert_eq!((denies("10.2.0.1"), denies("2a00:1451::1")), (None, None));
+        assert!(closing(["10.0.0.0/8"], ["10.0.0.0/8", "nothing"]).is_err());
+    }
+
+    #[test]
+    fn the_kernel_knows_the_addresses_of_this_machine() {
+        for (address, is_ours) in [("127.0.0.1", true), ("1.1.1.1", false), ("2606:4700::1111", false)] {
+            assert_eq!(is_of_this_machine(address.parse().unwrap()), is_ours, "{address}");
         }
     }
 
