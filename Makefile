@@ -42,7 +42,7 @@ test: setup guests
 	cargo test --workspace --no-fail-fast
 
 # Everything that is promised about speed and density.
-bench: bench-speed bench-host bench-density
+bench: bench-speed bench-host bench-density bench-flame
 
 # Compiled apps, beside Rust, node, and axum with sqlx: figures of this machine, into
 # docs/benchmarks/speed.md. Fails when a limit is missed.

@@ -56,6 +56,7 @@ pub(crate) async fn measure(contenders: &Contenders, serve: &Serve) -> Result<Fo
     let script = scripts.path().join("post.lua");
     std::fs::write(&script, format!("wrk.method = \"POST\"\nwrk.body = [[{ORDER}]]\n"))?;
     let fresh = serve.start(&[]).await?;
+    let in_batches = serve.in_batches().start(&[]).await?;
     let reused = serve.start(&["--max-instance-reuse-count=1000"]).await?;
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/work-workerd/config.capnp");
     let (workerd, workerd_rates) = Peer::workerd(&contenders.workerd, &config, "/json", &script).await?;
@@ -71,6 +72,13 @@ pub(crate) async fn measure(contenders: &Contenders, serve: &Serve) -> Result<Fo
     let at = |peer: &Peer, path: &str| format!("http://{}{path}", peer.address);
     let mut all = [
         contender("hello: `wasmtime serve`, fresh", at(&fresh, "/"), &[fresh.pid()], false, true),
+        contender(
+            "hello: `wasmtime serve` with decommit batches, fresh",
+            at(&in_batches, "/"),
+            &[in_batches.pid()],
+            false,
+            true,
+        ),
         contender("hello: Odeon host, fresh", direct("/Work/"), &[host], false, true),
         contender(
             "hello: Odeon router and host, fresh",
@@ -148,7 +156,7 @@ fn found(
     contenders: &Contenders,
     serve: &Serve,
     workerd_rates: &[f64],
-    all: &[Contender; 8],
+    all: &[Contender; 9],
 ) -> Result<Found> {
     let mut text = format!(
         "## Requests over HTTP\n\n`guests/work-rust`, the same component for everybody, and its JSON job in JavaScript for workerd. `wrk` with one thread \
@@ -172,21 +180,28 @@ fn found(
             contender.of(|round| round.p99_us)
         )?;
     }
-    let [fresh, host, routed, serve_reused, host_reused, serve_json, workerd_json, host_json] = all;
+    let [fresh, in_batches, host, routed, serve_reused, host_reused, serve_json, workerd_json, host_json] =
+        all;
     let rate = |one: &Contender, other: &Contender| {
         one.of(|round| round.requests_per_s) / other.of(|round| round.requests_per_s)
     };
-    let cpu = host.of(|round| round.cpu_us) / fresh.of(|round| round.cpu_us);
-    let p99 = host.of(|round| round.p99_us) / fresh.of(|round| round.p99_us);
-    let targets = vec![
-        Target::new("hello, fresh: CPU beside `wasmtime serve`", cpu, "x", Bound::AtMost(0.4)),
-        Target::new(
-            "hello, fresh: requests beside `wasmtime serve`",
-            rate(host, fresh),
-            "x",
-            Bound::AtLeast(2.5),
-        ),
-        Target::new("hello, fresh: p99 beside `wasmtime serve`", p99, "x", Bound::AtMost(0.5)),
+    let mut targets = Vec::new();
+    for (peer, name) in [(fresh, ""), (in_batches, " with decommit batches")] {
+        let beside = |figure: fn(&Round) -> f64| host.of(figure) / peer.of(figure);
+        for (what, ratio, bound) in [
+            ("CPU", beside(|round| round.cpu_us), Bound::AtMost(0.4)),
+            ("requests", beside(|round| round.requests_per_s), Bound::AtLeast(2.5)),
+            ("p99", beside(|round| round.p99_us), Bound::AtMost(0.5)),
+        ] {
+            targets.push(Target::new(
+                format!("hello, fresh: {what} beside `wasmtime serve`{name}"),
+                ratio,
+                "x",
+                bound,
+            ));
+        }
+    }
+    targets.extend([
         Target::new(
             "hello, reused: requests beside it",
             rate(host_reused, serve_reused),
@@ -206,6 +221,6 @@ fn found(
             Bound::AtLeast(1.2),
         ),
         Target::new("router and host beside the host alone", rate(routed, host), "x", Bound::AtLeast(0.6)),
-    ];
+    ]);
     Ok(Found { text, targets })
 }
