@@ -107,11 +107,12 @@ pub(crate) async fn measure(apps: usize, folder: &Path, plots: &Path) -> Result<
             Bound::AtMost(80.0),
         ),
         Target::new(
-            "CPU of a request, random app beside a hot one",
-            first.random_us / first.hot_us,
+            "CPU of a request, random app beside a hot one, one after the other",
+            first.one_by_one_us[1] / first.one_by_one_us[0],
             "x",
             Bound::AtMost(2.0),
         ),
+        Target::new("the same under load", first.random_us / first.hot_us, "x", Bound::AtMost(2.0)),
         Target::new("ready after a start", first.ready_s, "s", Bound::AtMost(15.0)),
         Target::new("first requests after a start, p99", first.warm.at(0.99), "ms", Bound::AtMost(10.0)),
         Target::new(
@@ -139,7 +140,7 @@ pub(crate) async fn measure(apps: usize, folder: &Path, plots: &Path) -> Result<
          anonymous;\n\
          - CPU of the host for a request, `wrk` with {CONNECTIONS} connections, {ROUNDS} rounds in turns, medians: {:.0} us to one app, {:.0} us to random ones; one request after the other, for each of \
          which the host wakes up: {:.0} and {:.0} us.\n\n\
-         ![first requests](density.svg)\n\n",
+         ![first requests](density.svg)\n",
         prepared.native_bytes / 1_000,
         first.ready_s,
         first.warm.0.len(),
