@@ -52,15 +52,17 @@ fn draw(title: &str, x_title: &str, lines: &[Line], has_dashes: bool) -> String 
         let (at_x, at_y) = (x(x_max * part), y(y_max * part));
         let _ = write!(
             svg,
-            "<path d=\"M{0:.1} {at_y:.1}H{1:.1}\" stroke=\"#ddd\"/>\n<text x=\"{2:.1}\" y=\"{3:.1}\" text-anchor=\"end\">{4:.0}</text>\n\
-             <text x=\"{at_x:.1}\" y=\"{5:.1}\" text-anchor=\"middle\">{6}</text>\n",
+            "<path d=\"M{0:.1} {at_y:.1}H{1:.1}\" stroke=\"#ddd\"/>\n<text x=\"{2:.1}\" y=\"{3:.1}\" text-anchor=\"end\">{4:.7$}</text>\n\
+             <text x=\"{at_x:.1}\" y=\"{5:.1}\" text-anchor=\"middle\">{6:.8$}</text>\n",
             AREA.0,
             AREA.2,
             AREA.0 - 8.0,
             at_y + 4.0,
             y_max * part,
             AREA.3 + 18.0,
-            x_max * part
+            x_max * part,
+            decimals(y_max),
+            decimals(x_max)
         );
     }
     for (at, line) in lines.iter().enumerate() {
@@ -104,6 +106,11 @@ fn draw(title: &str, x_title: &str, lines: &[Line], has_dashes: bool) -> String 
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+/// Digits behind the point at the marks of an axis that ends there.
+fn decimals(max: f64) -> usize {
+    usize::from(max / (STEPS as f64) < 2.0)
 }
 
 /// The next number that looks good at the end of an axis.
