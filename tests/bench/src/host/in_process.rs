@@ -166,6 +166,8 @@ fn bare_engine() -> Result<wasmtime::Engine> {
     let mut config = wasmtime::Config::new();
     let pool = odeon_engine::engine::pool(&EngineSettings::default(), Wasi::P2);
     config.memory_init_cow(true).allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
+    // A host's engine for this WASI goes without it, too, and it would cost the loop a third.
+    config.wasm_component_model_async(false).concurrency_support(false);
     Ok(wasmtime::Engine::new(&config)?)
 }
 
