@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::memory::HostMemory;
+use crate::prepare;
 use crate::scheduler::{Begin, Scheduler};
-use crate::shim;
 use crate::wasi::Wasi;
 use thread_priority::ThreadPriority;
 use thread_priority::unix::{
@@ -45,7 +45,7 @@ const FIBER_BYTES: usize = 2 << 20;
 const CORE_INSTANCES_MAX: u32 = 64;
 /// Memories inside one component.
 const MEMORIES_MAX: u32 = 4;
-/// Tables of one core module: its own, and one that it has from a shim (see `shim`).
+/// Tables of one core module: its own, and one that it has from a shim (see `prepare`).
 pub(crate) const TABLES_PER_MODULE_MAX: u32 = 2;
 /// Tables inside one component.
 const TABLES_MAX: u32 = 16;
@@ -124,7 +124,7 @@ impl Engine {
         for engine in [&self.p2, &self.p3] {
             engine.precompile_compatibility_hash().hash(&mut hash);
         }
-        shim::VERSION.hash(&mut hash);
+        prepare::VERSION.hash(&mut hash);
         Fits { target: TARGET.to_owned(), engine: format!("wasmtime-48-{:016x}", hash.finish()) }
     }
 

@@ -71,9 +71,8 @@ pub struct State<C> {
 pub(crate) struct InstanceMemory {
     /// Of all of it together, in bytes.
     bytes_max: u64,
-    bytes: u64,
-    /// The same, for whoever ends instances that wait.
-    size: Arc<AtomicU64>,
+    /// Whoever ends instances that wait looks at it, too.
+    bytes: Arc<AtomicU64>,
     /// Of the app's budget. A part of it was taken for what an instance begins with.
     held: Held,
     /// Of `held`, what its instances may still grow by without asking the budget.
@@ -99,17 +98,11 @@ pub(crate) enum Denied {
 
 impl InstanceMemory {
     pub(crate) fn new(bytes_max: u64, held: Held, reserved: u64, host: Arc<HostMemory>) -> Self {
-        Self {
-            bytes_max,
-            bytes: 0,
-            size: Arc::default(),
-            held,
-            reserved,
-            more: 0,
-            host,
-            refusals: 0,
-            denied: None,
-        }
+        Self { bytes_max, bytes: Arc::default(), held, reserved, more: 0, host, refusals: 0, denied: None }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Whether somebody waits for memory of the app.
@@ -119,7 +112,7 @@ impl InstanceMemory {
 
     /// Whether the host must have it back.
     pub(crate) fn must_end(&mut self) -> bool {
-        let must_end = self.host.must_end(self.bytes);
+        let must_end = self.host.must_end(self.bytes());
         if must_end {
             self.denied = Some(Denied::Host);
         }
@@ -128,18 +121,18 @@ impl InstanceMemory {
 
     /// Resolves when the host must have it back, also while the instance waits for something.
     pub(crate) fn told_to_end(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (host, size) = (self.host.clone(), self.size.clone());
-        async move { host.told_to_end(&size).await }
+        let (host, bytes) = (self.host.clone(), self.bytes.clone());
+        async move { host.told_to_end(&bytes).await }
     }
 
     /// Where an instance with so much of it is called.
     pub(crate) fn begin(&self) -> Begin {
-        if self.bytes > HERE_BYTES_MAX { Begin::There } else { Begin::Here }
+        if self.bytes() > HERE_BYTES_MAX { Begin::There } else { Begin::Here }
     }
 
     /// Takes `more` bytes, if the instance and its app may have them. So many of them were `reserved`.
     pub(crate) fn take(&mut self, more: u64, reserved: u64) -> Result<(), Denied> {
-        let sum = self.bytes.saturating_add(more);
+        let sum = self.bytes().saturating_add(more);
         if sum > self.bytes_max {
             return Err(Denied::Instance(self.bytes_max));
         }
@@ -161,15 +154,14 @@ impl InstanceMemory {
 
     /// Gives back a part of what was taken and not reserved.
     pub(crate) fn give_back(&mut self, less: u64) {
-        self.resize(self.bytes - less);
+        self.resize(self.bytes() - less);
         self.held.shrink(less);
         self.give_back_to_host(less);
     }
 
     fn resize(&mut self, bytes: u64) {
-        self.host.resized(self.bytes, bytes);
-        self.bytes = bytes;
-        self.size.store(bytes, Ordering::Relaxed);
+        self.host.resized(self.bytes(), bytes);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 
     fn give_back_to_host(&mut self, less: u64) {

@@ -360,9 +360,11 @@ where
         let this = &mut *self;
         if let At::Here(_) = this.at {
             let now = Instant::now();
-            let advance = ready!(this.poll_turn(now, cx));
-            let advance = this.unless_full(advance);
-            if let Some(polled) = this.run_here(now, advance, cx) {
+            let goes = this.begin == Begin::There || round::is_full(&this.meter.cpu);
+            let advance = ready!(this.poll_turn(now, goes, cx));
+            if goes {
+                this.give_back(advance);
+            } else if let Some(polled) = this.run_here(now, advance, cx) {
                 return polled;
             }
             this.leave();
@@ -378,11 +380,11 @@ impl<G: Future + Send + Unpin + 'static> Scheduled<G>
 where
     G::Output: Send + 'static,
 {
-    /// Waits until the guest may run where it is. Gives what its run was charged in advance, if it had to wait.
-    fn poll_turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
+    /// Waits until the guest may run where it is, unless it `goes` to the guests' threads, where it waits then. Gives what its run was
+    /// charged in advance, if it had to wait.
+    fn poll_turn(&mut self, now: Instant, goes: bool, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
         let (shared, cpu) = (&self.shared, &self.meter.cpu);
         if self.turn.is_none() {
-            let goes = self.begin == Begin::There || round::is_full(cpu);
             if goes || shared.may_run_here(cpu, shared.at(now)) {
                 return Poll::Ready(None);
             }
@@ -396,16 +398,11 @@ where
         Poll::Ready(given.ok())
     }
 
-    /// Sends the guest to the guests' threads when its app has had this thread for long enough, also if it was given a turn here.
-    fn unless_full(&mut self, advance: Option<Advance>) -> Option<Advance> {
-        if self.begin == Begin::There || !round::is_full(&self.meter.cpu) {
-            return advance;
-        }
-        self.begin = Begin::There;
+    /// For a guest that was given a turn, and goes because its app has had this thread for long enough meanwhile.
+    fn give_back(&self, advance: Option<Advance>) {
         if let Some(advance) = advance {
             self.shared.ran_here(&self.meter.cpu, advance, 0);
         }
-        None
     }
 
     /// Runs the guest for a slice. None when it must leave.
@@ -416,9 +413,6 @@ where
         cx: &mut Context<'_>,
     ) -> Option<Poll<Result<G::Output, Lost>>> {
         let At::Here(guest) = &mut self.at else { return None };
-        if self.begin == Begin::There {
-            return None;
-        }
         let slice = Slice::begin(now, On::Connection);
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(guest).poll(cx)));
         let polled = polled.map_or(Poll::Ready(Err(Lost)), |polled| polled.map(Ok));

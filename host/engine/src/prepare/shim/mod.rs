@@ -24,9 +24,6 @@ use wasmparser::{Validator, WasmFeatures};
 
 use outline::{Outline, Plan};
 
-/// Of what is done here. Hosts compile anew what was compiled with another one.
-pub(crate) const VERSION: u32 = 1;
-
 /// Why a component stays as it is: it is not of the form that is known here.
 #[derive(Debug)]
 struct Unfit;
@@ -40,7 +37,7 @@ impl From<Unfit> for Error {
 }
 
 /// The component without its shim. `None` where it has none, or none that is known.
-pub(crate) fn without_shim(component: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn without_shim(component: &[u8]) -> Option<Vec<u8>> {
     if !is_valid(component) {
         return None; // the compiler says why
     }
