@@ -71,6 +71,17 @@ pub(crate) struct Agent {
     changed: Notify,
 }
 
+/// That an app is to serve here.
+#[derive(Clone, Copy)]
+struct ToServe<'a> {
+    app: &'a AppId,
+    generation: Generation,
+    serving: &'a Serving,
+    placement: Placement,
+    /// It was not known before a restart: what fails is to be told.
+    is_new: bool,
+}
+
 /// What was loaded for a placement.
 struct Loaded {
     claim: Claim,
@@ -240,32 +251,25 @@ impl Agent {
     /// was missing (NATS, the migrator, room on the disk) may come back, and nobody else would ask.
     async fn serve(&self, app: &AppId, generation: Generation, serving: &Serving, is_new: bool) {
         let placement = self.host.loader.place(); // for all tries: what one of them loaded is there for the next
-        if !self.serve_from(placement, app, generation, serving, is_new).await {
+        if !self.serve_newest(ToServe { app, generation, serving, placement, is_new }).await {
             self.undo(placement, app).await;
         }
     }
 
     /// False when newer news came meanwhile, which has a task of its own.
-    async fn serve_from(
-        &self,
-        placement: Placement,
-        app: &AppId,
-        generation: Generation,
-        serving: &Serving,
-        is_new: bool,
-    ) -> bool {
+    async fn serve_newest(&self, asked: ToServe<'_>) -> bool {
+        let ToServe { app, generation, .. } = asked;
         let mut pause = Duration::from_secs(RETRY_S);
         loop {
             let Ok(turn) = self.loads.acquire().await else { return false };
-            let loaded = self.load(placement, app, generation, serving, is_new).await;
+            let loaded = self.load(asked).await;
             drop(turn);
             if !self.is_newest(app, generation) {
                 return false;
             }
             match loaded {
                 Ok(loaded) => {
-                    let replaced = self.replace(placement, app, generation, serving, loaded);
-                    let Some((served, before)) = replaced else { return false };
+                    let Some((served, before)) = self.replace(asked, loaded) else { return false };
                     info!(%app, name = served.name, revision = %served.revision, %generation, "serving");
                     for gone in before {
                         self.host.loader.forget(gone.placement).await;
@@ -334,14 +338,8 @@ impl Agent {
 
     /// Loads what a placement needs. What was deployed now is loaded whole, so that its failures are told; of what was
     /// served before a restart, and whose code is on the disk, the code is loaded when it is asked for.
-    async fn load(
-        &self,
-        placement: Placement,
-        app: &AppId,
-        generation: Generation,
-        serving: &Serving,
-        is_new: bool,
-    ) -> Result<Loaded> {
+    async fn load(&self, asked: ToServe<'_>) -> Result<Loaded> {
+        let ToServe { app, generation, serving, placement, is_new } = asked;
         let claim = self.reader.claim(app, &serving.claim)?;
         let settings = self.reader.settings(app, &serving.settings)?;
         let loader = &self.host.loader;
@@ -362,14 +360,8 @@ impl Agent {
 
     /// Serves what was loaded, in the place of the revision before, and gives what serves no longer; `None` when there is
     /// newer news. Whoever has that waits for the lock, so that nothing of older news comes after it.
-    fn replace(
-        &self,
-        placement: Placement,
-        app: &AppId,
-        generation: Generation,
-        serving: &Serving,
-        loaded: Loaded,
-    ) -> Option<(Arc<Served>, Vec<Arc<Served>>)> {
+    fn replace(&self, asked: ToServe<'_>, loaded: Loaded) -> Option<(Arc<Served>, Vec<Arc<Served>>)> {
+        let ToServe { app, generation, serving, placement, .. } = asked;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(app).filter(|desired| desired.generation == generation)?;
         let Loaded { claim, settings } = loaded;
