@@ -12,17 +12,18 @@
 use wasm_encoder::{
     Component, ComponentSectionId, ConstExpr, DataSection, Module, ModuleSection, RawSection,
 };
-use wasmparser::{DataKind, DataSectionReader, Operator, Parser, Payload};
+use wasmparser::{DataKind, DataSectionReader, Encoding, Operator, Parser, Payload};
 
 use crate::sections::sections;
 
 /// Most data of a module that are copied for each instance, in bytes: 64 KiB take 2.7 us, and to map them where another
-/// app was takes 145. With what a small request writes they stay within what a slot keeps.
+/// app was takes 145. With what a small request writes they stay within what a slot keeps, where the kernel tells which pages those are; elsewhere each page of
+/// them is a fault, too.
 const COPIED_BYTES_MAX: usize = 64 << 10;
 /// Most pieces of data in a module, each of which is a call into the engine.
 const PIECES_MAX: u32 = 16;
 
-/// The component with every small memory copied. `None` where there is none.
+/// The valid component with small memories copied, but for those of components inside of it. `None` where there is none.
 pub(super) fn with_copied_memories(component: &[u8]) -> Option<Vec<u8>> {
     let (mut out, mut is_changed) = (Component::new(), false);
     for payload in sections(component) {
@@ -45,6 +46,9 @@ fn with_copied_data(module: &[u8]) -> Option<Module> {
     let (mut out, mut is_changed) = (Module::new(), false);
     for payload in Parser::new(0).parse_all(module) {
         let payload = payload.ok()?;
+        if matches!(payload, Payload::Version { encoding: Encoding::Component, .. }) {
+            return None; // a nest, of which each section has all that is inside of it
+        }
         if let Payload::DataSection(section) = &payload {
             out.section(&at_computed_places(section.clone())?);
             is_changed = true;
@@ -96,6 +100,8 @@ mod tests {
 
     /// Where data begin.
     const PLACE: i32 = 16;
+    /// Of the memory.
+    const PAGES: u64 = 4;
 
     /// Exports `sum`, of all bytes that its memory begins with: `pieces`, each at its place, the last of which wins.
     fn component(pieces: &[(&ConstExpr, &[u8])]) -> Vec<u8> {
@@ -103,9 +109,8 @@ mod tests {
             (TypeSection::new(), FunctionSection::new(), MemorySection::new());
         types.ty().function([], [ValType::I32]);
         functions.function(0);
-        let pages = 4;
         memories.memory(MemoryType {
-            minimum: pages,
+            minimum: PAGES,
             maximum: None,
             memory64: false,
             shared: false,
@@ -128,7 +133,7 @@ mod tests {
             .i32_const(1)
             .i32_add()
             .local_tee(0)
-            .i32_const(pages as i32 * 65_536)
+            .i32_const(PAGES as i32 * 65_536)
             .i32_lt_u()
             .br_if(0)
             .end()
@@ -185,6 +190,19 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_that_does_not_fit_traps_as_before() {
+        let (place, end) = (ConstExpr::i32_const(PLACE), ConstExpr::i32_const(PAGES as i32 * 65_536 - 1));
+        let beyond = component(&[(&place, &[1]), (&end, &[1, 2])]);
+        let engine = wasmtime::Engine::default();
+        for component in [with_copied_memories(&beyond).unwrap(), beyond] {
+            let component = wasmtime::component::Component::new(&engine, component).unwrap();
+            let mut store = wasmtime::Store::new(&engine, ());
+            let error = Linker::new(&engine).instantiate(&mut store, &component).err().unwrap();
+            assert_eq!(error.downcast_ref(), Some(&wasmtime::Trap::MemoryOutOfBounds));
+        }
+    }
+
+    #[test]
     fn data_keep_their_order() {
         let place = ConstExpr::i32_const(PLACE);
         assert_eq!(run(&component(&[(&place, &[1, 2, 3]), (&place, &[7])])), (7 + 2 + 3, false));
@@ -193,13 +211,19 @@ mod tests {
     #[test]
     fn what_is_not_worth_while_or_has_no_plain_place_stays_as_it_is() {
         let (place, by_global) = (ConstExpr::i32_const(PLACE), ConstExpr::global_get(0));
-        let many = vec![(&place, &[1][..]); PIECES_MAX as usize];
+        let many = vec![(&place, &[1][..]); PIECES_MAX as usize]; // and one that is passive
         for unchanged in [component(&[]), component(&many), component(&[(&place, &[1]), (&by_global, &[2])])]
         {
             assert!(wasmparser::Validator::new().validate_all(&unchanged).is_ok());
             assert!(with_copied_memories(&unchanged).is_none());
         }
         assert!(with_copied_memories(b"not a component").is_none());
+        let mut nest = Component::new();
+        nest.section(&RawSection {
+            id: ComponentSectionId::CoreModule.into(),
+            data: &component(&[(&place, &[1])]),
+        });
+        assert!(with_copied_memories(&nest.finish()).is_none(), "a component where a module should be");
         let copied = with_copied_memories(&component(&[(&place, &[1])])).unwrap();
         assert!(with_copied_memories(&copied).is_none(), "there is nothing left to do");
     }

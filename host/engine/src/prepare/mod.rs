@@ -7,12 +7,45 @@
 mod copied;
 mod shim;
 
+use wasmparser::{Parser, Validator, WasmFeatures};
+
 /// Of what is done here. Hosts compile anew what was compiled with another one.
 pub(crate) const VERSION: u32 = 2;
 
 /// The component as it is compiled. `None` where it stays as it was published.
 pub(crate) fn prepared(component: &[u8]) -> Option<Vec<u8>> {
+    // What follows trusts the form of what it reads: the parser alone takes much that no component may have.
+    if !Parser::is_component(component) || !is_valid(component) {
+        return None; // the compiler says why
+    }
     let without = shim::without_shim(component);
     let copied = copied::with_copied_memories(without.as_deref().unwrap_or(component));
     copied.or(without)
+}
+
+fn is_valid(component: &[u8]) -> bool {
+    Validator::new_with_features(WasmFeatures::all()).validate_all(component).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use wasm_encoder::{Component, ComponentSectionId, RawSection};
+
+    use super::prepared;
+
+    /// Each piece of a parser's outline has all that lies inside of it: to keep all pieces of a deep nest would take the square of its size.
+    #[test]
+    fn what_is_no_component_stays_as_it_is() {
+        let mut nest = Component::new().finish();
+        for _ in 0..1_000 {
+            let mut outer = Component::new();
+            outer.section(&RawSection { id: ComponentSectionId::Component.into(), data: &nest });
+            nest = outer.finish();
+        }
+        let mut no_module = Component::new();
+        no_module.section(&RawSection { id: ComponentSectionId::CoreModule.into(), data: &nest });
+        assert!(prepared(&no_module.finish()).is_none());
+        assert!(prepared(&wasm_encoder::Module::new().finish()).is_none());
+        assert!(prepared(b"nothing of the kind").is_none());
+    }
 }

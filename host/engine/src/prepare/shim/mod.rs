@@ -20,8 +20,7 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use wasmparser::{Validator, WasmFeatures};
-
+use super::is_valid;
 use outline::{Outline, Plan};
 
 /// Why a component stays as it is: it is not of the form that is known here.
@@ -36,16 +35,9 @@ impl From<Unfit> for Error {
     }
 }
 
-/// The component without its shim. `None` where it has none, or none that is known.
+/// The valid component without its shim. `None` where it has none, or none that is known.
 pub(super) fn without_shim(component: &[u8]) -> Option<Vec<u8>> {
-    if !is_valid(component) {
-        return None; // the compiler says why
-    }
     let outline = Outline::read(component).ok()?;
     let plan = Plan::of(&outline)?;
     rewrite::rewrite(component, &plan).ok().filter(|without| is_valid(without))
-}
-
-fn is_valid(component: &[u8]) -> bool {
-    Validator::new_with_features(WasmFeatures::all()).validate_all(component).is_ok()
 }
