@@ -92,6 +92,7 @@ pub(crate) async fn in_child(component: &[u8]) -> Result<Vec<u8>> {
     tokio::fs::write(&input, component).await.context("hand the component to the compiler")?;
     let mut command = tokio::process::Command::new(std::env::current_exe().context("find our own program")?);
     command.arg("compile").arg("--in").arg(&input).arg("--out").arg(&output);
+    command.env_clear(); // what is compiled comes from strangers
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().context("start the compiler")?.wait_with_output();
     let done = tokio::time::timeout(Duration::from_secs(WALL_S_MAX), child).await;

@@ -58,9 +58,19 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-/// What proxies say of where a request came from. A client may have written it, so apps do not hear of it.
-const OF_PROXIES: [&str; 5] =
-    ["forwarded", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-real-ip"];
+/// What proxies say of where a request came from. A client may have written it, so apps hear of it only what the router says itself.
+const OF_PROXIES: [&str; 10] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
+];
 
 /// What only hosts may say.
 const OF_HOSTS: [&str; 4] = [CALL, TRIGGER, USER, NOT_SERVED];
@@ -323,11 +333,11 @@ impl hyper::body::Body for Lent {
     }
 }
 
-/// Trailers say as little of hosts as headers do.
+/// Trailers say as little of hosts and proxies as headers do.
 fn without_ours(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        for ours in OF_HOSTS {
-            trailers.remove(ours);
+        for name in OF_HOSTS.iter().chain(&OF_PROXIES) {
+            trailers.remove(*name);
         }
     }
     frame
@@ -484,9 +494,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trailers_say_nothing_of_hosts() {
+    fn trailers_say_nothing_of_hosts_and_proxies() {
         let mut trailers = HeaderMap::new();
-        for name in OF_HOSTS.into_iter().chain(["x-sum"]) {
+        for name in OF_HOSTS.into_iter().chain(OF_PROXIES).chain(["x-sum"]) {
             trailers.append(name, HeaderValue::from_static("x"));
             trailers.append(name, HeaderValue::from_static("y"));
         }

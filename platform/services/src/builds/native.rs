@@ -49,6 +49,7 @@ pub(super) async fn precompile(platform: &Platform, component: &Bytes) -> Result
         .arg(&input)
         .arg("--out")
         .arg(&output)
+        .env_clear() // what is compiled comes from strangers
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
