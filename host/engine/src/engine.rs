@@ -33,7 +33,7 @@ const ASLEEP_MS_MAX: u64 = 500;
 const DECOMMIT_BATCH: usize = 64;
 /// Memory that a slot keeps between two instances, in bytes: the pages that an instance wrote are made again what they
 /// were, by copying, so that the next one has no page faults and no other core is interrupted. What a small request
-/// writes fits; of more, the rest is given back to the kernel. At most 100 slots that nobody uses keep theirs.
+/// writes fits; of more, the rest is given back to the kernel. Every slot that was ever used keeps its own.
 const KEPT_BYTES_MAX: usize = 256 << 10;
 /// Instances of all apps that may wait for another request: one part of so many of a pool. The rest is for those that serve.
 const IDLE_PART: u32 = 4;

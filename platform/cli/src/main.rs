@@ -98,7 +98,7 @@ enum Command {
         /// Go on with new lines until Ctrl-C.
         #[arg(long)]
         follow: bool,
-        /// Only lines of the request with this id (`x-request-id`, `traceId`).
+        /// Only lines of the request with this id (`x-request-id`, `traceId`, `requestId`).
         #[arg(long, value_name = "ID")]
         request: Option<String>,
         /// Print JSON lines.

@@ -2,7 +2,8 @@
 //!
 //! The file is a tar archive, mode 0600 because it holds keys and passwords: `manifest.json`, `roles.sql` and
 //! one dump per database (`databases/`), then `keys/`, `secrets/`, `blobs/` and `token`. What nats-server
-//! holds is left out: the Platform writes it again from its database.
+//! holds is left out: the Platform writes components and desired state again from its database, and events that wait,
+//! log lines and the states of timers are lost.
 //!
 //! Order makes a backup of a running installation fit together: a stage's database first, then the Platform's,
 //! then the blobs. So the Platform never knows less than a stage, and every blob that it knows is there. A
