@@ -361,7 +361,10 @@ where
         if let At::Here(_) = this.at {
             let now = Instant::now();
             let goes = this.begin == Begin::There || round::is_full(&this.meter.cpu);
-            let advance = ready!(this.poll_turn(now, goes, cx));
+            let advance = match this.turn {
+                None if goes => None, // it waits where it goes
+                _ => ready!(this.poll_turn(now, cx)),
+            };
             if goes {
                 this.give_back(advance);
             } else if let Some(polled) = this.run_here(now, advance, cx) {
@@ -380,12 +383,11 @@ impl<G: Future + Send + Unpin + 'static> Scheduled<G>
 where
     G::Output: Send + 'static,
 {
-    /// Waits until the guest may run where it is, unless it `goes` to the guests' threads, where it waits then. Gives what its run was
-    /// charged in advance, if it had to wait.
-    fn poll_turn(&mut self, now: Instant, goes: bool, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
+    /// Waits until the guest may run where it is. Gives what its run was charged in advance, if it had to wait.
+    fn poll_turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Option<Advance>> {
         let (shared, cpu) = (&self.shared, &self.meter.cpu);
         if self.turn.is_none() {
-            if goes || shared.may_run_here(cpu, shared.at(now)) {
+            if shared.may_run_here(cpu, shared.at(now)) {
                 return Poll::Ready(None);
             }
             let (tell, turn) = oneshot::channel();
