@@ -18,8 +18,9 @@ use crate::metrics::Metrics;
 const QUEUE_MAX: usize = 8_192;
 /// Lines of one batch.
 const BATCH_MAX: usize = 100;
-/// Size of one message, in bytes: nats-server takes 1 MiB, and an escaped character has up to six bytes.
-const MESSAGE_BYTES_MAX: usize = 512 << 10;
+/// Size of a message with several lines, in bytes: the stage keeps so many messages of an app. One with a single line may have up to six
+/// times as many bytes as the line, because characters are escaped.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
 /// How long a batch waits for more lines, in milliseconds.
 const BATCH_MS: u64 = 50;
 /// Lines of one app in a second.
@@ -172,7 +173,7 @@ fn payloads(lines: &[LogLine]) -> Vec<Vec<u8>> {
     let mut payloads: Vec<Vec<u8>> = Vec::new();
     for line in lines {
         let line = serde_json::to_vec(line).expect("log lines have string keys only");
-        match payloads.last_mut().filter(|last| last.len() + line.len() < MESSAGE_BYTES_MAX) {
+        match payloads.last_mut().filter(|last| last.len() + line.len() + 2 <= MESSAGE_BYTES_MAX) {
             Some(last) => {
                 last.push(b',');
                 last.extend(line);
@@ -194,30 +195,33 @@ mod tests {
     }
 
     #[test]
-    fn no_message_is_larger_than_the_server_takes() {
-        let line = LogLine {
+    fn small_lines_share_a_message_and_a_large_one_has_its_own() {
+        const SERVER_BYTES_MAX: usize = 1 << 20; // that nats-server takes
+        let line = |message: String| LogLine {
             time: String::new(),
             app: "0190d5d2-0000-7000-8000-000000000001".parse().unwrap(),
             revision: Revision(1),
             host: "h".parse().unwrap(),
             level: LogLevel::Info,
             source: "stdout".to_owned(),
-            message: "\u{1}".repeat(8 << 10),
+            message,
             request_id: String::new(),
             error_code: None,
             action: None,
             node: None,
         };
-        let lines = vec![line; BATCH_MAX];
-        let payloads = payloads(&lines);
-        assert!(
-            payloads.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX),
-            "and there are {}",
-            payloads.len()
-        );
-        let read =
-            payloads.iter().flat_map(|payload| serde_json::from_slice::<Vec<LogLine>>(payload).unwrap());
-        assert_eq!(read.count(), lines.len());
+        let payloads_of = |message: String| {
+            let lines = vec![line(message); BATCH_MAX];
+            let payloads = payloads(&lines);
+            let read =
+                payloads.iter().flat_map(|payload| serde_json::from_slice::<Vec<LogLine>>(payload).unwrap());
+            assert_eq!(read.count(), lines.len());
+            payloads
+        };
+        let small = payloads_of("a line".to_owned());
+        assert!(small.len() < 3 && small.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX));
+        let escaped = payloads_of("\u{1}".repeat(8 << 10));
+        assert!(escaped.len() == BATCH_MAX && escaped.iter().all(|payload| payload.len() < SERVER_BYTES_MAX));
     }
 
     #[test]

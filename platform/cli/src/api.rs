@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::commands;
 use crate::layout::{Layout, Status};
 use crate::report;
 
@@ -327,18 +328,14 @@ impl Api {
     }
 
     /// Log lines as they come.
-    pub(crate) async fn logs(
-        &self,
-        asset: &Asset,
-        stage: &str,
-        request_id: Option<&str>,
-        follow: bool,
-    ) -> Result<Response> {
-        let mut query = vec![("assetKey", asset.key.as_str()), ("environment", stage)];
-        if let Some(id) = request_id {
+    pub(crate) async fn logs(&self, asset: &Asset, which: &commands::logs::Which) -> Result<Response> {
+        let limit = which.lines.to_string();
+        let mut query =
+            vec![("assetKey", asset.key.as_str()), ("environment", &which.stage), ("limit", &limit)];
+        if let Some(id) = &which.request {
             query.push(("requestId", id));
         }
-        if follow {
+        if which.follow {
             query.push(("follow", "true"));
         }
         let request = self

@@ -88,13 +88,16 @@ enum Command {
     /// See and run what an app runs by itself.
     #[command(subcommand)]
     Timers(commands::timers::TimersCommand),
-    /// Show log lines of an app.
+    /// Show the newest log lines of an app.
     Logs {
         /// Name of the app.
         app: String,
         /// Name of the stage.
         #[arg(long, default_value = "development")]
         stage: String,
+        /// How many, 1 to 10,000.
+        #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        lines: u32,
         /// Go on with new lines until Ctrl-C.
         #[arg(long)]
         follow: bool,
@@ -160,8 +163,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Settings(command) => commands::settings::settings(&layout, command).await,
         Command::Timers(command) => commands::timers::timers(&layout, command).await,
         Command::Apps { json } => commands::apps::apps(&layout, json).await,
-        Command::Logs { app, stage, follow, request, json } => {
-            commands::logs::logs(&layout, commands::logs::Which { app, stage, follow, request, json }).await
+        Command::Logs { app, stage, lines, follow, request, json } => {
+            let which = commands::logs::Which { app, stage, lines, follow, request, json };
+            commands::logs::logs(&layout, which).await
         }
         Command::Backup { file } => commands::backup::backup(&layout, &file),
         Command::Restore { file, port_base } => commands::backup::restore(&layout, &file, port_base).await,

@@ -307,7 +307,7 @@ impl Attack<'_> {
             let dropped = self.metric("odeon_host_log_lines_dropped_total", None).await - dropped;
             assert!(dropped >= drops, "{flood}: {dropped} lines were dropped");
             eventually("the app is told", async || {
-                let log = self.site.succeed(&["logs", "Free", "--stage", "development"]);
+                let log = self.site.succeed(&["logs", "Free", "--stage", "development", "--lines", "10000"]);
                 log.contains("lines are dropped: in a second, an app may log 1000 lines and 1048576 bytes")
                     .then_some(())
             })
@@ -324,8 +324,13 @@ impl Attack<'_> {
             })
             .await
         };
+        let newest = |app: &str, lines: &str| {
+            self.site.succeed(&["logs", app, "--stage", "development", "--lines", lines])
+        };
+        assert_eq!(newest("Free", "2").lines().count(), 2, "of a thousand");
         let long = lines("memory/line/64").await;
         assert!((8 << 10..10 << 10).contains(&long.len()), "{} bytes", long.len());
+        assert!(long.ends_with(&newest("Hostile", "1")), "it is the newest");
         let bytes = lines("memory/bytes").await;
         assert!(bytes.contains("\u{fffd}") && bytes.contains("no text"), "{bytes}");
         let forged = lines("memory/forged").await;

@@ -157,6 +157,7 @@ async fn whoever_has_the_credentials_of_a_process_is_no_other() {
     }
     nothing_leaves_a_stage(&site, &attackers, &operator).await;
     an_event_is_as_long_as_it_may_be(&attackers[0].client).await;
+    who_fills_a_stream_drives_out_its_own(&attackers[0].client, operator).await;
     beside.stop().await;
 }
 
@@ -259,6 +260,30 @@ async fn an_event_is_as_long_as_it_may_be(host: &Client) {
     assert!(answers[0]["error"].is_null(), "it is taken: {answers:?}");
     let too_large = "message size exceeds maximum allowed";
     assert_eq!(answers[1]["error"]["description"], json!(too_large), "{answers:?}");
+}
+
+/// Streams keep so much of each app, so that one that writes without end leaves to others what is theirs.
+async fn who_fills_a_stream_drives_out_its_own(host: &Client, operator: Client) {
+    const FLOODS: &str = "018f4c6e-0000-7000-8000-000000000001";
+    const QUIET: &str = "018f4c6e-0000-7000-8000-000000000002";
+    let jetstream = async_nats::jetstream::new(operator);
+    for (name, kept, subject) in [
+        ("logs", 5_000, (|app| format!("logs.{app}.development-1")) as fn(&str) -> String),
+        ("events_dead", 1_000, |app| format!("dead.{app}.Handler")),
+    ] {
+        host.publish(subject(QUIET), "[]".into()).await.unwrap();
+        for _ in 0..kept + 10 {
+            host.publish(subject(FLOODS), "[]".into()).await.unwrap();
+        }
+        host.publish(subject("last"), "[]".into()).await.unwrap();
+        let of = async |app| {
+            let stream = jetstream.get_stream(name).await.unwrap();
+            let mut found = stream.info_with_subjects(subject(app)).await.unwrap();
+            found.next().await.map_or(0, |found| found.unwrap().1)
+        };
+        eventually("all is there", async || (of("last").await == 1).then_some(())).await;
+        assert_eq!((of(QUIET).await, of(FLOODS).await), (1, kept), "{name}");
+    }
 }
 
 /// Rights stand in a token that only an account's key signs, and the account in one that only the operator's does.

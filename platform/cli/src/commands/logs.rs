@@ -17,6 +17,7 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 pub(crate) struct Which {
     pub(crate) app: String,
     pub(crate) stage: String,
+    pub(crate) lines: u32,
     pub(crate) follow: bool,
     pub(crate) request: Option<String>,
     pub(crate) json: bool,
@@ -25,11 +26,11 @@ pub(crate) struct Which {
 pub(crate) async fn logs(layout: &Layout, which: Which) -> Result<ExitCode> {
     let api = Api::connect(layout)?;
     let asset = api.asset(&which.app).await?;
-    let response = api.logs(&asset, &which.stage, which.request.as_deref(), which.follow).await?;
+    let response = api.logs(&asset, &which).await?;
     let mut body = response.bytes_stream();
     let mut rest = Vec::new();
     while let Some(bytes) = body.next().await {
-        rest.extend_from_slice(&bytes.context("read the log")?);
+        rest.extend_from_slice(&bytes.context("the log broke off; ask again")?);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
             print(&line, which.json)?;

@@ -1,10 +1,16 @@
-//! `/api/monitoring/v1/logs`: an app's log lines as newline-delimited JSON, with or without an end.
+//! `/api/monitoring/v1/logs`: an app's newest log lines as newline-delimited JSON, and those that come after them.
+//!
+//! A stage keeps lines in the order in which they came, and is read from the beginning: the newest are those that are left at the end. What it
+//! keeps of an app is bounded, and so is what is left of that here. An answer that cannot be finished breaks off, so that nobody takes a part of it for all.
 
+use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, Result, anyhow};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::message::Message;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
@@ -12,7 +18,6 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
 use odeon_protocol::{LogLine, StageName, subjects};
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::warn;
@@ -28,10 +33,14 @@ use crate::nats::stage::Stage;
 
 /// Lines on their way to one slow reader.
 const LINES_WAITING_MAX: usize = 256;
-/// Most lines one answer without `follow` gives; the newest ones.
-const LINES_MAX: usize = 10_000;
-/// An empty stream is told from a slow one after this long, in milliseconds.
-const IDLE_MS: u64 = 300;
+/// Lines that an answer begins with, when nothing is said: the newest ones.
+const LIMIT: usize = 1_000;
+/// Most lines that an answer begins with.
+const LIMIT_MAX: usize = 10_000;
+/// The same in bytes, of one answer.
+const NEWEST_BYTES_MAX: usize = 4 << 20;
+/// How long the stage may take to give the next message that it said it has, in seconds.
+const STALLED_S_MAX: u64 = 10;
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
     OpenApiRouter::new().routes(routes!(logs))
@@ -47,12 +56,19 @@ struct LogQuery {
     environment: String,
     /// Only lines of this request.
     request_id: Option<String>,
+    /// How many of the newest lines to begin with, 1 to 10,000; as many of these as 4 MiB hold are given.
+    #[serde(default = "limit")]
+    limit: usize,
     /// Go on with new lines until the caller hangs up.
     #[serde(default)]
     follow: bool,
 }
 
-/// Log lines of one app in one stage, oldest first, one JSON object per line.
+fn limit() -> usize {
+    LIMIT
+}
+
+/// The newest log lines of one app in one stage, oldest first, one JSON object per line. An answer that breaks off is not whole.
 #[utoipa::path(get, path = "/api/monitoring/v1/logs", params(LogQuery), responses((status = 200, content_type = "application/x-ndjson")))]
 async fn logs(
     State(platform): State<Arc<Platform>>,
@@ -65,59 +81,129 @@ async fn logs(
     let stage = stage
         .and_then(|stage| platform.stage(&caller.organization, &stage))
         .ok_or_else(|| ApiError::not_found("OS-DPL-40403", format!("the stage `{}`", query.environment)))?;
+    if !(1..=LIMIT_MAX).contains(&query.limit) {
+        let detail = format!("use limit 1 to {LIMIT_MAX}, not {}", query.limit);
+        return Err(ApiError::bad_request("OS-PLT-40001", detail));
+    }
     let place = platform.log_readers.clone().try_acquire_owned().map_err(|_| {
         ApiError::busy(format!("{} log readers are connected; try again in a moment", crate::LOG_READERS_MAX))
     })?;
+    let log = Log::open(&stage, format!("logs.{}.>", asset.key)).await?;
     let (lines, receiver) = mpsc::channel(LINES_WAITING_MAX);
-    let subject = format!("logs.{}.>", asset.key);
     tokio::spawn(async move {
-        if let Err(error) = read(&stage, subject, query, &lines, place).await {
+        let _place = place;
+        let read = tokio::select! {
+            read = read(log, &query, &lines) => read,
+            () = lines.closed() => return,
+        };
+        if let Err(error) = read {
             warn!(stage = %stage.name, "reading logs: {error:#}");
+            let _ = lines.send(Err(io::Error::other(error))).await;
         }
     });
-    let body = Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, std::convert::Infallible>));
+    let body = Body::from_stream(ReceiverStream::new(receiver));
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-async fn read(
-    stage: &Stage,
-    subject: String,
-    query: LogQuery,
-    lines: &mpsc::Sender<Vec<u8>>,
-    _place: OwnedSemaphorePermit,
-) -> anyhow::Result<()> {
-    let stream = stage.jetstream.get_stream(subjects::LOGS_STREAM).await.context("open the log stream")?;
-    let config = pull::OrderedConfig {
-        filter_subject: subject,
-        deliver_policy: DeliverPolicy::All,
-        ..Default::default()
-    };
-    let consumer = stream.create_consumer(config).await.context("read the log stream")?;
-    let mut messages = consumer.messages().await.context("read the log stream")?;
-    let mut sent = 0;
+async fn read(mut log: Log, query: &LogQuery, lines: &mpsc::Sender<io::Result<Vec<u8>>>) -> Result<()> {
+    for line in log.newest(query).await? {
+        lines.send(Ok(line)).await?;
+    }
+    if !query.follow {
+        return Ok(());
+    }
     loop {
-        let next = tokio::select! {
-            next = messages.next() => next,
-            () = lines.closed() => return Ok(()),
-            () = tokio::time::sleep(Duration::from_millis(IDLE_MS)), if !query.follow => return Ok(()),
+        let message = log.next().await?;
+        for line in lines_of(&message, query)? {
+            lines.send(Ok(line)).await?;
+        }
+    }
+}
+
+/// What a stage has of an app's log.
+struct Log {
+    messages: pull::Ordered,
+    /// Messages that are there and not read yet.
+    left: u64,
+}
+
+impl Log {
+    async fn open(stage: &Stage, subject: String) -> Result<Self> {
+        let stream =
+            stage.jetstream.get_stream(subjects::LOGS_STREAM).await.context("open the log stream")?;
+        let config = pull::OrderedConfig {
+            filter_subject: subject,
+            deliver_policy: DeliverPolicy::All,
+            ..Default::default()
         };
-        let Some(message) = next else { return Ok(()) };
-        let message = message.context("read the log stream")?;
-        let pending = message.info().map_or(0, |info| info.pending);
-        let batch: Vec<LogLine> = serde_json::from_slice(&message.payload).unwrap_or_default();
-        for line in batch {
-            if query.request_id.as_ref().is_some_and(|id| *id != line.request_id) {
-                continue;
-            }
-            let mut text = serde_json::to_vec(&line)?;
-            text.push(b'\n');
-            if lines.send(text).await.is_err() {
-                return Ok(());
-            }
-            sent += 1;
+        let consumer = stream.create_consumer(config).await.context("read the log stream")?;
+        let left = consumer.cached_info().num_pending;
+        Ok(Self { messages: consumer.messages().await.context("read the log stream")?, left })
+    }
+
+    async fn next(&mut self) -> Result<Message> {
+        let next = self.messages.next().await.context("the log stream ended")?;
+        next.context("read the log stream")
+    }
+
+    /// The newest lines of those that are there.
+    async fn newest(&mut self, query: &LogQuery) -> Result<VecDeque<Vec<u8>>> {
+        let mut newest = Newest { limit: query.limit, ..Default::default() };
+        while self.left > 0 {
+            let next = tokio::time::timeout(Duration::from_secs(STALLED_S_MAX), self.next()).await;
+            let message =
+                next.with_context(|| format!("the log stream gave nothing for {STALLED_S_MAX} s"))??;
+            let pending =
+                message.info().map_err(|error| anyhow!("not a message of a stream: {error}"))?.pending;
+            self.left = pending.min(self.left - 1); // fewer than at first where old ones went, and never those that come meanwhile
+            lines_of(&message, query)?.into_iter().for_each(|line| newest.push(line));
         }
-        if !query.follow && (pending == 0 || sent >= LINES_MAX) {
-            return Ok(());
+        Ok(newest.lines)
+    }
+}
+
+/// The lines of one message that were asked for, each with its end. What is no list of lines is skipped: one host that says
+/// something else does not make the log of its apps unreadable.
+fn lines_of(message: &Message, query: &LogQuery) -> Result<Vec<Vec<u8>>> {
+    let batch: Vec<LogLine> = serde_json::from_slice(&message.payload).unwrap_or_default();
+    let wanted = |line: &LogLine| query.request_id.as_ref().is_none_or(|id| *id == line.request_id);
+    let text = |line: &LogLine| Ok([serde_json::to_vec(line)?, b"\n".to_vec()].concat());
+    batch.iter().filter(|line| wanted(line)).map(text).collect()
+}
+
+/// The last lines of all that are pushed.
+#[derive(Default)]
+struct Newest {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Newest {
+    fn push(&mut self, line: Vec<u8>) {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+        while self.lines.len() > self.limit || self.bytes > NEWEST_BYTES_MAX {
+            let Some(oldest) = self.lines.pop_front() else { break };
+            self.bytes -= oldest.len();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_lines_are_left_within_their_number_and_their_bytes() {
+        let left = |limit: usize, lines: usize, bytes: usize| {
+            let mut newest = Newest { limit, ..Default::default() };
+            (0..lines).for_each(|line| newest.push(vec![u8::try_from(line).unwrap(); bytes]));
+            assert_eq!(newest.bytes, newest.lines.len() * bytes);
+            newest.lines.iter().map(|line| usize::from(line[0])).collect::<Vec<_>>()
+        };
+        assert_eq!(left(3, 2, 10), [0, 1]);
+        assert_eq!(left(3, 5, 10), [2, 3, 4]);
+        assert_eq!(left(100, 9, 1 << 20), [5, 6, 7, 8]);
     }
 }

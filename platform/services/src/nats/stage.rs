@@ -30,6 +30,8 @@ const MIGRATE_TRIES_MAX: u32 = 4;
 const MIGRATE_PAUSE_MS: u64 = 1_000;
 /// Log lines of a stage are kept for 28 days and within this many bytes, oldest out first.
 const LOGS_BYTES_MAX: i64 = 1 << 30;
+/// Messages with log lines of one app from one host, of 16 KiB each: what floods the log drives out its own lines, not others'.
+const LOGS_PER_APP_AND_HOST_MAX: i64 = 5_000;
 const LOGS_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
 /// How long an event waits for its handlers, and a dead one for people.
 const EVENTS_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -37,6 +39,8 @@ const DEAD_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
 /// Bytes of all events that wait in a stage, and of the dead ones.
 const EVENTS_BYTES_MAX: i64 = 1 << 30;
 const DEAD_BYTES_MAX: i64 = 256 << 20;
+/// Dead events of one handler, oldest out first.
+const DEAD_PER_HANDLER_MAX: i64 = 1_000;
 /// For how long an event that is sent twice counts as one.
 const EVENTS_ONCE: Duration = Duration::from_secs(600);
 /// Wait before a lost watch is opened again, in milliseconds.
@@ -371,11 +375,13 @@ async fn ensure_stores(jetstream: &jetstream::Context) -> Result<Stores> {
     let logs = stream::Config {
         name: subjects::LOGS_STREAM.to_owned(),
         subjects: vec![subjects::LOGS.to_owned()],
+        max_messages_per_subject: LOGS_PER_APP_AND_HOST_MAX,
         max_bytes: LOGS_BYTES_MAX,
         max_age: LOGS_AGE_MAX,
         ..Default::default()
     };
-    jetstream.get_or_create_stream(logs).await.context("create the log stream")?;
+    // A stage of before may have these streams with fewer bounds.
+    jetstream.create_or_update_stream(logs).await.context("create the log stream")?;
     // An event stays until every handler has taken it; one that nobody handles does not stay.
     let waiting = stream::Config {
         name: events::STREAM.to_owned(),
@@ -390,16 +396,16 @@ async fn ensure_stores(jetstream: &jetstream::Context) -> Result<Stores> {
         duplicate_window: EVENTS_ONCE,
         ..Default::default()
     };
-    // A stage of before may have it with fewer bounds.
     jetstream.create_or_update_stream(waiting).await.context("create the stream of events")?;
     let dead = stream::Config {
         name: events::DEAD_STREAM.to_owned(),
         subjects: vec!["dead.>".to_owned()],
+        max_messages_per_subject: DEAD_PER_HANDLER_MAX,
         max_bytes: DEAD_BYTES_MAX,
         max_age: DEAD_AGE_MAX,
         ..Default::default()
     };
-    jetstream.get_or_create_stream(dead).await.context("create the stream of dead events")?;
+    jetstream.create_or_update_stream(dead).await.context("create the stream of dead events")?;
     Ok(Stores { desired, components })
 }
 
