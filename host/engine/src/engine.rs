@@ -138,12 +138,6 @@ impl Engine {
         self.memory.set_left(bytes);
     }
 
-    /// Ends as many of the largest instances as have so many bytes, when they run, and none of those that were to end before. What they
-    /// fill may have been granted long ago, when there was enough.
-    pub fn end_largest(&self, bytes: u64) {
-        self.memory.end_largest(bytes);
-    }
-
     pub(crate) fn memory(&self) -> Arc<HostMemory> {
         self.memory.clone()
     }

@@ -33,7 +33,7 @@ pub use account::Account;
 pub use app::{App, Body, RequestLimits};
 pub use engine::{Engine, EngineSettings, Fits};
 pub use error::{Failure, GuestError};
-pub use memory::{Held, Memory, Waiting};
+pub use memory::{Held, Memory, Waiting, end_largest};
 pub use origin::Origin;
 pub use scheduler::{CpuShare, Payer};
 pub use state::{Capabilities, Finish, State};

@@ -4,9 +4,11 @@
 //! (its stack, its buffers), what host functions say (rows of a result), and messages it makes. What is held is given back when its
 //! [`Held`] is dropped, whatever way that came.
 //!
-//! What all apps together may get, and must give back, is told by whoever looks at the host, now and then ([`HostMemory`]).
+//! What all apps together may get, and must give back, is told by whoever looks at the host, now and then ([`HostMemory`],
+//! [`end_largest`]).
 //!
-//! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some.
+//! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some; where
+//! memory is called in, it is from whoever holds most of it, in however many instances.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,6 +23,7 @@ pub struct Memory {
     freed: Notify,
     /// Who waits for room.
     waiting: AtomicUsize,
+    ending: Ending,
 }
 
 impl Memory {
@@ -31,7 +34,13 @@ impl Memory {
             bytes_max: AtomicU64::new(bytes_max),
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
+            ending: Ending::default(),
         })
+    }
+
+    /// Which of its instances are to end.
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// Another budget from now on. What is held stays held.
@@ -76,24 +85,35 @@ impl Memory {
     }
 }
 
-/// What all instances of a host together have beyond what they began with. Between two looks at the host's memory guests could
-/// take gigabytes: there is as much for them as was left at the last look. What they have got they may fill later, when there
-/// is none left; so it is known how many are how large, and the largest can be ended.
+/// Calls in so many bytes, instead of those that were called in before: the largest instances end, of the app that holds most, and of the
+/// next one when it holds less than that. When what it was to give back last time is not all there, it is the turn of the
+/// next one, too: its instances are in an operation that nothing interrupts.
+pub fn end_largest(mut apps: Vec<Arc<Memory>>, bytes: u64) {
+    apps.sort_by_cached_key(|app| std::cmp::Reverse(app.held()));
+    let mut left = bytes;
+    for app in apps {
+        let called_in = left.min(app.held());
+        if app.ending.call_in(called_in) {
+            left -= called_in;
+        }
+    }
+}
+
+/// The instances of an app by size, and those that are to end. What an instance has got it may fill later, when the host has none left; so
+/// it is known how many are how large, and the largest can be ended.
 #[derive(Debug)]
-pub(crate) struct HostMemory {
-    bytes: AtomicU64,
-    bytes_max: AtomicU64,
-    /// Instances of each size; of small ones nobody asks.
+pub(crate) struct Ending {
+    /// Instances of each size; nobody counts small ones.
     of_size: [AtomicU64; SIZES],
-    /// From this size on instances are to end; [`SIZES`] when none is.
-    end_from: AtomicUsize,
-    /// So many of them.
-    to_end: AtomicU64,
+    /// From this size on instances are to end.
+    from: AtomicUsize,
+    /// Until they have given back so many bytes.
+    bytes: AtomicU64,
     /// Tells those that wait, and do not ask.
     told: Notify,
 }
 
-/// Instances with less are small, in bytes: ending them gives little back.
+/// Instances with less are small, in bytes.
 const LARGE_BYTES_MIN: u64 = 4 << 20;
 /// Sizes that are told apart: small ones, and from [`LARGE_BYTES_MIN`] on each twice the one before.
 const SIZES: usize = 9;
@@ -104,26 +124,19 @@ fn size_of(bytes: u64) -> usize {
     doubled.min(SIZES - 1)
 }
 
-impl Default for HostMemory {
-    /// Without a bound.
+impl Default for Ending {
+    /// None is to end.
     fn default() -> Self {
         Self {
-            bytes: AtomicU64::new(0),
-            bytes_max: AtomicU64::new(u64::MAX),
             of_size: Default::default(),
-            end_from: AtomicUsize::new(SIZES),
-            to_end: AtomicU64::new(0),
+            from: AtomicUsize::new(SIZES),
+            bytes: AtomicU64::new(0),
             told: Notify::new(),
         }
     }
 }
 
-impl HostMemory {
-    /// So much is left, from now on.
-    pub(crate) fn set_left(&self, bytes: u64) {
-        self.bytes_max.store(self.bytes.load(Ordering::Acquire).saturating_add(bytes), Ordering::Release);
-    }
-
+impl Ending {
     /// An instance that had `before` has `now`, in bytes.
     pub(crate) fn resized(&self, before: u64, now: u64) {
         let (before, now) = (size_of(before), size_of(now));
@@ -133,28 +146,27 @@ impl HostMemory {
         }
     }
 
-    /// Ends as many of the largest as have so many bytes, instead of those that were to end before. When not all of these have ended
-    /// since, it is the turn of smaller ones: some are in an operation that nothing interrupts.
-    pub(crate) fn end_largest(&self, bytes: u64) {
-        let all_ended = self.to_end.load(Ordering::Relaxed) == 0;
-        let below = if all_ended { SIZES } else { self.end_from.load(Ordering::Relaxed).max(2) };
-        let (mut size, mut count, mut left) = (below, 0, bytes);
-        while left > 0 && size > 1 {
+    /// Calls in so many bytes from the largest, and from small ones when these have less. When not all that was called in before has
+    /// come, it is the turn of smaller ones. Whether it has.
+    fn call_in(&self, bytes: u64) -> bool {
+        let all_came = self.bytes.load(Ordering::Relaxed) == 0;
+        let below = if all_came { SIZES } else { self.from.load(Ordering::Relaxed).max(1) };
+        let (mut size, mut left) = (below, bytes);
+        while left > 0 && size > 0 {
             size -= 1;
-            let each = LARGE_BYTES_MIN << (size - 1);
-            let those = self.of_size[size].load(Ordering::Relaxed).min(left.div_ceil(each));
-            count += those;
-            left = left.saturating_sub(those * each);
+            let each = if size > 0 { LARGE_BYTES_MIN << (size - 1) } else { 0 };
+            left = left.saturating_sub(self.of_size[size].load(Ordering::Relaxed) * each);
         }
-        self.to_end.store(count, Ordering::Relaxed);
-        self.end_from.store(if count > 0 { size } else { SIZES }, Ordering::Relaxed);
-        if count > 0 {
+        self.from.store(size, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        if bytes > 0 {
             self.told.notify_waiters();
         }
+        all_came
     }
 
     /// Resolves when an instance of this size is one of those that are to end.
-    pub(crate) async fn told_to_end(&self, bytes: &AtomicU64) {
+    pub(crate) async fn told(&self, bytes: &AtomicU64) {
         loop {
             let mut told = std::pin::pin!(self.told.notified());
             told.as_mut().enable(); // so that nothing is missed between the look and the wait
@@ -167,9 +179,31 @@ impl HostMemory {
 
     /// Whether an instance with so many bytes is one of those that are to end.
     pub(crate) fn must_end(&self, bytes: u64) -> bool {
-        let is_large = size_of(bytes) >= self.end_from.load(Ordering::Relaxed);
-        let one_less = |count: u64| count.checked_sub(1);
-        is_large && self.to_end.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+        let is_large = size_of(bytes) >= self.from.load(Ordering::Relaxed);
+        let less = |left: u64| (left > 0).then(|| left.saturating_sub(bytes.max(1)));
+        is_large && self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+/// What all instances of a host together have beyond what they began with. Between two looks at the host's memory guests could
+/// take gigabytes: there is as much for them as was left at the last look.
+#[derive(Debug)]
+pub(crate) struct HostMemory {
+    bytes: AtomicU64,
+    bytes_max: AtomicU64,
+}
+
+impl Default for HostMemory {
+    /// Without a bound.
+    fn default() -> Self {
+        Self { bytes: AtomicU64::new(0), bytes_max: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl HostMemory {
+    /// So much is left, from now on.
+    pub(crate) fn set_left(&self, bytes: u64) {
+        self.bytes_max.store(self.bytes.load(Ordering::Acquire).saturating_add(bytes), Ordering::Release);
     }
 
     /// Takes so many bytes, if they are left.
@@ -280,52 +314,71 @@ mod tests {
         assert!(host.take(1) && !host.take(1));
     }
 
+    const MIB: u64 = 1 << 20;
+
     #[test]
     fn as_many_of_the_largest_end_as_must() {
-        const MIB: u64 = 1 << 20;
-        let host = HostMemory::default();
+        let app = Ending::default();
         for bytes in [1, 100, 100, 100, 20, 20, 512, 2_000] {
-            host.resized(0, bytes * MIB);
+            app.resized(0, bytes * MIB);
         }
-        assert!(!host.must_end(512 * MIB), "nobody asked");
-        host.end_largest(600 * MIB); // two of 512 MiB and more at least
-        assert!(!host.must_end(100 * MIB) && host.must_end(2_000 * MIB) && host.must_end(512 * MIB));
-        assert!(!host.must_end(512 * MIB), "no more than must");
-        host.resized(512 * MIB, 0);
-        host.resized(2_000 * MIB, 10 * MIB);
-        host.end_largest(200 * MIB); // the three of 100 count as 64 each, and one of 20 for the rest
-        let ended = [100, 1, 100, 10, 100, 20, 20].map(|bytes| host.must_end(bytes * MIB));
-        assert_eq!(ended, [true, false, true, false, true, true, false]);
-        host.end_largest(1); // one of 100
-        host.end_largest(1);
-        assert!(host.must_end(20 * MIB), "those of 100 do not run");
-        host.end_largest(1 << 40);
-        assert!(host.must_end(10 * MIB) && !host.must_end(MIB), "small ones never");
-        host.end_largest(0);
-        assert!(!host.must_end(100 * MIB));
+        let ended = |sizes: &[u64]| sizes.iter().map(|size| app.must_end(size * MIB)).collect::<Vec<_>>();
+        assert_eq!(ended(&[512]), [false], "nobody asked");
+        assert!(app.call_in(600 * MIB));
+        assert_eq!(ended(&[100, 512, 2_000, 512]), [false, true, true, false], "no more than must");
+        app.resized(512 * MIB, 0);
+        app.resized(2_000 * MIB, 10 * MIB);
+        assert!(app.call_in(220 * MIB)); // the three of 100 count as 64 each, so that those of 20 may have to end, too
+        assert_eq!(ended(&[100, 1, 100, 10, 100, 20, 20]), [true, false, true, false, true, false, false]);
+        assert!(app.call_in(1)); // one of 100
+        assert!(!app.call_in(1), "which does not run");
+        assert_eq!(ended(&[20]), [true]);
+        assert!(app.call_in(1 << 40));
+        assert_eq!(ended(&[10, 1]), [true, true], "of small ones those that ask first");
+        assert!(!app.call_in(0));
+        assert_eq!(ended(&[100]), [false]);
+    }
+
+    #[test]
+    fn the_app_that_holds_most_gives_back_first_in_however_many_instances() {
+        let (crowd, large, small) = (Memory::new(1 << 40), Memory::new(1 << 40), Memory::new(1 << 40));
+        let _crowd: Vec<_> = (0..100).map(|_| crowd.try_take(3 * MIB).unwrap()).collect();
+        let (_large, _small) = (large.try_take(200 * MIB).unwrap(), small.try_take(MIB).unwrap());
+        large.ending().resized(0, 200 * MIB);
+        let call_in = |mib: u64| end_largest(vec![small.clone(), crowd.clone(), large.clone()], mib * MIB);
+        let ended =
+            || [(&crowd, 3), (&large, 200), (&small, 1)].map(|(app, mib)| app.ending().must_end(mib * MIB));
+        call_in(4);
+        assert_eq!((ended(), ended(), ended()), ([true, false, false], [true, false, false], [false; 3]));
+        call_in(301);
+        assert_eq!(ended(), [true, true, false], "the next one for the rest");
+        call_in(4);
+        assert_eq!(ended(), [true, true, false], "the first one has not given back all that it was to");
+        call_in(0);
+        assert_eq!(ended(), [false; 3]);
     }
 
     #[tokio::test]
     async fn the_largest_end_also_while_they_wait() {
-        let host = Arc::new(HostMemory::default());
+        let app = Arc::new(Ending::default());
         let sizes = [8 << 20, 100 << 20, 1 << 20];
         let mut waiting: Vec<_> = sizes
             .into_iter()
             .map(|bytes| {
-                host.resized(0, bytes);
-                let (host, size) = (host.clone(), AtomicU64::new(bytes));
-                tokio::spawn(async move { host.told_to_end(&size).await })
+                app.resized(0, bytes);
+                let (app, size) = (app.clone(), AtomicU64::new(bytes));
+                tokio::spawn(async move { app.told(&size).await })
             })
             .collect();
         tokio::task::yield_now().await; // they wait
-        host.end_largest(1);
+        app.call_in(1);
         waiting.remove(1).await.unwrap();
         assert!(!waiting.iter().any(tokio::task::JoinHandle::is_finished), "no more than must");
-        host.resized(100 << 20, 0);
-        host.end_largest(1 << 40);
-        waiting.remove(0).await.unwrap();
-        assert!(!waiting[0].is_finished(), "small ones never");
-        waiting[0].abort();
+        app.resized(100 << 20, 0);
+        app.call_in(1 << 40);
+        for small in waiting {
+            small.await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ impl InstanceMemory {
 
     /// Whether the host must have it back.
     pub(crate) fn must_end(&mut self) -> bool {
-        let must_end = self.host.must_end(self.bytes());
+        let must_end = self.held.memory().ending().must_end(self.bytes());
         if must_end {
             self.denied = Some(Denied::Host);
         }
@@ -121,8 +121,8 @@ impl InstanceMemory {
 
     /// Resolves when the host must have it back, also while the instance waits for something.
     pub(crate) fn told_to_end(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (host, bytes) = (self.host.clone(), self.bytes.clone());
-        async move { host.told_to_end(&bytes).await }
+        let (app, bytes) = (self.held.memory().clone(), self.bytes.clone());
+        async move { app.ending().told(&bytes).await }
     }
 
     /// Where an instance with so much of it is called.
@@ -160,7 +160,7 @@ impl InstanceMemory {
     }
 
     fn resize(&mut self, bytes: u64) {
-        self.host.resized(self.bytes(), bytes);
+        self.held.memory().ending().resized(self.bytes(), bytes);
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 

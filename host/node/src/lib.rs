@@ -233,7 +233,8 @@ async fn watch_memory(host: Arc<Host>, source: Source) {
     let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let tell = |reading: memory::Reading, bounds: memory::Bounds| {
         host.engine.set_memory_left(bounds.left);
-        host.engine.end_largest(bounds.beyond);
+        let apps = host.accounts.all().into_iter().map(|(_, account)| account.memory);
+        odeon_engine::end_largest(apps.collect(), bounds.beyond);
         host.metrics.memory_used.set(gauge(reading.used));
         host.metrics.memory_limit.set(gauge(reading.limit));
     };

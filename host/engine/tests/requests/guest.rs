@@ -141,6 +141,11 @@ impl Guest {
         self.app.handle(request, limits, capabilities, admitted, unload).await
     }
 
+    /// Calls in memory of the app.
+    pub(crate) fn end_largest(&self, bytes: u64) {
+        odeon_engine::end_largest(vec![self.account.memory.clone()], bytes);
+    }
+
     /// Waits until no request runs: a guest goes on for a moment after its answer.
     pub(crate) async fn rests(&self) {
         until("all requests have ended", || Arc::strong_count(&self.running) == 1).await;

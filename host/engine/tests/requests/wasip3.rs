@@ -258,7 +258,7 @@ async fn a_guest_that_says_an_error_says_it_to_one_caller() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_takes_too_long_or_goes_away_ends_nobody_else() {
     let guest = guest();
-    let late = RequestLimits { wall_ms_max: 500, ..TOGETHER };
+    let late = RequestLimits { wall_ms_max: 3_000, ..TOGETHER };
     let waits = || guest.app.open_instances() == 1;
     let slow = async {
         until("the instance waits for others", waits).await;
@@ -317,7 +317,7 @@ async fn an_instance_that_works_on_after_its_answers_counts_until_it_has_ended()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_breaks_off_at_its_own_deadline_and_with_its_app() {
     let guest = guest();
-    let late = RequestLimits { wall_ms_max: 500, ..TOGETHER };
+    let late = RequestLimits { wall_ms_max: 3_000, ..TOGETHER };
     for (limits, is_unloaded) in [(late, false), (TOGETHER, true)] {
         let unload = Arc::new(Notify::new());
         let silent = async {
