@@ -144,8 +144,9 @@ where
 
 fn builder<W: Around>(tasks: Tasks<W>) -> auto::Builder<Tasks<W>> {
     let mut builder = auto::Builder::new(tasks);
-    // No timer for heads: see `watch`.
-    builder.http1().header_read_timeout(None).max_buf_size(limits::HEAD_BYTES_MAX as usize);
+    // No timer for heads: see `watch`. One buffer for head and body: with two of them, an answer to what is no request would go ahead of
+    // the body of the answer before it, which waits until others have had their turn.
+    builder.http1().header_read_timeout(None).max_buf_size(limits::HEAD_BYTES_MAX as usize).writev(false);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -287,12 +288,36 @@ where
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
-    use http_body_util::{Empty, Full};
+    use http_body_util::{BodyExt as _, Empty, Full};
     use hyper::client::conn::http2;
     use hyper_util::rt::TokioExecutor;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_no_request_is_answered_behind_the_request_before_it() {
+        const PIPE_BYTES: usize = 64; // less than an answer's head
+        let (near, mut far) = tokio::io::duplex(PIPE_BYTES);
+        let whole = "whole".repeat(100);
+        let body = Bytes::from(whole.clone());
+        let answer = move |request: Request<Received>, _| {
+            tokio::spawn(request.into_body().collect()); // also when it has answered
+            std::future::ready(Response::new(Full::new(body.clone())))
+        };
+        let server = tokio::spawn(serve_connection(limits::USERS, near, ([127, 0, 0, 1], 1).into(), answer));
+        far.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx").await.unwrap();
+        let mut got = vec![far.read_u8().await.unwrap()]; // the rest of the answer waits
+        far.write_all(b"y\x9d\x90 z\r\n\r\n").await.unwrap();
+        tokio::task::yield_now().await;
+        far.read_to_end(&mut got).await.unwrap();
+        server.await.unwrap();
+        let got = String::from_utf8(got).unwrap();
+        let (first, second) = got.split_once(&whole).unwrap();
+        assert!(first.starts_with("HTTP/1.1 200") && first.ends_with("\r\n\r\n"), "{got}");
+        assert!(second.starts_with("HTTP/1.1 400"), "{got}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_that_is_given_up_counts_whatever_its_method() {
