@@ -8,6 +8,7 @@
 pub mod egress;
 pub mod events;
 pub mod log;
+pub mod per_app;
 pub mod sql;
 pub mod timers;
 
@@ -21,7 +22,7 @@ use wasmtime_wasi_http::WasiHttpHooks;
 
 use crate::egress::Egress;
 use crate::events::EventLimits;
-use crate::log::{Output, RequestLog};
+use crate::log::{Output, RequestLog, Source};
 use crate::sql::session::Session;
 use crate::timers::Wake;
 
@@ -50,6 +51,9 @@ pub struct Granted {
 
 impl Capabilities for Granted {
     async fn finish(&mut self, how: Finish) {
+        if let Some(output) = self.output.get() {
+            output.end();
+        }
         if self.sql.is_idle() {
             return; // most requests did not use it
         }
@@ -73,8 +77,8 @@ impl Capabilities for Granted {
     fn wasi(&self) -> WasiCtx {
         let output = self.output.get_or_init(|| Output::to(self.log.clone()));
         WasiCtx::builder()
-            .stdout(output.stream("stdout"))
-            .stderr(output.stream("stderr"))
+            .stdout(output.stream(Source::Stdout))
+            .stderr(output.stream(Source::Stderr))
             .max_random_size(RANDOM_BYTES_MAX)
             .build()
     }

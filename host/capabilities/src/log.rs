@@ -5,7 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use odeon_engine::State;
@@ -61,13 +61,6 @@ pub struct Line {
     pub origin: Option<(String, String)>,
 }
 
-impl Line {
-    /// What it takes, in bytes: the text, and the names of action and node.
-    pub fn bytes(&self) -> usize {
-        self.message.len() + self.origin.as_ref().map_or(0, |(action, node)| action.len() + node.len())
-    }
-}
-
 /// Takes lines, without blocking.
 pub trait Sink: Send + Sync + 'static {
     /// Takes one line, or drops it.
@@ -114,9 +107,18 @@ impl RequestLog {
         origin: Option<(String, String)>,
     ) {
         cut(&mut message, LINE_BYTES_MAX);
+        if message.contains(controls) {
+            message = message.replace(controls, "\u{fffd}"); // a terminal would do what they say
+            cut(&mut message, LINE_BYTES_MAX);
+        }
         let request_id = self.0.request_id.clone();
         self.0.sink.take(Line { level, source, message, request_id, error_code, origin });
     }
+}
+
+/// What is no text, and nothing between texts.
+fn controls(character: char) -> bool {
+    character.is_control() && character != '\n' && character != '\t'
 }
 
 /// Cuts a text, and gives back the memory of what was cut: a guest may say much at a time.
@@ -158,29 +160,88 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State<Granted>>) -> wasmtime::Re
 
 /// Where standard output and standard error go: the log of the request that an instance serves now.
 #[derive(Clone)]
-pub struct Output(Arc<Mutex<RequestLog>>);
+pub struct Output(Arc<Mutex<Lines>>);
+
+/// What standard output and standard error have said of a line: each is one text, through however many streams it comes.
+struct Lines {
+    log: RequestLog,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// One of the two.
+#[derive(Clone, Copy)]
+pub(crate) enum Source {
+    Stdout,
+    Stderr,
+}
 
 impl Output {
     /// Into this log.
     pub fn to(log: RequestLog) -> Self {
-        Self(Arc::new(Mutex::new(log)))
+        Self(Arc::new(Mutex::new(Lines { log, stdout: Vec::new(), stderr: Vec::new() })))
     }
     /// Into another from now on.
     pub(crate) fn turn(&self, log: RequestLog) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = log;
+        let mut lines = self.lines();
+        lines.end();
+        lines.log = log;
     }
-    pub(crate) fn stream(&self, source: &'static str) -> Stream {
+    /// A guest that ended in the middle of a line still said it.
+    pub(crate) fn end(&self) {
+        self.lines().end();
+    }
+    pub(crate) fn stream(&self, source: Source) -> Stream {
         Stream { output: self.clone(), source }
     }
-    fn log(&self) -> RequestLog {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn of(&mut self, source: Source) -> &mut Vec<u8> {
+        match source {
+            Source::Stdout => &mut self.stdout,
+            Source::Stderr => &mut self.stderr,
+        }
+    }
+    fn write(&mut self, source: Source, bytes: &[u8]) {
+        for byte in bytes {
+            if *byte == b'\n' {
+                self.line(source);
+            } else if self.of(source).len() < LINE_BYTES_MAX {
+                self.of(source).push(*byte);
+            }
+        }
+    }
+    fn line(&mut self, source: Source) {
+        let line = std::mem::take(self.of(source));
+        if !line.is_empty() {
+            let name = match source {
+                Source::Stdout => "stdout",
+                Source::Stderr => "stderr",
+            };
+            self.log.take(Level::Info, name, String::from_utf8_lossy(&line).into_owned(), None, None);
+        }
+    }
+    fn end(&mut self) {
+        self.line(Source::Stdout);
+        self.line(Source::Stderr);
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
 /// Standard output or standard error: bytes become lines.
+#[derive(Clone)]
 pub(crate) struct Stream {
     output: Output,
-    source: &'static str,
+    source: Source,
 }
 
 impl IsTerminal for Stream {
@@ -191,48 +252,67 @@ impl IsTerminal for Stream {
 
 impl StdoutStream for Stream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(LineWriter { output: self.output.clone(), source: self.source, rest: Vec::new() })
+        Box::new(self.clone())
     }
 }
 
-struct LineWriter {
-    output: Output,
-    source: &'static str,
-    rest: Vec<u8>,
-}
-
-impl LineWriter {
-    fn line(&mut self) {
-        if !self.rest.is_empty() {
-            let text = String::from_utf8_lossy(&self.rest).into_owned();
-            self.output.log().take(Level::Info, self.source, text, None, None);
-            self.rest.clear();
-        }
-    }
-}
-
-impl AsyncWrite for LineWriter {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        for byte in bytes {
-            if *byte == b'\n' {
-                self.line();
-            } else if self.rest.len() < LINE_BYTES_MAX {
-                self.rest.push(*byte);
-            }
-        }
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.output.lines().write(self.source, bytes);
         Poll::Ready(Ok(bytes.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.line();
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }
 
-impl Drop for LineWriter {
-    fn drop(&mut self) {
-        self.line(); // a guest that ended in the middle of a line still said it
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<(&'static str, String, String)>>);
+
+    impl Sink for Kept {
+        fn take(&self, line: Line) {
+            self.0.lock().unwrap().push((line.source, line.message, line.request_id));
+        }
+    }
+
+    #[test]
+    fn a_line_may_come_through_many_streams_and_is_of_one_request() {
+        let kept = Arc::new(Kept::default());
+        let output = Output::to(RequestLog::new(kept.clone(), "1"));
+        let write = |source, text: &str| output.stream(source).output.lines().write(source, text.as_bytes());
+        write(Source::Stdout, "a");
+        write(Source::Stderr, "e");
+        write(Source::Stdout, "b\nc");
+        output.turn(RequestLog::new(kept.clone(), "2"));
+        write(Source::Stdout, "\n\u{1b}[2Jd\u{7}\t");
+        drop(output);
+        let line = |source, message: &str, id: &str| (source, message.to_owned(), id.to_owned());
+        let expected = [
+            line("stdout", "ab", "1"),
+            line("stdout", "c", "1"),
+            line("stderr", "e", "1"),
+            line("stdout", "\u{fffd}[2Jd\u{fffd}\t", "2"),
+        ];
+        assert_eq!(*kept.0.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_line_has_so_many_bytes_whatever_it_says() {
+        let kept = Arc::new(Kept::default());
+        let log = RequestLog::new(kept.clone(), "1");
+        for text in ["x", "\u{1}", "\u{e9}"] {
+            log.host_line("OS-BERT-50001", text.repeat(LINE_BYTES_MAX), None);
+        }
+        let kept = kept.0.lock().unwrap();
+        assert!(
+            kept.iter().all(|(_, message, _)| (LINE_BYTES_MAX - 4..=LINE_BYTES_MAX).contains(&message.len()))
+        );
     }
 }

@@ -9,18 +9,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use async_nats::Client;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, AckKind, Message};
 use async_nats::{HeaderMap, header};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use odeon_capabilities::events::{EventLimits, Taken, take};
 use odeon_capabilities::log::{Level, Line, Sink as _};
 use odeon_capabilities::sql::session::Session;
+use odeon_protocol::AppId;
 use odeon_protocol::events::{
-    self, AfterFailure, DEAD_STREAM, EventHandler, HANDLER_S_MAX, PAYLOAD_BYTES_MAX, RETRY_S, STREAM,
-    WAITING_MAX, after_failure,
+    self, APP_WAITING_MAX, AfterFailure, DEAD_STREAM, EventHandler, HANDLER_S_MAX, PAYLOAD_BYTES_MAX,
+    RETRY_S, STREAM, WAITING_MAX, after_failure,
 };
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -111,6 +112,9 @@ async fn send(client: &Client, served: &Served, session: &Session) -> Result<Tak
     let taken =
         take(session, LIMITS, SENT_MAX).await.map_err(|error| anyhow!("read the outbox: {error:?}"))?;
     let jetstream = jetstream::new(client.clone());
+    if !taken.events.is_empty() {
+        has_room(&jetstream, &served.id).await?;
+    }
     let mut confirmations = Vec::new();
     for event in &taken.events {
         let mut headers = HeaderMap::new();
@@ -124,6 +128,18 @@ async fn send(client: &Client, served: &Served, session: &Session) -> Result<Tak
         confirmation.await.context("the stream did not take an event")?;
     }
     Ok(taken)
+}
+
+/// The stream is for the events of all apps: one whose handlers do not take what it triggers fills no more than its part.
+async fn has_room(jetstream: &jetstream::Context, app: &AppId) -> Result<()> {
+    let stream = jetstream.get_stream_no_info(STREAM).await?;
+    let names = stream.info_with_subjects(events::subjects(app)).await.context("look at the stream")?;
+    let waiting = names.try_fold(0, async |waiting, (_, count)| Ok(waiting + count)).await?;
+    ensure!(
+        waiting < APP_WAITING_MAX,
+        "{waiting} events of the app wait for their handlers, and {APP_WAITING_MAX} may"
+    );
+    Ok(())
 }
 
 /// Takes the events of a handler for ever.

@@ -335,7 +335,11 @@ fn prepare(request: Request<Received>, id: &str, body_max: u64) -> Request<Body>
     Request::from_parts(parts, limited(body, body_max))
 }
 
-fn limited(body: Received, most: u64) -> Body {
+/// A body that breaks off when it is larger than that.
+pub(crate) fn limited<B>(body: B, most: u64) -> Body
+where
+    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
     let most = usize::try_from(most).unwrap_or(usize::MAX);
     Limited::new(body, most).map_err(|error| broken(&*error).into()).boxed_unsync()
 }

@@ -43,7 +43,7 @@ use odeon_capabilities::sql::pool::Pools;
 use odeon_engine::{Engine, EngineSettings};
 use odeon_http::Stop;
 use odeon_protocol::secrets::StageKey;
-use odeon_protocol::{LogLine, TrustedKeys, subjects};
+use odeon_protocol::{TrustedKeys, subjects};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
@@ -102,7 +102,7 @@ impl Host {
         secrets: StageKey,
         engine: Engine,
         memory: &Source,
-    ) -> Result<(Arc<Self>, Receiver<LogLine>)> {
+    ) -> Result<(Arc<Self>, Receiver<logs::Encoded>)> {
         let networks = Networks::parse(settings.egress_networks.iter().map(String::as_str))
             .context("understand `egress_networks` in the settings file")?
             .closing(settings.egress_closed_networks.iter().map(String::as_str))

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, Utc};
 use odeon_capabilities::log::{Level, Line, Sink};
+use odeon_capabilities::per_app::PerApp;
 use odeon_protocol::{AppId, HostId, LogLevel, LogLine, Revision, subjects};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::metrics::Metrics;
 
@@ -18,31 +19,45 @@ use crate::metrics::Metrics;
 const QUEUE_MAX: usize = 8_192;
 /// Lines of one batch.
 const BATCH_MAX: usize = 100;
-/// Size of a message with several lines, in bytes: the stage keeps so many messages of an app. One with a single line may have up to six
-/// times as many bytes as the line, because characters are escaped.
+/// Size of a message with several lines, in bytes: the stage keeps so many messages of an app. One with a single line may have
+/// a little more, when every second character of the line is escaped.
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 /// How long a batch waits for more lines, in milliseconds.
 const BATCH_MS: u64 = 50;
 /// Lines of one app in a second.
 const RATE_LINES_MAX: u32 = 1_000;
-/// The same in bytes: many long lines would drive those of other apps out of the stage's log.
+/// The same in bytes, as they are published.
 const RATE_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of lines waiting on one host.
+const QUEUE_BYTES_MAX: usize = 32 << 20;
+
+/// A line as it is published.
+pub(crate) struct Encoded {
+    app: AppId,
+    json: Vec<u8>,
+    /// Of the queue's bytes.
+    _room: OwnedSemaphorePermit,
+}
 
 /// The queue's entrance.
 pub(crate) struct Logs {
-    sender: mpsc::Sender<LogLine>,
+    sender: mpsc::Sender<Encoded>,
+    room: Arc<Semaphore>,
     host: HostId,
+    rates: PerApp<Mutex<Rate>>,
     metrics: Arc<Metrics>,
 }
 
 impl Logs {
     /// The entrance and the exit of a new queue.
-    pub(crate) fn new(host: HostId, metrics: Arc<Metrics>) -> (Arc<Self>, mpsc::Receiver<LogLine>) {
+    pub(crate) fn new(host: HostId, metrics: Arc<Metrics>) -> (Arc<Self>, mpsc::Receiver<Encoded>) {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        (Arc::new(Self { sender, host, metrics }), receiver)
+        let room = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
+        (Arc::new(Self { sender, room, host, rates: PerApp::default(), metrics }), receiver)
     }
 
-    fn take(&self, app: &AppId, revision: Revision, line: Line) {
+    fn encode(&self, app: &AppId, revision: Revision, line: Line) -> Vec<u8> {
         let (action, node) = line.origin.map_or((None, None), |(action, node)| (Some(action), Some(node)));
         let line = LogLine {
             time: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true),
@@ -62,7 +77,16 @@ impl Logs {
             action,
             node,
         };
-        if self.sender.try_send(line).is_err() {
+        serde_json::to_vec(&line).expect("log lines have string keys only")
+    }
+
+    fn put(&self, app: &AppId, json: Vec<u8>) {
+        let room = u32::try_from(json.len())
+            .ok()
+            .and_then(|bytes| self.room.clone().try_acquire_many_owned(bytes).ok());
+        let put =
+            room.and_then(|room| self.sender.try_send(Encoded { app: app.clone(), json, _room: room }).ok());
+        if put.is_none() {
             self.metrics.log_lines_dropped.inc();
         }
     }
@@ -73,38 +97,33 @@ pub(crate) struct AppLog {
     logs: Arc<Logs>,
     app: AppId,
     revision: Revision,
-    rate: Mutex<Rate>,
+    /// That of all its revisions.
+    rate: Arc<Mutex<Rate>>,
 }
 
 impl AppLog {
     pub(crate) fn new(logs: Arc<Logs>, app: AppId, revision: Revision) -> Self {
-        Self { logs, app, revision, rate: Mutex::new(Rate::new(Instant::now())) }
+        let rate = logs.rates.of(app.as_str(), || Mutex::new(Rate::new(Instant::now())));
+        Self { logs, app, revision, rate }
     }
 }
 
 impl Sink for AppLog {
     fn take(&self, line: Line) {
-        let verdict = self.rate.lock().unwrap_or_else(PoisonError::into_inner).judge(&line, Instant::now());
-        let line = match verdict {
-            Verdict::Keep => line,
-            Verdict::Drop { is_first } => {
-                self.logs.metrics.log_lines_dropped.inc();
-                if !is_first {
-                    return;
-                }
-                Line {
-                    level: Level::Warning,
-                    source: "host",
-                    message: format!(
-                        "lines are dropped: in a second, an app may log {RATE_LINES_MAX} lines and {RATE_BYTES_MAX} bytes on a host"
-                    ),
-                    error_code: None,
-                    origin: None,
-                    ..line
-                }
-            }
-        };
-        self.logs.take(&self.app, self.revision, line);
+        let request_id = line.request_id.clone();
+        let json = self.logs.encode(&self.app, self.revision, line);
+        let verdict =
+            self.rate.lock().unwrap_or_else(PoisonError::into_inner).judge(json.len(), Instant::now());
+        let Verdict::Drop { is_first } = verdict else { return self.logs.put(&self.app, json) };
+        self.logs.metrics.log_lines_dropped.inc();
+        if is_first {
+            let message = format!(
+                "lines are dropped: in a second, an app may log {RATE_LINES_MAX} lines and {RATE_BYTES_MAX} bytes on a host"
+            );
+            let (level, source) = (Level::Warning, "host");
+            let told = Line { level, source, message, request_id, error_code: None, origin: None };
+            self.logs.put(&self.app, self.logs.encode(&self.app, self.revision, told));
+        }
     }
 }
 
@@ -130,11 +149,11 @@ impl Rate {
         Self { since, lines: 0, bytes: 0, dropped: false }
     }
 
-    fn judge(&mut self, line: &Line, now: Instant) -> Verdict {
+    fn judge(&mut self, bytes: usize, now: Instant) -> Verdict {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             *self = Self::new(now);
         }
-        let (lines, bytes) = (self.lines + 1, self.bytes + line.bytes());
+        let (lines, bytes) = (self.lines + 1, self.bytes + bytes);
         if lines <= RATE_LINES_MAX && bytes <= RATE_BYTES_MAX {
             (self.lines, self.bytes) = (lines, bytes);
             return Verdict::Keep;
@@ -144,7 +163,7 @@ impl Rate {
 }
 
 /// Publishes lines until the queue is closed.
-pub(crate) async fn publish(client: async_nats::Client, host: HostId, mut lines: mpsc::Receiver<LogLine>) {
+pub(crate) async fn publish(client: async_nats::Client, host: HostId, mut lines: mpsc::Receiver<Encoded>) {
     let mut batch = Vec::new();
     while lines.recv_many(&mut batch, BATCH_MAX).await > 0 {
         if batch.len() < BATCH_MAX {
@@ -154,12 +173,12 @@ pub(crate) async fn publish(client: async_nats::Client, host: HostId, mut lines:
                 batch.push(line);
             }
         }
-        let mut by_app: BTreeMap<AppId, Vec<LogLine>> = BTreeMap::new();
-        for line in batch.drain(..) {
-            by_app.entry(line.app.clone()).or_default().push(line);
+        let mut by_app: BTreeMap<AppId, Vec<Vec<u8>>> = BTreeMap::new();
+        for Encoded { app, json, .. } in batch.drain(..) {
+            by_app.entry(app).or_default().push(json);
         }
         for (app, lines) in by_app {
-            for payload in payloads(&lines) {
+            for payload in payloads(lines) {
                 if let Err(error) = client.publish(subjects::logs(&app, &host), payload.into()).await {
                     tracing::warn!("log lines were not published: {error}");
                 }
@@ -169,10 +188,9 @@ pub(crate) async fn publish(client: async_nats::Client, host: HostId, mut lines:
 }
 
 /// Messages with these lines, each as a JSON array.
-fn payloads(lines: &[LogLine]) -> Vec<Vec<u8>> {
+fn payloads(lines: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let mut payloads: Vec<Vec<u8>> = Vec::new();
     for line in lines {
-        let line = serde_json::to_vec(line).expect("log lines have string keys only");
         match payloads.last_mut().filter(|last| last.len() + line.len() + 2 <= MESSAGE_BYTES_MAX) {
             Some(last) => {
                 last.push(b',');
@@ -189,39 +207,17 @@ fn payloads(lines: &[LogLine]) -> Vec<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn line(bytes: usize) -> Line {
-        let (message, request_id) = ("x".repeat(bytes), String::new());
-        Line { level: Level::Info, source: "stdout", message, request_id, error_code: None, origin: None }
-    }
-
     #[test]
     fn small_lines_share_a_message_and_a_large_one_has_its_own() {
-        const SERVER_BYTES_MAX: usize = 1 << 20; // that nats-server takes
-        let line = |message: String| LogLine {
-            time: String::new(),
-            app: "0190d5d2-0000-7000-8000-000000000001".parse().unwrap(),
-            revision: Revision(1),
-            host: "h".parse().unwrap(),
-            level: LogLevel::Info,
-            source: "stdout".to_owned(),
-            message,
-            request_id: String::new(),
-            error_code: None,
-            action: None,
-            node: None,
-        };
-        let payloads_of = |message: String| {
-            let lines = vec![line(message); BATCH_MAX];
-            let payloads = payloads(&lines);
-            let read =
-                payloads.iter().flat_map(|payload| serde_json::from_slice::<Vec<LogLine>>(payload).unwrap());
-            assert_eq!(read.count(), lines.len());
+        let payloads_of = |line: &str| {
+            let payloads = payloads(vec![serde_json::to_vec(line).unwrap(); BATCH_MAX]);
+            let read = payloads.iter().flat_map(|all| serde_json::from_slice::<Vec<String>>(all).unwrap());
+            assert_eq!(read.filter(|read| read == line).count(), BATCH_MAX);
             payloads
         };
-        let small = payloads_of("a line".to_owned());
-        assert!(small.len() < 3 && small.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX));
-        let escaped = payloads_of("\u{1}".repeat(8 << 10));
-        assert!(escaped.len() == BATCH_MAX && escaped.iter().all(|payload| payload.len() < SERVER_BYTES_MAX));
+        let small = payloads_of(&"x".repeat(500));
+        assert!(small.len() == 4 && small.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX));
+        assert_eq!(payloads_of(&"\"".repeat(8 << 10)).len(), BATCH_MAX);
     }
 
     #[test]
@@ -229,14 +225,13 @@ mod tests {
         let begin = Instant::now();
         for (bytes, kept) in [(0, RATE_LINES_MAX), (8 << 10, 128)] {
             let mut rate = Rate::new(begin);
-            let line = line(bytes);
             for _ in 0..kept {
-                assert_eq!(rate.judge(&line, begin), Verdict::Keep);
+                assert_eq!(rate.judge(bytes, begin), Verdict::Keep);
             }
-            assert_eq!(rate.judge(&line, begin), Verdict::Drop { is_first: true });
-            assert_eq!(rate.judge(&line, begin), Verdict::Drop { is_first: false });
+            assert_eq!(rate.judge(bytes, begin), Verdict::Drop { is_first: true });
+            assert_eq!(rate.judge(bytes, begin), Verdict::Drop { is_first: false });
             let next = begin + Duration::from_secs(1);
-            assert_eq!(rate.judge(&line, next), Verdict::Keep, "another second");
+            assert_eq!(rate.judge(bytes, next), Verdict::Keep, "another second");
         }
     }
 }

@@ -178,7 +178,8 @@ impl CallApps for Caller {
             let name = path.split('/').nth(1).unwrap_or_default();
             if let Some(served) = host.apps.find(name) {
                 let from = From { id: &id, user: &user, depth };
-                let trigger = Trigger::call(&served, &path, request.into_body(), &from);
+                let body = ingress::limited(request.into_body(), served.limits.request_body_bytes_max);
+                let trigger = Trigger::call(&served, &path, body, &from);
                 let answer = triggers::respond(&host, &served, trigger).await;
                 return Ok(answer.unwrap_or_else(|why| ingress::refuse(Some(&served), &why, &id)));
             }

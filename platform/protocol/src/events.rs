@@ -17,6 +17,8 @@ pub const STREAM: &str = "events";
 pub const DEAD_STREAM: &str = "events_dead";
 /// Events of one name that may wait, as in ODC: in the stream for its slowest handler, and in an outbox for the stream.
 pub const WAITING_MAX: i64 = 10_000;
+/// Events of one app that may wait in the stream, of whatever names: less than a quarter of what a stage keeps. More stay in the app's outbox.
+pub const APP_WAITING_MAX: usize = 20_000;
 /// Largest payload, in bytes, as in ODC.
 pub const PAYLOAD_BYTES_MAX: usize = 10_240;
 /// Largest message of an event, in bytes: its payload and 1 KiB of headers.
@@ -66,6 +68,10 @@ pub fn after_failure(tries: u32, first: Duration) -> AfterFailure {
 /// Where an event is sent.
 pub fn subject(producer: &AppId, event: &str) -> String {
     format!("{STREAM}.{producer}.{event}")
+}
+/// Where all events of an app are sent.
+pub fn subjects(producer: &AppId) -> String {
+    format!("{STREAM}.{producer}.>")
 }
 /// Where an event lies that a handler did not take.
 pub fn dead_subject(app: &AppId, handler: &str) -> String {

@@ -35,6 +35,7 @@ const HELD_BYTES_MAX: u64 = 64 << 10;
 async fn a_host_lets_out_what_it_should() {
     let site = Installation::start_with(&["--egress-network", OPEN]).await;
     publish(&site);
+    site.succeed(&["deploy", "Hello", "--revision", "1", "--to", "test"]); // beside the attacker
     let attacker = Attacker { site: &site };
     attacker.an_allowed_name_reaches_no_closed_network().await;
     attacker.a_redirect_is_a_request_like_any_other().await;
@@ -126,7 +127,7 @@ impl Attacker<'_> {
     }
 
     fn beside(&self) -> Beside {
-        Beside::start(self.site.url("development", "/Hello/"))
+        Beside::start(self.site.url("test", "/Hello/"))
     }
 
     async fn an_allowed_name_reaches_no_closed_network(&self) {

@@ -14,9 +14,13 @@ use serde_json::Value;
 use wasm_encoder::Module;
 
 /// CPU time of a request of `Hostile`, in milliseconds.
-const CPU_MS: &str = "requestCpuMs=200";
+const CPU_MS: &str = "requestCpuMs=500";
 /// Wall time of one, in milliseconds.
 const WALL_MS: &str = "requestWallMs=5000";
+/// Limits of `Hostile`.
+const SMALL: &[&str] = &[CPU_MS, WALL_MS, "instanceMemoryMib=32", "memoryMib=64", "instances=50"];
+/// A request that waits and takes no memory besides what its instance begins with.
+const NO_MEMORY: &str = "memory/hold/0/12000";
 /// Thousand steps of work that take more CPU time than `Hostile` has, and not more than `Free` has.
 const LONG_WORK: &str = "cpu/busy/1500000";
 /// What all instances of `Hostile` may have together, in bytes.
@@ -27,7 +31,7 @@ async fn a_hostile_app_harms_itself_only() {
     let site = Installation::start_with(&["--no-sample"]).await;
     publish(&site);
     site.succeed(&["publish", hostile().to_str().unwrap(), "--name", "Free"]);
-    deploy(&site, "Hostile", &[CPU_MS, WALL_MS, "instanceMemoryMib=32", "memoryMib=64", "instances=50"]);
+    deploy(&site, "Hostile", SMALL);
     deploy(&site, "Free", &["requestCpuMs=60000"]);
     let attack = Attack { site: &site };
     attack.whoever_has_many_parts_leaves_room_for_others().await;
@@ -37,6 +41,7 @@ async fn a_hostile_app_harms_itself_only() {
     attack.whoever_wants_more_memory_than_there_is_fails().await;
     attack.instances_together_keep_to_the_budget_of_their_app().await;
     attack.the_host_holds_a_bounded_amount_for_a_guest().await;
+    attack.who_finds_no_room_is_told_to_come_back().await;
     attack.what_the_host_keeps_of_messages_is_memory_of_the_app().await;
     attack.a_guest_sees_nothing_of_its_host().await;
     attack.handles_pointers_and_texts_are_looked_at().await;
@@ -231,6 +236,23 @@ impl Attack<'_> {
         assert_eq!(self.run("memory/call/8").await.text, "Err(())\n", "the host has seen it, and refused it");
     }
 
+    async fn who_finds_no_room_is_told_to_come_back(&self) {
+        // One that keeps most of the budget, and more than fit into the rest: they wait for 5 s, and it ends later.
+        let limits = ["instanceMemoryMib=16", "memoryMib=16", "requestWallMs=30000"];
+        deploy(self.site, "Hostile", &limits);
+        let paths = ["memory/hold/12/12000"].into_iter().chain([NO_MEMORY; 6]);
+        let all = futures_util::future::join_all(paths.map(|path| self.run(path))).await;
+        let refused: Vec<_> = all.iter().filter(|outcome| outcome.status != StatusCode::OK).collect();
+        assert!((1..all.len()).contains(&refused.len()), "some fit, and not all: {all:?}");
+        for outcome in refused {
+            let told = (outcome.status, outcome.code.as_str(), outcome.retry_after);
+            assert_eq!(told, (StatusCode::SERVICE_UNAVAILABLE, "OS-BERT-50310", true), "{outcome:?}");
+        }
+        let held = self.ask("Free", "memory/hold/12/1").await;
+        assert_eq!(held.status, StatusCode::OK, "with a larger budget there is room");
+        deploy(self.site, "Hostile", SMALL);
+    }
+
     async fn what_the_host_keeps_of_messages_is_memory_of_the_app(&self) {
         for what in ["fields", "copies", "methods", "authorities", "bodies"] {
             let path = format!("memory/messages/{what}/600");
@@ -301,7 +323,7 @@ impl Attack<'_> {
     async fn logs_are_bounded_and_stay_apart(&self) {
         let beside = self.beside();
         // Neither is more than the host's queue holds: it is the rate that cuts them, of lines and of bytes.
-        for (flood, drops) in [("memory/log/3000/8", 500.0), ("memory/log/500/8000", 100.0)] {
+        for (flood, drops) in [("memory/log/6000/8", 500.0), ("memory/log/500/8000", 100.0)] {
             let dropped = self.metric("odeon_host_log_lines_dropped_total", None).await;
             assert_eq!(self.ask("Free", flood).await.text, "logged\n");
             let dropped = self.metric("odeon_host_log_lines_dropped_total", None).await - dropped;
@@ -341,7 +363,7 @@ impl Attack<'_> {
     }
 
     async fn an_app_past_its_burst_waits_and_is_not_ended(&self) {
-        deploy(self.site, "Hostile", &["cpuShareMillicores=100", "cpuBurstMs=50", WALL_MS]);
+        deploy(self.site, "Hostile", &["cpuShareMillicores=100", "cpuBurstMs=50", "requestWallMs=60000"]);
         let throttled = self.metric("odeon_host_app_throttled_seconds", Some("Hostile")).await;
         let beside = self.beside();
         let work =

@@ -567,7 +567,7 @@ impl Target<'_> {
             self.silence_ends(&plain),
             self.a_slow_head_ends(&plain),
             self.a_slow_body_is_told(&plain),
-            self.a_slow_body_ends_at_the_host(),
+            self.a_slow_body_ends_at_the_host(&plain),
             self.who_does_not_read_is_left(&plain),
             self.who_opens_no_window_is_left(&plain, "/Hello/"), // an answer of one piece
             self.who_opens_no_window_is_left(&plain, "/Hostile/out/body/1048576"), // and of many
@@ -625,12 +625,15 @@ impl Target<'_> {
         assert!(control.is_open());
     }
 
-    async fn a_slow_body_ends_at_the_host(&self) {
-        let mut slow = Raw::connect(&self.host).await;
-        slow.send(head("POST", "/Hostile/out/seen", &["content-length: 1000"])).await;
+    async fn a_slow_body_ends_at_the_host(&self, plain: &str) {
+        let (mut slow, mut control) = (Raw::connect(&self.host).await, Raw::connect(plain).await);
+        for raw in [&mut slow, &mut control] {
+            raw.send(head("POST", "/Hostile/out/seen", &["content-length: 1000"])).await;
+        }
         let answer = slow.answer().await.expect("the app is told, and answers");
         assert!(answer.body.contains("connection read timeout"), "{answer:?}");
         slow.closed().await;
+        assert!(control.is_open());
     }
 
     async fn who_does_not_read_is_left(&self, plain: &str) {

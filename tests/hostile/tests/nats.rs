@@ -11,9 +11,11 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use async_nats::jetstream::{self, consumer};
 use async_nats::{Client, Subscriber};
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
@@ -21,7 +23,7 @@ use nkeys::KeyPair;
 use odeon_hostile::nats::{FIRST, account, changed, connect, credentials, key, settled, until, user_of};
 use odeon_hostile::{Beside, publish};
 use odeon_protocol::HostHeartbeat;
-use odeon_protocol::events::{MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use odeon_protocol::events::{APP_WAITING_MAX, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use odeon_tests::{Installation, PATIENCE, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -62,6 +64,11 @@ const SAY: [&str; 26] = [
 ];
 /// What hosts share, and nobody else writes.
 const SHARED: [&str; 3] = ["$KV.timers.x", "events.x.y", "dead.x.y"];
+/// An app that tells of an event.
+const TELLER: &str = "app: Teller
+events: { Told: { payload: { N: Integer } } }
+rest: { A: { methods: { Tell: { flow: [ { trigger: Told, with: { N: 1 } } ] } } } }
+";
 /// What nobody but the Platform may hear, as whoever asks would write it, and something that would be heard.
 const HEAR: [(&str, &str); 9] = [
     (">", "anything"),
@@ -157,7 +164,9 @@ async fn whoever_has_the_credentials_of_a_process_is_no_other() {
     }
     nothing_leaves_a_stage(&site, &attackers, &operator).await;
     an_event_is_as_long_as_it_may_be(&attackers[0].client).await;
-    who_fills_a_stream_drives_out_its_own(&attackers[0].client, operator).await;
+    let jetstream = jetstream::new(operator);
+    who_fills_a_stream_drives_out_its_own(&attackers[0].client, &jetstream).await;
+    who_leaves_events_to_wait_holds_up_itself(&site, &jetstream).await;
     beside.stop().await;
 }
 
@@ -263,10 +272,9 @@ async fn an_event_is_as_long_as_it_may_be(host: &Client) {
 }
 
 /// Streams keep so much of each app, so that one that writes without end leaves to others what is theirs.
-async fn who_fills_a_stream_drives_out_its_own(host: &Client, operator: Client) {
+async fn who_fills_a_stream_drives_out_its_own(host: &Client, jetstream: &jetstream::Context) {
     const FLOODS: &str = "018f4c6e-0000-7000-8000-000000000001";
     const QUIET: &str = "018f4c6e-0000-7000-8000-000000000002";
-    let jetstream = async_nats::jetstream::new(operator);
     for (name, kept, subject) in [
         ("logs", 5_000, (|app| format!("logs.{app}.development-1")) as fn(&str) -> String),
         ("events_dead", 1_000, |app| format!("dead.{app}.Handler")),
@@ -276,14 +284,54 @@ async fn who_fills_a_stream_drives_out_its_own(host: &Client, operator: Client) 
             host.publish(subject(FLOODS), "[]".into()).await.unwrap();
         }
         host.publish(subject("last"), "[]".into()).await.unwrap();
-        let of = async |app| {
-            let stream = jetstream.get_stream(name).await.unwrap();
-            let mut found = stream.info_with_subjects(subject(app)).await.unwrap();
-            found.next().await.map_or(0, |found| found.unwrap().1)
-        };
+        let of = async |app| waiting(jetstream, name, &subject(app)).await;
         eventually("all is there", async || (of("last").await == 1).then_some(())).await;
         assert_eq!((of(QUIET).await, of(FLOODS).await), (1, kept), "{name}");
     }
+}
+
+/// Messages of a subject in a stream.
+async fn waiting(jetstream: &jetstream::Context, stream: &str, subject: &str) -> usize {
+    let stream = jetstream.get_stream(stream).await.unwrap();
+    let mut found = stream.info_with_subjects(subject).await.unwrap();
+    found.next().await.map_or(0, |found| found.unwrap().1)
+}
+
+/// An app whose handlers do not take its events, of two names here.
+async fn who_leaves_events_to_wait_holds_up_itself(site: &Installation, jetstream: &jetstream::Context) {
+    let project = site.folder.join("teller");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("app.yaml"), TELLER).unwrap();
+    site.succeed(&["publish", project.to_str().unwrap()]);
+    let stream = jetstream.get_stream("events").await.unwrap();
+    let app = site.key_of("Teller");
+    let slow = consumer::pull::Config {
+        durable_name: Some("slow".into()),
+        filter_subject: format!("events.{app}.>"),
+        ..Default::default()
+    };
+    stream.create_consumer(slow).await.unwrap();
+    for number in 0..APP_WAITING_MAX {
+        let subject = format!("events.{app}.Flood{}", number % 2);
+        jetstream.publish(subject, "{}".into()).await.unwrap();
+    }
+    let floods = ["Flood0", "Flood1"].map(|name| format!("events.{app}.{name}"));
+    for flood in &floods {
+        let all = APP_WAITING_MAX / 2;
+        eventually("all wait", async || (waiting(jetstream, "events", flood).await == all).then_some(()))
+            .await;
+    }
+    assert_eq!(site.get(&site.url("development", "/Teller/rest/A/Tell")).await.0, StatusCode::OK);
+    eventually("its event waits", async || {
+        let log = fs::read_to_string(site.data().join("run/logs/stages-development-host-development-1.log"))
+            .unwrap();
+        log.contains("20000 events of the app wait for their handlers, and 20000 may").then_some(())
+    })
+    .await;
+    let told = format!("events.{app}.Told");
+    assert_eq!(waiting(jetstream, "events", &told).await, 0);
+    stream.purge().filter(&floods[0]).await.unwrap();
+    eventually("it is sent", async || (waiting(jetstream, "events", &told).await == 1).then_some(())).await;
 }
 
 /// Rights stand in a token that only an account's key signs, and the account in one that only the operator's does.

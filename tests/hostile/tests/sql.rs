@@ -340,15 +340,16 @@ async fn what_is_no_text_is_refused(login: &Login) {
     assert!(matches!(control.values.as_slice(), [Value::Text(text)] if text.len() == 5));
 }
 
-/// Whether a connection of this process from a local port is open.
-fn is_open(port: i32) -> bool {
+/// Whether a connection from a local port to the server is open.
+fn is_open(port: i32, server: u16) -> bool {
     const ESTABLISHED: &str = "01";
-    let port = format!(":{port:04X}");
+    let (port, server) = (format!(":{port:04X}"), format!(":{server:04X}"));
     let sockets = ["tcp", "tcp6"]
         .map(|kind| std::fs::read_to_string(format!("/proc/self/net/{kind}")).unwrap_or_default());
     sockets.iter().flat_map(|sockets| sockets.lines()).any(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        matches!(fields[..], [_, local, _, state, ..] if local.ends_with(&port) && state == ESTABLISHED)
+        matches!(fields[..], [_, local, remote, state, ..]
+            if local.ends_with(&port) && remote.ends_with(&server) && state == ESTABLISHED)
     })
 }
 
@@ -372,14 +373,14 @@ async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
             ended = attacker.query(STUBBORN, Vec::new()) => panic!("it ended: {ended:?}"),
             port = eventually("it runs", async || {
                 let port = superuser.query_opt(&port_of, &[]).await.unwrap()?.get::<_, i32>(0);
-                is_open(port).then_some(port)
+                is_open(port, stage.superuser.port).then_some(port)
             }) => port,
         }
     };
     session("beside").query("select 1", Vec::new()).await.unwrap();
     // Either it is told that there is none, or it gets the one that was closed meanwhile, whether the server has noticed or not.
     if session("attacker").query("select 1", Vec::new()).await.is_ok() {
-        assert!(!is_open(port), "it had two connections");
+        assert!(!is_open(port, stage.superuser.port), "it had two connections");
     }
     eventually("the server has noticed that nobody is there", async || (running().await == 0).then_some(()))
         .await;

@@ -3,10 +3,9 @@
 //!
 //! Invariant: the counts belong to an app, not to a revision of it: during a rollout both revisions draw from one share.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
@@ -15,6 +14,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::AppEgress;
 use super::networks::Networks;
+use crate::per_app::PerApp;
 
 /// Outgoing connections of one app on a host at once; each is a socket and up to 128 KiB of buffers.
 pub(super) const CONNECTIONS_MAX: usize = 64;
@@ -23,6 +23,9 @@ pub(super) const HOST_CONNECTIONS_MAX: usize = 2_048;
 /// Requests of one app on a host that have no answer yet, calls of other apps among them: twice the instances that it may
 /// have. Each holds a body's buffer; more are refused at once.
 pub(super) const PENDING_MAX: usize = 512;
+/// Answers of other apps to one app on a host that it has not read to their end: each may be a connection to another host, and 64 KiB
+/// of body here.
+pub(super) const ANSWERS_MAX: usize = 64;
 /// Names that are resolved for one app at once. The system's resolver takes a thread each, which cannot be ended.
 pub(super) const RESOLVING_MAX: usize = 8;
 /// Names that are resolved on a host at once: less than the threads that files and databases need as well.
@@ -37,7 +40,7 @@ pub struct Gateway {
     pub(super) tls: TlsConnector,
     pub(super) connections: Arc<Semaphore>,
     resolving: Arc<Semaphore>,
-    shares: Mutex<HashMap<String, Weak<Share>>>,
+    shares: PerApp<Share>,
     /// In place of the system's resolver.
     pub(super) resolver: Option<Box<Resolve>>,
 }
@@ -46,6 +49,7 @@ pub struct Gateway {
 pub(super) struct Share {
     pub(super) pending: Arc<Semaphore>,
     pub(super) connections: Arc<Semaphore>,
+    pub(super) answers: Arc<Semaphore>,
     resolving: Arc<Semaphore>,
 }
 
@@ -70,7 +74,7 @@ impl Gateway {
             tls: TlsConnector::from(Arc::new(tls)),
             connections: Arc::new(Semaphore::new(HOST_CONNECTIONS_MAX)),
             resolving: Arc::new(Semaphore::new(HOST_RESOLVING_MAX)),
-            shares: Mutex::default(),
+            shares: PerApp::default(),
             resolver,
         })
     }
@@ -82,18 +86,13 @@ impl Gateway {
     }
 
     fn share(&self, app: &str) -> Arc<Share> {
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = shares.get(app).and_then(Weak::upgrade) {
-            return share;
-        }
-        shares.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Share {
-            pending: Arc::new(Semaphore::new(PENDING_MAX)),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            resolving: Arc::new(Semaphore::new(RESOLVING_MAX)),
-        });
-        shares.insert(app.to_owned(), Arc::downgrade(&share));
-        share
+        let places = |count| Arc::new(Semaphore::new(count));
+        self.shares.of(app, || Share {
+            pending: places(PENDING_MAX),
+            connections: places(CONNECTIONS_MAX),
+            answers: places(ANSWERS_MAX),
+            resolving: places(RESOLVING_MAX),
+        })
     }
 
     /// All addresses of a name, or the address that it is. Other spellings of addresses (`0x7f.1`, `2130706433`)

@@ -222,6 +222,35 @@ async fn a_request_sends_so_many_requests_and_calls() {
     assert!(matches!(third, Err(Error::ConnectionLimitReached)), "calls between apps count: {third:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_app_has_so_many_answers_of_other_apps_that_it_has_not_read() {
+    struct Says(&'static str);
+    impl CallApps for Says {
+        fn call(&self, _: http::Request<WasiBody>, _: &str, _: u32) -> BoxFuture<'static, Called> {
+            let body = http_body_util::Full::new(Bytes::from_static(self.0.as_bytes()));
+            let body = body.map_err(|never| match never {}).boxed_unsync();
+            Box::pin(async { Ok(http::Response::new(body)) })
+        }
+    }
+    let app = App::new(&[], &[]);
+    let ask = async |says| {
+        get(&mut app.begin(1).with_apps("app.internal", Arc::new(Says(says)), 0), "http://app.internal/x")
+            .await
+    };
+    let mut unread = Vec::new();
+    for _ in 0..gateway::ANSWERS_MAX {
+        unread.push(ask("something").await.unwrap());
+    }
+    assert!(ask("").await.is_ok(), "there is nothing to read");
+    let refused = ask("something").await;
+    assert!(matches!(refused, Err(Error::ConnectionLimitReached)), "{refused:?}");
+    let told = "the app has as many answers of other apps that it has not read as it may".to_owned();
+    assert_eq!(app.told(), [(Some("OS-BERT-42910"), told)]);
+    let read = unread.pop().unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(read, "something");
+    assert!(ask("something").await.is_ok(), "its place came back");
+}
+
 #[tokio::test]
 async fn what_is_no_plain_request_is_refused() {
     let (port, asked) = peer(OK, 0, 0).await;

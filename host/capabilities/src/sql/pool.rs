@@ -24,6 +24,7 @@ use tokio_postgres::{CancelToken, Client, Config, NoTls, Statement};
 
 use super::Error;
 use super::wire::{Watch, Watched};
+use crate::per_app::PerApp;
 
 /// Connections and pools that nobody used for this long are closed, in seconds.
 const IDLE_S_MAX: u64 = 60;
@@ -71,6 +72,8 @@ pub trait Logins: Send + Sync + 'static {
 /// The pools of a host.
 pub struct Pools<L> {
     pools: Cache<String, Arc<Pool>>,
+    /// A pool may be closed while a request still has a connection of it, which counts for the one that follows.
+    shares: PerApp<Semaphore>,
     budget: Arc<Budget>,
     share: usize,
     logins: L,
@@ -112,7 +115,8 @@ impl<L: Logins> Pools<L> {
             Cache::builder().max_capacity(POOLS_MAX).time_to_idle(Duration::from_secs(IDLE_S_MAX)).build();
         let permits = Arc::new(Semaphore::new(connections_max));
         let budget = Arc::new(Budget { permits, waiting: AtomicUsize::new(0) });
-        Self { pools, budget, share: (connections_max / SHARE).max(1), logins }
+        let share = (connections_max / SHARE).max(1);
+        Self { pools, shares: PerApp::default(), budget, share, logins }
     }
 
     /// Closes what has been idle for too long; to be called now and then.
@@ -136,7 +140,7 @@ impl<L: Logins> Pools<L> {
     async fn pool(&self, app: &str) -> Result<Arc<Pool>, String> {
         let make = async {
             let login = self.logins.login(app).await?;
-            let share = Arc::new(Semaphore::new(self.share));
+            let share = self.shares.of(app, || Semaphore::new(self.share));
             Ok::<_, String>(Arc::new(Pool {
                 login,
                 idle: Mutex::default(),
@@ -354,5 +358,32 @@ impl Drop for Taken {
                 drop(share); // only now may the app open another
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+    use super::*;
+
+    struct Nowhere;
+
+    impl Logins for Nowhere {
+        async fn login(&self, _app: &str) -> Result<Login, String> {
+            let nothing = String::new;
+            Ok(Login { host: nothing(), port: 0, database: nothing(), user: nothing(), password: nothing() })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_is_closed_leaves_the_app_no_more_than_its_share() {
+        let pools = Pools::new(Nowhere, 8);
+        let of_a_request = pools.pool("app").await.unwrap().share.clone().acquire_owned().await.unwrap();
+        pools.forget("app").await;
+        let left = async || pools.pool("app").await.unwrap().share.available_permits();
+        assert_eq!(left().await, 1);
+        drop(of_a_request);
+        assert_eq!(left().await, 2);
     }
 }

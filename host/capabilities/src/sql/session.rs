@@ -51,6 +51,8 @@ struct Use {
     /// A statement was sent and its answer has not been read to the end. Stays so when the guest was ended
     /// meanwhile: nobody else may inherit the connection then.
     unfinished: bool,
+    /// The room in the app's memory for the rows of the last statement: they are in the host's until the guest has them all.
+    room: Option<Held>,
     /// Events were written into the outbox, and not committed yet.
     published: bool,
     /// Why what the guest wrote is lost. Every call says so until the guest rolls back, and so does the commit of whoever
@@ -187,7 +189,9 @@ impl Session {
 
     /// Gives the connection back. The next call would take another one.
     pub async fn release(&self) {
-        if let Some(taken) = self.state.lock().await.taken.take() {
+        let mut state = self.state.lock().await;
+        state.room = None;
+        if let Some(taken) = state.taken.take() {
             taken.release();
         }
     }
@@ -219,8 +223,8 @@ impl Session {
         state.unfinished = true;
         let connection = opened(state)?;
         connection.watch.begin_statement();
+        let mut room = self.memory.as_ref().and_then(|memory| memory.try_take(0));
         let statement = async {
-            let mut room = self.memory.as_ref().and_then(|memory| memory.try_take(0));
             let outcome = prepared(connection, sql, params, room.as_mut()).await;
             if outcome.is_err() {
                 // The library returns before the server has told its transaction state: ask for it.
@@ -233,6 +237,7 @@ impl Session {
         };
         let outcome = tokio::time::timeout(Duration::from_secs(STATEMENT_S_MAX), statement).await;
         state.unfinished = false;
+        state.room = room;
         let Ok(outcome) = outcome else {
             let error = Error::Limit(format!("a statement may run for {STATEMENT_S_MAX} s"));
             state.give_up(&error);
@@ -277,12 +282,16 @@ fn opened(state: &mut Use) -> Result<&mut Connection, Error> {
 /// Begins or ends a transaction.
 async fn command(state: &mut Use, sql: &str) -> Result<(), Error> {
     state.unfinished = true;
-    let done = opened(state)?.client.batch_execute(sql).await;
+    let done = opened(state)?.client.batch_execute(sql);
+    let done = tokio::time::timeout(Duration::from_secs(STATEMENT_S_MAX), done).await;
     state.unfinished = false;
-    done.map_err(|error| {
-        state.taken = None; // unknown how far it came: nobody should go on with this connection
-        explain(&error)
-    })
+    let why = match done {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => explain(&error),
+        Err(_) => Error::Unavailable(format!("the database did not answer {sql} within {STATEMENT_S_MAX} s")),
+    };
+    state.taken = None; // unknown how far it came: nobody should go on with this connection
+    Err(why)
 }
 
 async fn end(state: &mut Use, how: &str) -> Result<(), Error> {

@@ -66,6 +66,7 @@ impl Permissions {
             // Events of the apps that it serves, and those that their handlers did not take.
             format!("{}.>", events::STREAM),
             "dead.>".to_owned(),
+            format!("$JS.API.STREAM.INFO.{}", events::STREAM),
             format!("$JS.API.CONSUMER.INFO.{}.>", events::STREAM),
             format!("$JS.API.CONSUMER.MSG.NEXT.{}.>", events::STREAM),
             format!("$JS.ACK.{}.>", events::STREAM),

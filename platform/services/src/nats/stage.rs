@@ -38,7 +38,7 @@ const EVENTS_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const DEAD_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
 /// Bytes of all events that wait in a stage, and of the dead ones.
 const EVENTS_BYTES_MAX: i64 = 1 << 30;
-const DEAD_BYTES_MAX: i64 = 256 << 20;
+const DEAD_BYTES_MAX: i64 = 1 << 30;
 /// Dead events of one handler, oldest out first.
 const DEAD_PER_HANDLER_MAX: i64 = 1_000;
 /// For how long an event that is sent twice counts as one.
