@@ -107,14 +107,24 @@ struct Peer {
 
 impl Peer {
     async fn serve(component: &str, client: &Client) -> Self {
+        let mut peer = Self::start(component);
+        eventually("wasmtime serve answers", async || {
+            if peer.child.try_wait().unwrap().is_some() {
+                peer = Self::start(component); // somebody else had taken its port
+            }
+            client.get(&peer.url).send().await.ok()
+        })
+        .await;
+        peer
+    }
+
+    fn start(component: &str) -> Self {
         let wasmtime = std::env::var("ODEON_WASMTIME").expect("`make test` says where wasmtime is");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(wasmtime);
         command.args(["serve", "-Scli", "--addr"]).arg(format!("127.0.0.1:{port}")).arg(component);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let peer = Self { child, url: format!("http://127.0.0.1:{port}") };
-        eventually("wasmtime serve answers", async || client.get(&peer.url).send().await.ok()).await;
-        peer
+        Self { child, url: format!("http://127.0.0.1:{port}") }
     }
 }
 

@@ -115,10 +115,11 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
         limits: before.map(|before| before.limits).unwrap_or_default(),
         updated_at: chrono::Utc::now(),
     };
-    store::save(&platform.database, &wanted).await?;
+    let mut transaction = platform.database.begin().await?;
+    store::save(&mut *transaction, &wanted).await?;
     let detail = json!({ "stage": stage.name, "revision": revision, "generation": found.generation });
     identity::store::audit(
-        &platform.database,
+        &mut *transaction,
         &found.organization,
         "platform",
         "deployment.adopt",
@@ -126,6 +127,7 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
         detail,
     )
     .await?;
+    transaction.commit().await?;
     warn!(stage = %stage.name, app = %wanted.name, generation = %found.generation, "the stage was ahead of the database and was adopted");
     Ok(())
 }
