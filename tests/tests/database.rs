@@ -11,7 +11,7 @@ use odeon_capabilities::sql::pool::{Login, Logins, Pools};
 use odeon_capabilities::sql::session::Session;
 use odeon_capabilities::sql::{Error, Value, said};
 use odeon_engine::scheduler::Cpu;
-use odeon_engine::{CpuShare, Engine, Payer};
+use odeon_engine::{CpuShare, Engine, Memory, Payer};
 use odeon_tests::{Installation, eventually};
 
 /// Every app gets the login of the sample app.
@@ -56,6 +56,7 @@ async fn a_request_has_its_database_for_itself() {
     a_transaction_is_lost_to_a_statement_without_end(&database).await;
     a_session_that_was_changed_is_not_inherited(&database).await;
     what_is_too_large_is_refused(&database).await;
+    rows_are_memory_of_the_app(&database).await;
     whoever_waits_gets_the_next_connection(&database).await;
     a_query_ends_with_its_request(&database).await;
     the_app_pays_for_its_rows(&database).await;
@@ -251,6 +252,26 @@ async fn what_is_too_large_is_refused(database: &Database) {
     assert!(matches!(&error, Err(Error::Limit(text)) if text.contains("100000 rows")), "{error:?}");
     let rows = session.query("select 1", Vec::new()).await.unwrap();
     assert!(matches!(rows.values.as_slice(), [Value::Int32(1)]), "the connection is still good");
+}
+
+/// Until the next statement: the guest is given rows after the session has them.
+async fn rows_are_memory_of_the_app(database: &Database) {
+    let memory = Memory::new(1 << 20);
+    let session = Session::new(database.pools(8), "app").within(memory.clone());
+    let rows = async |count: u32| {
+        let sql = format!("select repeat('x', 1000) from generate_series(1, {count})");
+        session.query(&sql, Vec::new()).await
+    };
+    for count in [600, 600] {
+        rows(count).await.unwrap();
+        assert!((600_000..1 << 20).contains(&memory.held()), "{}", memory.held());
+    }
+    let refused = rows(2_000).await;
+    assert!(matches!(&refused, Err(Error::Limit(why)) if why.contains("no room")), "{refused:?}");
+    assert_eq!(memory.held(), 0);
+    rows(600).await.unwrap();
+    session.release().await;
+    assert_eq!(memory.held(), 0);
 }
 
 async fn whoever_waits_gets_the_next_connection(database: &Database) {

@@ -92,9 +92,9 @@ pub fn end_largest(mut apps: Vec<Arc<Memory>>, bytes: u64) {
     apps.sort_by_cached_key(|app| std::cmp::Reverse(app.held()));
     let mut left = bytes;
     for app in apps {
-        let called_in = left.min(app.held());
-        if app.ending.call_in(called_in) {
-            left -= called_in;
+        let held = app.held();
+        if app.ending.call_in(left.min(held), held) {
+            left = left.saturating_sub(held);
         }
     }
 }
@@ -103,12 +103,14 @@ pub fn end_largest(mut apps: Vec<Arc<Memory>>, bytes: u64) {
 /// it is known how many are how large, and the largest can be ended.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    /// Instances of each size; nobody counts small ones.
+    /// What instances of each size have, in bytes; nobody counts small ones.
     of_size: [AtomicU64; SIZES],
     /// From this size on instances are to end.
     from: AtomicUsize,
     /// Until they have given back so many bytes.
     bytes: AtomicU64,
+    /// Or until the app holds no more than this, in bytes: others of its instances may have ended by themselves.
+    held: AtomicU64,
     /// Tells those that wait, and do not ask.
     told: Notify,
 }
@@ -131,6 +133,7 @@ impl Default for Ending {
             of_size: Default::default(),
             from: AtomicUsize::new(SIZES),
             bytes: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             told: Notify::new(),
         }
     }
@@ -139,25 +142,26 @@ impl Default for Ending {
 impl Ending {
     /// An instance that had `before` has `now`, in bytes.
     pub(crate) fn resized(&self, before: u64, now: u64) {
-        let (before, now) = (size_of(before), size_of(now));
-        if before != now {
-            self.of_size[now].fetch_add(u64::from(now > 0), Ordering::Relaxed);
-            self.of_size[before].fetch_sub(u64::from(before > 0), Ordering::Relaxed);
+        if size_of(now) > 0 {
+            self.of_size[size_of(now)].fetch_add(now, Ordering::Relaxed);
+        }
+        if size_of(before) > 0 {
+            self.of_size[size_of(before)].fetch_sub(before, Ordering::Relaxed);
         }
     }
 
-    /// Calls in so many bytes from the largest, and from small ones when these have less. When not all that was called in before has
-    /// come, it is the turn of smaller ones. Whether it has.
-    fn call_in(&self, bytes: u64) -> bool {
-        let all_came = self.bytes.load(Ordering::Relaxed) == 0;
+    /// Calls in so many bytes of the `held` ones, from the largest instances, and from small ones when these have less. When not all that was
+    /// called in before has come, it is the turn of smaller ones. Whether it has.
+    fn call_in(&self, bytes: u64, held: u64) -> bool {
+        let all_came = self.bytes.load(Ordering::Relaxed) == 0 || held <= self.held.load(Ordering::Relaxed);
         let below = if all_came { SIZES } else { self.from.load(Ordering::Relaxed).max(1) };
         let (mut size, mut left) = (below, bytes);
         while left > 0 && size > 0 {
             size -= 1;
-            let each = if size > 0 { LARGE_BYTES_MIN << (size - 1) } else { 0 };
-            left = left.saturating_sub(self.of_size[size].load(Ordering::Relaxed) * each);
+            left = left.saturating_sub(self.of_size[size].load(Ordering::Relaxed));
         }
         self.from.store(size, Ordering::Relaxed);
+        self.held.store(held - bytes, Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
         if bytes > 0 {
             self.told.notify_waiters();
@@ -324,18 +328,20 @@ mod tests {
         }
         let ended = |sizes: &[u64]| sizes.iter().map(|size| app.must_end(size * MIB)).collect::<Vec<_>>();
         assert_eq!(ended(&[512]), [false], "nobody asked");
-        assert!(app.call_in(600 * MIB));
+        const HELD: u64 = 10_000 * MIB; // it does not get less, as if nobody had ended
+        let call_in = |bytes| app.call_in(bytes, HELD);
+        assert!(call_in(2_100 * MIB));
         assert_eq!(ended(&[100, 512, 2_000, 512]), [false, true, true, false], "no more than must");
         app.resized(512 * MIB, 0);
         app.resized(2_000 * MIB, 10 * MIB);
-        assert!(app.call_in(220 * MIB)); // the three of 100 count as 64 each, so that those of 20 may have to end, too
-        assert_eq!(ended(&[100, 1, 100, 10, 100, 20, 20]), [true, false, true, false, true, false, false]);
-        assert!(app.call_in(1)); // one of 100
-        assert!(!app.call_in(1), "which does not run");
+        assert!(call_in(310 * MIB)); // those of 100, and one of 20
+        assert_eq!(ended(&[100, 1, 100, 10, 100, 20, 20]), [true, false, true, false, true, true, false]);
+        assert!(call_in(1)); // one of 100
+        assert!(!call_in(1), "which does not run");
         assert_eq!(ended(&[20]), [true]);
-        assert!(app.call_in(1 << 40));
+        assert!(call_in(1_000 * MIB));
         assert_eq!(ended(&[10, 1]), [true, true], "of small ones those that ask first");
-        assert!(!app.call_in(0));
+        assert!(app.call_in(0, HELD - 1_000 * MIB), "others ended by themselves");
         assert_eq!(ended(&[100]), [false]);
     }
 
@@ -371,11 +377,11 @@ mod tests {
             })
             .collect();
         tokio::task::yield_now().await; // they wait
-        app.call_in(1);
+        app.call_in(1, 109 << 20);
         waiting.remove(1).await.unwrap();
         assert!(!waiting.iter().any(tokio::task::JoinHandle::is_finished), "no more than must");
         app.resized(100 << 20, 0);
-        app.call_in(1 << 40);
+        app.call_in(9 << 20, 9 << 20);
         for small in waiting {
             small.await.unwrap();
         }

@@ -1,7 +1,7 @@
 //! How much one connection, one address and all of them together may take.
 //!
 //! What differs between listeners is in [`Limits`]; the rest are constants. Memory of a connection at worst: its buffers
-//! (64 KiB each way), or with HTTP/2 its window for bodies (512 KiB) and what its streams hold back (64 KiB each).
+//! (64 KiB of what comes, and of what goes twice as much: a piece of a body behind what waits), or with HTTP/2 its window for bodies (512 KiB) and what its streams hold back (64 KiB each).
 
 /// Bytes of the head of a request.
 pub const HEAD_BYTES_MAX: u32 = 64 << 10;

@@ -233,6 +233,9 @@ async fn watch_memory(host: Arc<Host>, source: Source) {
     let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let tell = |reading: memory::Reading, bounds: memory::Bounds| {
         host.engine.set_memory_left(bounds.left);
+        if bounds.beyond > 0 {
+            host.loader.make_room(); // what only waits goes before what runs
+        }
         let apps = host.accounts.all().into_iter().map(|(_, account)| account.memory);
         odeon_engine::end_largest(apps.collect(), bounds.beyond);
         host.metrics.memory_used.set(gauge(reading.used));

@@ -236,6 +236,11 @@ impl Loader {
         self.cache.run_pending_tasks().await;
     }
 
+    /// Drops all instances that wait to be used again.
+    pub(crate) fn make_room(&self) {
+        self.cache.iter().for_each(|(_, loaded)| loaded.app.make_room());
+    }
+
     /// Whether artefacts were stored since the last call.
     pub(crate) fn take_stored(&self) -> bool {
         std::mem::take(&mut *self.stored.lock().unwrap_or_else(PoisonError::into_inner))

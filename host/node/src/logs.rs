@@ -20,8 +20,8 @@ const QUEUE_MAX: usize = 8_192;
 /// Lines of one batch.
 const BATCH_MAX: usize = 100;
 /// Size of a message with several lines, in bytes: the stage keeps so many messages of an app. One with a single line may have
-/// a little more, when every second character of the line is escaped.
-const MESSAGE_BYTES_MAX: usize = 16 << 10;
+/// some more, twice as much when every character of the line is escaped.
+const MESSAGE_BYTES_MAX: usize = 8 << 10;
 /// How long a batch waits for more lines, in milliseconds.
 const BATCH_MS: u64 = 50;
 /// Lines of one app in a second.
@@ -111,10 +111,14 @@ impl AppLog {
 impl Sink for AppLog {
     fn take(&self, line: Line) {
         let request_id = line.request_id.clone();
-        let json = self.logs.encode(&self.app, self.revision, line);
-        let verdict =
-            self.rate.lock().unwrap_or_else(PoisonError::into_inner).judge(json.len(), Instant::now());
-        let Verdict::Drop { is_first } = verdict else { return self.logs.put(&self.app, json) };
+        let encode = |line| self.logs.encode(&self.app, self.revision, line);
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = rate.judge(Instant::now(), || encode(line));
+        drop(rate);
+        let is_first = match verdict {
+            Verdict::Keep(json) => return self.logs.put(&self.app, json),
+            Verdict::Drop { is_first } => is_first,
+        };
         self.logs.metrics.log_lines_dropped.inc();
         if is_first {
             let message = format!(
@@ -122,7 +126,7 @@ impl Sink for AppLog {
             );
             let (level, source) = (Level::Warning, "host");
             let told = Line { level, source, message, request_id, error_code: None, origin: None };
-            self.logs.put(&self.app, self.logs.encode(&self.app, self.revision, told));
+            self.logs.put(&self.app, encode(told));
         }
     }
 }
@@ -137,7 +141,7 @@ struct Rate {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    Keep,
+    Keep(Vec<u8>),
     /// `is_first`: of its second.
     Drop {
         is_first: bool,
@@ -149,14 +153,18 @@ impl Rate {
         Self { since, lines: 0, bytes: 0, dropped: false }
     }
 
-    fn judge(&mut self, bytes: usize, now: Instant) -> Verdict {
+    /// What becomes of a line, which is encoded only while the second has room for some.
+    fn judge(&mut self, now: Instant, encode: impl FnOnce() -> Vec<u8>) -> Verdict {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
             *self = Self::new(now);
         }
-        let (lines, bytes) = (self.lines + 1, self.bytes + bytes);
-        if lines <= RATE_LINES_MAX && bytes <= RATE_BYTES_MAX {
-            (self.lines, self.bytes) = (lines, bytes);
-            return Verdict::Keep;
+        if !self.dropped && self.lines < RATE_LINES_MAX {
+            let json = encode();
+            if self.bytes + json.len() <= RATE_BYTES_MAX {
+                self.lines += 1;
+                self.bytes += json.len();
+                return Verdict::Keep(json);
+            }
         }
         Verdict::Drop { is_first: !std::mem::replace(&mut self.dropped, true) }
     }
@@ -216,7 +224,7 @@ mod tests {
             payloads
         };
         let small = payloads_of(&"x".repeat(500));
-        assert!(small.len() == 4 && small.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX));
+        assert!(small.len() == 7 && small.iter().all(|payload| payload.len() <= MESSAGE_BYTES_MAX));
         assert_eq!(payloads_of(&"\"".repeat(8 << 10)).len(), BATCH_MAX);
     }
 
@@ -225,13 +233,14 @@ mod tests {
         let begin = Instant::now();
         for (bytes, kept) in [(0, RATE_LINES_MAX), (8 << 10, 128)] {
             let mut rate = Rate::new(begin);
+            let line = || vec![b'x'; bytes];
             for _ in 0..kept {
-                assert_eq!(rate.judge(bytes, begin), Verdict::Keep);
+                assert_eq!(rate.judge(begin, line), Verdict::Keep(line()));
             }
-            assert_eq!(rate.judge(bytes, begin), Verdict::Drop { is_first: true });
-            assert_eq!(rate.judge(bytes, begin), Verdict::Drop { is_first: false });
+            assert_eq!(rate.judge(begin, line), Verdict::Drop { is_first: true });
+            assert_eq!(rate.judge(begin, || panic!("encoded")), Verdict::Drop { is_first: false });
             let next = begin + Duration::from_secs(1);
-            assert_eq!(rate.judge(bytes, next), Verdict::Keep, "another second");
+            assert_eq!(rate.judge(next, line), Verdict::Keep(line()), "another second");
         }
     }
 }

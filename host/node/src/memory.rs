@@ -25,9 +25,9 @@ const UNLOAD_PERCENT: u64 = 80;
 const REFUSE_LOADS_PERCENT: u64 = 88;
 /// From this share on, in percent, no request is taken, and no instance gets more memory.
 const REFUSE_REQUESTS_PERCENT: u64 = 94;
-/// From this share on, in percent, as many of the largest instances are ended as have what is used beyond [`REFUSE_REQUESTS_PERCENT`].
+/// From this share on, in percent, instances of the apps that hold most are ended that have what is used beyond [`REFUSE_REQUESTS_PERCENT`].
 const END_INSTANCES_PERCENT: u64 = 96;
-/// How long a host takes no request before the largest instances are ended for that, in milliseconds.
+/// How long a host takes no request before instances are ended for that, in milliseconds.
 const REFUSING_MS_MAX: u64 = 2_000;
 /// A level is left when the share is so much below where it begins, in percent: else it would come and go.
 const EASE_PERCENT: u64 = 2;
@@ -48,7 +48,7 @@ pub(crate) struct Reading {
 pub(crate) struct Bounds {
     /// What all may get, in bytes.
     pub(crate) left: u64,
-    /// What the largest must give back by ending, in bytes.
+    /// What must be given back by ending, in bytes.
     pub(crate) beyond: u64,
 }
 

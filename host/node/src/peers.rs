@@ -22,7 +22,7 @@ use odeon_engine::Body;
 use odeon_engine::wasmtime_wasi_http::WasiBody;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_http::connect::Connector;
-use odeon_http::limits::CLIENT_IDLE_S_MAX;
+use odeon_http::limits::{CLIENT_IDLE_S_MAX, HEAD_BYTES_MAX};
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::calls::{CALL_S_MAX, Call, DEPTH_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, USER};
@@ -69,6 +69,7 @@ impl Peers {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
+            .http1_max_buf_size(HEAD_BYTES_MAX as usize)
             .retry_canceled_requests(true) // only what was not sent, because an idle connection had been closed
             .build(Connector::within(Duration::from_secs(CONNECT_S_MAX)));
         Self { known: Mutex::default(), client, held: Arc::default() }

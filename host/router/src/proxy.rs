@@ -24,7 +24,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::Connect;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use odeon_http::connect::Connector;
-use odeon_http::limits::CLIENT_IDLE_S_MAX;
+use odeon_http::limits::{CLIENT_IDLE_S_MAX, HEAD_BYTES_MAX};
 use odeon_http::{ReceiveError, Received, problem};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use prometheus_client::metrics::gauge::Gauge;
@@ -152,6 +152,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
             .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
+            .http1_max_buf_size(HEAD_BYTES_MAX as usize)
             .retry_canceled_requests(false) // whether a request may be sent again is decided here
             .build(connector);
         Self {

@@ -20,7 +20,7 @@ const WALL_MS: &str = "requestWallMs=5000";
 /// Limits of `Hostile`.
 const SMALL: &[&str] = &[CPU_MS, WALL_MS, "instanceMemoryMib=32", "memoryMib=64", "instances=50"];
 /// A request that waits and takes no memory besides what its instance begins with.
-const NO_MEMORY: &str = "memory/hold/0/12000";
+const NO_MEMORY: &str = "memory/hold/0/10000";
 /// Thousand steps of work that take more CPU time than `Hostile` has, and not more than `Free` has.
 const LONG_WORK: &str = "cpu/busy/1500000";
 /// What all instances of `Hostile` may have together, in bytes.
@@ -240,8 +240,16 @@ impl Attack<'_> {
         // One that keeps most of the budget, and more than fit into the rest: they wait for 5 s, and it ends later.
         let limits = ["instanceMemoryMib=16", "memoryMib=16", "requestWallMs=30000"];
         deploy(self.site, "Hostile", &limits);
-        let paths = ["memory/hold/12/12000"].into_iter().chain([NO_MEMORY; 6]);
-        let all = futures_util::future::join_all(paths.map(|path| self.run(path))).await;
+        let others = async {
+            eventually("it has its memory", || async {
+                let held = self.metric("odeon_host_app_memory_bytes", Some("Hostile")).await;
+                (held > f64::from(12 << 20)).then_some(())
+            })
+            .await;
+            futures_util::future::join_all([NO_MEMORY; 6].map(|path| self.run(path))).await
+        };
+        let (first, all) = tokio::join!(self.ask("Hostile", "memory/hold/12/20000"), others);
+        assert_eq!(first.status, StatusCode::OK, "{first:?}");
         let refused: Vec<_> = all.iter().filter(|outcome| outcome.status != StatusCode::OK).collect();
         assert!((1..all.len()).contains(&refused.len()), "some fit, and not all: {all:?}");
         for outcome in refused {

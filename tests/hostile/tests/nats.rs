@@ -276,7 +276,7 @@ async fn who_fills_a_stream_drives_out_its_own(host: &Client, jetstream: &jetstr
     const FLOODS: &str = "018f4c6e-0000-7000-8000-000000000001";
     const QUIET: &str = "018f4c6e-0000-7000-8000-000000000002";
     for (name, kept, subject) in [
-        ("logs", 5_000, (|app| format!("logs.{app}.development-1")) as fn(&str) -> String),
+        ("logs", 20_000, (|app| format!("logs.{app}.development-1")) as fn(&str) -> String),
         ("events_dead", 1_000, |app| format!("dead.{app}.Handler")),
     ] {
         host.publish(subject(QUIET), "[]".into()).await.unwrap();

@@ -20,12 +20,9 @@ use crate::per_app::PerApp;
 pub(super) const CONNECTIONS_MAX: usize = 64;
 /// Outgoing connections of all apps of a host at once: sockets are a resource of the process.
 pub(super) const HOST_CONNECTIONS_MAX: usize = 2_048;
-/// Requests of one app on a host that have no answer yet, calls of other apps among them: twice the instances that it may
-/// have. Each holds a body's buffer; more are refused at once.
+/// Requests of one app on a host that have no answer yet, and calls of other apps whose answer it has not read to its end: twice the
+/// instances that it may have. Each holds a body's buffer, and may hold a connection to another host; more are refused at once.
 pub(super) const PENDING_MAX: usize = 512;
-/// Answers of other apps to one app on a host that it has not read to their end: each may be a connection to another host, and 64 KiB
-/// of body here.
-pub(super) const ANSWERS_MAX: usize = 64;
 /// Names that are resolved for one app at once. The system's resolver takes a thread each, which cannot be ended.
 pub(super) const RESOLVING_MAX: usize = 8;
 /// Names that are resolved on a host at once: less than the threads that files and databases need as well.
@@ -49,7 +46,6 @@ pub struct Gateway {
 pub(super) struct Share {
     pub(super) pending: Arc<Semaphore>,
     pub(super) connections: Arc<Semaphore>,
-    pub(super) answers: Arc<Semaphore>,
     resolving: Arc<Semaphore>,
 }
 
@@ -90,7 +86,6 @@ impl Gateway {
         self.shares.of(app, || Share {
             pending: places(PENDING_MAX),
             connections: places(CONNECTIONS_MAX),
-            answers: places(ANSWERS_MAX),
             resolving: places(RESOLVING_MAX),
         })
     }

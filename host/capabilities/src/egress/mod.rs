@@ -13,15 +13,13 @@ mod send;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Method;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use odeon_engine::Payer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -144,26 +142,21 @@ impl Egress {
     }
 }
 
-/// The answer of another app, with a place among those that are not read to their end.
-async fn held(
+/// The answer of another app, which keeps its place until it was read or dropped.
+fn until_read(
     called: http::Response<WasiBody>,
-    answers: Arc<Semaphore>,
-    log: &RequestLog,
-) -> Result<http::Response<WasiBody>, Error> {
-    let place = timeout(Duration::from_secs(send::PLACE_S_MAX), answers.acquire_owned()).await;
-    let Some(place) = place.ok().and_then(Result::ok) else {
-        log.denied(TOO_MANY, || {
-            "the app has as many answers of other apps that it has not read as it may".into()
-        });
-        return Err(Error::ConnectionLimitReached);
-    };
-    Ok(called.map(|body| {
-        let held_by_the_body = move |frame| {
+    place: Option<OwnedSemaphorePermit>,
+) -> http::Response<WasiBody> {
+    called.map(|body| {
+        if body.is_end_stream() {
+            return body;
+        }
+        let with_its_place = move |frame| {
             let _ = &place;
             frame
         };
-        body.map_frame(held_by_the_body).boxed_unsync()
-    }))
+        body.map_frame(with_its_place).boxed_unsync()
+    })
 }
 
 type Transfer = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -188,18 +181,8 @@ impl WasiHttpHooks for Egress {
             && authority.is_some_and(|authority| authority.as_str() == *own)
         {
             let called = apps.call(request, self.log.request_id(), *depth);
-            let answers = self.app.as_ref().map(|app| app.share.answers.clone());
-            let log = self.log.clone();
             let done = || Box::new(async { Ok(()) }) as Transfer;
-            return Box::new(async move {
-                let called = called.await?;
-                let called = match answers {
-                    Some(answers) if !called.body().is_end_stream() => held(called, answers, &log).await?,
-                    _ => called,
-                };
-                drop(pending);
-                Ok((called, done()))
-            });
+            return Box::new(async move { Ok((until_read(called.await?, pending), done())) });
         }
         let Some(app) = self.app.as_ref().filter(|app| app.permits(request.uri())) else {
             self.log.denied(NOT_ALLOWED, || {

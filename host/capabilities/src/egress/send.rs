@@ -28,7 +28,7 @@ use super::{AppEgress, CLOSED_NETWORK, Sent, TOO_MANY, Transfer};
 use crate::log::RequestLog;
 
 /// How long a request waits for a place among the app's connections, in seconds.
-pub(super) const PLACE_S_MAX: u64 = 5;
+const PLACE_S_MAX: u64 = 5;
 /// How long resolving a name, connecting and TLS may take together, in seconds.
 const CONNECT_S_MAX: u64 = 10;
 /// How long the head of an answer may take, in seconds: no longer than a request of the app.

@@ -208,6 +208,7 @@ impl Session {
     }
 
     async fn run(&self, state: &mut Use, sql: &str, params: Vec<Value>) -> Result<(Rows, u64), Error> {
+        state.room = None; // the guest has the rows of the statement before
         state.whole()?;
         if params.len() > PARAMETERS_MAX {
             return Err(Error::Limit(format!("a statement may have {PARAMETERS_MAX} parameters")));
@@ -237,7 +238,6 @@ impl Session {
         };
         let outcome = tokio::time::timeout(Duration::from_secs(STATEMENT_S_MAX), statement).await;
         state.unfinished = false;
-        state.room = room;
         let Ok(outcome) = outcome else {
             let error = Error::Limit(format!("a statement may run for {STATEMENT_S_MAX} s"));
             state.give_up(&error);
@@ -258,6 +258,7 @@ impl Session {
             state.give_up(&error);
             return Err(error);
         }
+        state.room = room.filter(|_| outcome.is_ok());
         outcome
     }
 

@@ -25,7 +25,7 @@ pub(crate) const STAGES: [StagePlan; 3] = [
 ];
 
 /// Raised when a role may do more or less than before: credentials carry what is allowed, so new ones are made.
-const CREDENTIALS_VERSION: u32 = 3;
+const CREDENTIALS_VERSION: u32 = 4;
 
 /// Raised with what `odeon-migrator harden` takes, so that the databases of before lose it, too.
 const HARDENING: u32 = 2;

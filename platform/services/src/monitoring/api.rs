@@ -58,6 +58,7 @@ struct LogQuery {
     request_id: Option<String>,
     /// How many of the newest lines to begin with, 1 to 10,000; as many of these as 4 MiB hold are given.
     #[serde(default = "limit")]
+    #[param(default = 1_000, minimum = 1, maximum = 10_000)]
     limit: usize,
     /// Go on with new lines until the caller hangs up.
     #[serde(default)]
@@ -93,8 +94,9 @@ async fn logs(
     tokio::spawn(async move {
         let _place = place;
         let read = tokio::select! {
-            read = read(log, &query, &lines) => read,
+            biased; // whoever hangs up is no failure
             () = lines.closed() => return,
+            read = read(log, &query, &lines) => read,
         };
         if let Err(error) = read {
             warn!(stage = %stage.name, "reading logs: {error:#}");

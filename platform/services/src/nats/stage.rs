@@ -30,15 +30,16 @@ const MIGRATE_TRIES_MAX: u32 = 4;
 const MIGRATE_PAUSE_MS: u64 = 1_000;
 /// Log lines of a stage are kept for 28 days and within this many bytes, oldest out first.
 const LOGS_BYTES_MAX: i64 = 1 << 30;
-/// Messages with log lines of one app from one host, of 16 KiB each: what floods the log drives out its own lines, not others'.
-const LOGS_PER_APP_AND_HOST_MAX: i64 = 5_000;
+/// Messages with log lines of one app from one host, of 8 KiB each: what floods the log drives out its own lines, not others'. Who says
+/// little has a line in each.
+const LOGS_PER_APP_AND_HOST_MAX: i64 = 20_000;
 const LOGS_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
 /// How long an event waits for its handlers, and a dead one for people.
 const EVENTS_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 const DEAD_AGE_MAX: Duration = Duration::from_secs(28 * 24 * 3600);
 /// Bytes of all events that wait in a stage, and of the dead ones.
 const EVENTS_BYTES_MAX: i64 = 1 << 30;
-const DEAD_BYTES_MAX: i64 = 1 << 30;
+const DEAD_BYTES_MAX: i64 = 256 << 20;
 /// Dead events of one handler, oldest out first.
 const DEAD_PER_HANDLER_MAX: i64 = 1_000;
 /// For how long an event that is sent twice counts as one.
