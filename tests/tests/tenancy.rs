@@ -19,6 +19,20 @@ async fn an_organization_keeps_to_itself() {
     a_token_allows_what_its_scopes_say_until_it_ends(&site).await;
     every_change_is_written_down(&site).await;
     no_secret_is_told(&site).await;
+    an_organization_is_there_with_its_stages_or_not_at_all(&site);
+}
+
+/// Streams are promised what they may keep, and nats-server promises no more than it was told to have.
+fn an_organization_is_there_with_its_stages_or_not_at_all(site: &Installation) {
+    const MORE_THAN_FIT: usize = 20;
+    let names: Vec<_> = (0..MORE_THAN_FIT).map(|number| format!("other-{number}")).collect();
+    let added = names.iter().take_while(|name| site.run(&["organization", "add", name]).status.success());
+    let added = added.count();
+    assert!((10..MORE_THAN_FIT).contains(&added), "{added}");
+    for _ in 0..2 {
+        let said = site.fail(&["organization", "add", &names[added]]);
+        assert!(said.contains("OS-IDCO-40902") && said.contains("max_file_store"), "{said}");
+    }
 }
 
 async fn a_second_organization_sees_nothing_of_the_first(site: &Installation) {

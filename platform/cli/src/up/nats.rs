@@ -11,8 +11,8 @@ use super::children::{Recipe, Role};
 use super::user::RunAs;
 use crate::layout::Layout;
 
-/// Bytes JetStream may keep on disk.
-const DISK_BYTES_MAX: &str = "20GB";
+/// Bytes JetStream may promise to streams: 7 GiB for each organization, most of which is never used.
+const DISK_BYTES_MAX: &str = "100GB";
 
 /// What `odeon-platform init` prints.
 #[derive(Debug, Deserialize)]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -76,6 +78,9 @@ async fn create_organization(
         return Err(ApiError::conflict("OS-IDCO-40901", detail));
     }
     let id = platform.keys.organization(&new.name)?;
+    for stage in &platform.settings.stages {
+        platform.stages.make(&id, stage).await.map_err(unmade)?;
+    }
     let expires_at = Utc::now() + Duration::days(crate::FIRST_TOKEN_DAYS);
     let mut tx = platform.database.begin().await?;
     store::add_organization(&mut *tx, &id, &new.name).await?;
@@ -93,6 +98,19 @@ async fn create_organization(
         platform.open_stage(&id, stage).await?;
     }
     Ok((StatusCode::CREATED, Json(CreatedOrganization { id: id.to_string(), token, expires_at })))
+}
+
+/// Why the stages of an organization were not made.
+fn unmade(error: anyhow::Error) -> ApiError {
+    let is_full = |cause: &CreateStreamError| {
+        let kind = cause.kind();
+        matches!(kind, CreateStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STORAGE_RESOURCES_EXCEEDED)
+    };
+    if error.chain().filter_map(|cause| cause.downcast_ref()).any(is_full) {
+        let detail = "nats-server cannot promise what the stages of another organization may keep: give it a larger `max_file_store`";
+        return ApiError::conflict("OS-IDCO-40902", detail);
+    }
+    error.into()
 }
 
 /// A token to be made.

@@ -97,7 +97,13 @@ fn is_recent(at: Option<Instant>) -> bool {
 }
 
 impl Stage {
-    /// Makes sure that the stage's buckets exist and begins to listen.
+    /// Makes sure that the stage's buckets and streams exist.
+    pub(crate) async fn make(client: Client, name: &StageName) -> Result<()> {
+        let made = ensure_stores(&jetstream::new(client)).await;
+        made.map(drop).with_context(|| format!("make stage {name}"))
+    }
+
+    /// The same, and listens to it.
     pub(crate) async fn open(
         client: Client,
         organization: OrganizationId,

@@ -32,10 +32,19 @@ impl Stages {
         Ok(Self { open: RwLock::default(), system, keys, trusted, nats_url: nats_url.to_owned() })
     }
 
-    /// Makes a stage's account and buckets, unless they are there, and listens to it.
-    pub(crate) async fn open(&self, organization: &OrganizationId, name: &StageName) -> Result<Arc<Stage>> {
+    /// Makes a stage's account and buckets, unless they are there.
+    pub(crate) async fn make(&self, organization: &OrganizationId, name: &StageName) -> Result<()> {
+        Stage::make(self.client(organization, name).await?, name).await
+    }
+
+    async fn client(&self, organization: &OrganizationId, name: &StageName) -> Result<Client> {
         super::push_account(&self.system, &self.keys, organization, name).await?;
-        let client = super::connect_stage(&self.nats_url, &self.keys, organization, name).await?;
+        super::connect_stage(&self.nats_url, &self.keys, organization, name).await
+    }
+
+    /// The same, and listens to it.
+    pub(crate) async fn open(&self, organization: &OrganizationId, name: &StageName) -> Result<Arc<Stage>> {
+        let client = self.client(organization, name).await?;
         let stage = Stage::open(client, organization.clone(), name.clone(), self.trusted.clone()).await?;
         self.open.write().unwrap_or_else(PoisonError::into_inner).push(stage.clone());
         Ok(stage)
