@@ -17,6 +17,8 @@ use crate::metrics::Metrics;
 
 /// Lines waiting on one host.
 const QUEUE_MAX: usize = 8_192;
+/// The same in bytes.
+const QUEUE_BYTES_MAX: usize = 32 << 20;
 /// Lines of one batch.
 const BATCH_MAX: usize = 100;
 /// Size of a message with several lines, in bytes: the stage keeps so many messages of an app. One with a single line may have
@@ -28,9 +30,6 @@ const BATCH_MS: u64 = 50;
 const RATE_LINES_MAX: u32 = 1_000;
 /// The same in bytes, as they are published.
 const RATE_BYTES_MAX: usize = 1 << 20;
-
-/// Bytes of lines waiting on one host.
-const QUEUE_BYTES_MAX: usize = 32 << 20;
 
 /// A line as it is published.
 pub(crate) struct Encoded {
