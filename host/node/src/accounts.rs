@@ -2,9 +2,9 @@
 //! counts, and instances that still end hold memory of the same budget.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use odeon_engine::{Account, CpuShare};
+use odeon_engine::{Account, CpuShare, Memory};
 use odeon_protocol::{AppId, Limits};
 
 /// All accounts, by app.
@@ -30,6 +30,11 @@ impl Accounts {
     /// Every account.
     pub(crate) fn all(&self) -> Vec<(AppId, Account)> {
         self.lock().iter().map(|(app, account)| (app.clone(), account.clone())).collect()
+    }
+
+    /// The memory of every app.
+    pub(crate) fn memories(&self) -> Vec<Arc<Memory>> {
+        self.lock().values().map(|account| account.memory.clone()).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<AppId, Account>> {

@@ -231,13 +231,16 @@ async fn tidy(host: Arc<Host>) {
 
 async fn watch_memory(host: Arc<Host>, source: Source) {
     let gauge = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let mut was_beyond = 0;
     let tell = |reading: memory::Reading, bounds: memory::Bounds| {
         host.engine.set_memory_left(bounds.left);
         if bounds.beyond > 0 {
             host.loader.make_room(); // what only waits goes before what runs
         }
-        let apps = host.accounts.all().into_iter().map(|(_, account)| account.memory);
-        odeon_engine::end_largest(apps.collect(), bounds.beyond);
+        if bounds.beyond > 0 || was_beyond > 0 {
+            odeon_engine::end_largest(host.accounts.memories(), bounds.beyond); // goes through all apps
+        }
+        was_beyond = bounds.beyond;
         host.metrics.memory_used.set(gauge(reading.used));
         host.metrics.memory_limit.set(gauge(reading.limit));
     };
