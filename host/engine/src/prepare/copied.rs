@@ -91,6 +91,7 @@ mod tests {
     use wasm_encoder::*;
     use wasmtime::component::Linker;
 
+    use super::super::tests::MEMORY;
     use super::{COPIED_BYTES_MAX, PIECES_MAX, with_copied_memories};
     use crate::artefact::{VerifiedFile, compile, load_file};
     use crate::{Engine, Wasi};
@@ -106,13 +107,7 @@ mod tests {
             (TypeSection::new(), FunctionSection::new(), MemorySection::new());
         types.ty().function([], [ValType::I32]);
         functions.function(0);
-        memories.memory(MemoryType {
-            minimum: PAGES,
-            maximum: None,
-            memory64: false,
-            shared: false,
-            page_size_log2: None,
-        });
+        memories.memory(MemoryType { minimum: PAGES, ..MEMORY });
         let (mut globals, mut exports, mut code) =
             (GlobalSection::new(), ExportSection::new(), CodeSection::new());
         let global = GlobalType { val_type: ValType::I32, mutable: false, shared: false };

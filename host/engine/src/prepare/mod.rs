@@ -38,18 +38,16 @@ mod tests {
 
     use super::prepared;
 
+    /// A memory of one page.
+    pub(super) const MEMORY: MemoryType =
+        MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None };
+
     /// The parser goes through a component that stands where a module should, and each piece of a nest has all that lies inside of it: to
     /// write all pieces again would take the square of its size.
     #[test]
     fn what_is_no_valid_component_stays_as_it_is() {
         let (mut memories, mut data, mut module) = (MemorySection::new(), DataSection::new(), Module::new());
-        memories.memory(MemoryType {
-            minimum: 1,
-            maximum: None,
-            memory64: false,
-            shared: false,
-            page_size_log2: None,
-        });
+        memories.memory(MEMORY);
         data.active(0, &ConstExpr::i32_const(0), *b"data");
         module.section(&memories).section(&data);
         let mut component = Component::new();

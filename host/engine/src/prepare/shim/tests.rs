@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use wasm_encoder::*;
 use wasmparser::{Parser, Payload};
 
+use super::super::tests::MEMORY;
 use super::without_shim;
 
 /// How a component differs from the usual one.
@@ -162,13 +163,7 @@ fn main_module(but: But) -> Module {
     functions.function(2);
     tables.table(TableType { minimum: 2, maximum: None, ..TABLE });
     let mut memories = MemorySection::new();
-    memories.memory(MemoryType {
-        minimum: 1,
-        maximum: None,
-        memory64: false,
-        shared: false,
-        page_size_log2: None,
-    });
+    memories.memory(MEMORY);
     let mut exports = ExportSection::new();
     exports.export("memory", ExportKind::Memory, 0).export("run", ExportKind::Func, 2);
     let mut elements = ElementSection::new();
