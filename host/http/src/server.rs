@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,10 +31,11 @@ use tracing::debug;
 use crate::around::{Around, Nothing, Tasks, inside};
 use crate::body::{Received, Sending};
 use crate::limits::{self, Codes, Limits};
-use crate::peers::Peers;
+use crate::peers::{Peers, Place};
 use crate::problem::problem;
 use crate::turns::LetOthers;
 use crate::watch::{Begun, Socket, Verdict, Watch, Watched, Watches};
+use crate::workers::Workers;
 
 /// Wait after a failed accept, in milliseconds: out of descriptors, some must close first.
 const ACCEPT_PAUSE_MS: u64 = 10;
@@ -75,6 +77,89 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    accept(limits, listener, &stop, |arrived| {
+        let (answer, around) = open();
+        stop.connections.spawn(arrived.drive(limits, answer, around));
+    })
+    .await;
+}
+
+/// The same on threads of their own: `open` is given what its connection's thread has.
+pub async fn serve_on<T, O, A, F, B>(
+    workers: &Workers<T>,
+    limits: Limits,
+    listener: TcpListener,
+    stop: Stop,
+    open: O,
+) where
+    O: Fn(&T) -> A,
+    A: Fn(Request<Received>, SocketAddr) -> F + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    accept(limits, listener, &stop, |arrived| {
+        let Some((worker, seat)) = workers.take() else { return };
+        let (answer, peer) = (open(&worker.own), arrived.peer);
+        let leaving = arrived.leave();
+        let driven = async move {
+            match leaving.and_then(Arrived::<std::net::TcpStream>::enter) {
+                Ok(arrived) => arrived.drive(limits, answer, Nothing).await,
+                Err(error) => debug!(%peer, "closed: it cannot change its thread: {error}"),
+            }
+            drop(seat);
+        };
+        stop.connections.spawn_on(driven, &worker.runtime);
+    })
+    .await;
+}
+
+/// A connection that has its places.
+struct Arrived<S> {
+    stream: S,
+    peer: SocketAddr,
+    watch: Arc<Watch>,
+    places: (OwnedSemaphorePermit, Place),
+}
+
+impl<S> Arrived<S> {
+    fn with<T>(self, stream: impl FnOnce(S) -> io::Result<T>) -> io::Result<Arrived<T>> {
+        let Self { stream: before, peer, watch, places } = self;
+        Ok(Arrived { stream: stream(before)?, peer, watch, places })
+    }
+}
+
+impl Arrived<TcpStream> {
+    /// Leaves the runtime of this thread.
+    fn leave(self) -> io::Result<Arrived<std::net::TcpStream>> {
+        self.with(TcpStream::into_std)
+    }
+
+    /// Until it has ended.
+    async fn drive<A, W, F, B>(self, limits: Limits, answer: A, around: W)
+    where
+        A: Fn(Request<Received>, SocketAddr) -> F + Send + 'static,
+        W: Around,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Self { stream, peer, watch, places } = self;
+        let connection = Connection { limits, peer, watch, around: around.clone() };
+        inside(around, connection.drive(stream, answer)).await;
+        drop(places);
+    }
+}
+
+impl Arrived<std::net::TcpStream> {
+    /// Enters the runtime of this thread.
+    fn enter(self) -> io::Result<Arrived<TcpStream>> {
+        self.with(TcpStream::from_std)
+    }
+}
+
+/// Gives places to connections, starts them, and looks at all of them, until it is stopped.
+async fn accept(limits: Limits, listener: TcpListener, stop: &Stop, start: impl Fn(Arrived<TcpStream>)) {
     let (places, peers) = (Arc::new(Semaphore::new(limits.connections_max)), Peers::default());
     let mut watches = Watches::default();
     let mut looks = tokio::time::interval(Duration::from_millis(limits::LOOK_MS));
@@ -106,12 +191,7 @@ where
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (answer, around) = open();
-        let connection = Connection { limits, peer, watch: watches.add(limits), around: around.clone() };
-        stop.connections.spawn(async move {
-            inside(around, connection.drive(stream, answer)).await;
-            drop((place, peer_place));
-        });
+        start(Arrived { stream, peer, watch: watches.add(limits), places: (place, peer_place) });
     }
     drop(listener);
     watches.leave();
@@ -317,6 +397,41 @@ mod tests {
         let (first, second) = got.split_once(&whole).unwrap();
         assert!(first.starts_with("HTTP/1.1 200") && first.ends_with("\r\n\r\n"), "{got}");
         assert!(second.starts_with("HTTP/1.1 400"), "{got}");
+    }
+
+    #[tokio::test]
+    async fn connections_are_driven_by_the_threads_they_were_given_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (workers, stop) = (Workers::start("driver", [1, 2]).unwrap(), Stop::default());
+        let open = |own: &i32| {
+            let own = *own;
+            move |_: Request<Received>, _| async move {
+                let body = format!("{own} {:?}", std::thread::current().name());
+                Response::new(Full::new(Bytes::from(body)))
+            }
+        };
+        let serves = serve_on(&workers, limits::USERS, listener, stop, open);
+        let asks = async {
+            let mut said = Vec::new();
+            let mut kept = Vec::new();
+            for _ in 0..2 {
+                let mut socket = TcpStream::connect(address).await.unwrap();
+                for _ in 0..2 {
+                    socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+                    let mut answer = String::new();
+                    while !answer.ends_with(')') {
+                        answer.push(char::from(socket.read_u8().await.unwrap()));
+                    }
+                    said.push(answer.lines().last().unwrap().to_owned());
+                }
+                kept.push(socket);
+            }
+            said
+        };
+        let said = tokio::select! { said = asks => said, () = serves => panic!("nobody stopped it") };
+        let [one, two] = [1, 2].map(|own| format!("{own} Some(\"driver\")"));
+        assert_eq!(said, [one.clone(), one, two.clone(), two]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -274,7 +274,7 @@ impl Agent {
                     for gone in before {
                         self.host.loader.forget(gone.placement).await;
                         if gone.name != served.name {
-                            self.host.metrics.forget(&gone.name);
+                            self.host.metrics.requests.forget(&gone.name);
                         }
                     }
                     events::look_after(&self.host, &served);
@@ -326,7 +326,7 @@ impl Agent {
             self.host.accounts.close(app);
             if let Some(gone) = gone {
                 self.host.loader.forget(gone.placement).await;
-                self.host.metrics.forget(&gone.name);
+                self.host.metrics.requests.forget(&gone.name);
             }
             self.host.pools.forget(app.as_str()).await;
             self.host.state.remove_login(app);
@@ -379,7 +379,7 @@ impl Agent {
             claim,
             limits: serving.limits.clone(),
             account,
-            requests: self.host.metrics.requests_of(&serving.name.to_string()),
+            requests: self.host.metrics.requests.of(&serving.name.to_string()),
             log: Arc::new(log),
             caller: Arc::new(Caller { host: self.host.this.clone(), app: app.clone() }),
             egress: egress.paid_by(payer.clone()),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use odeon_capabilities::Settings;
 use odeon_capabilities::egress::AppEgress;
 use odeon_engine::{Account, Payer, RequestLimits};
+use odeon_http::requests::AppRequests;
 use odeon_protocol::events::EventHandler;
 use odeon_protocol::{AppId, Claim, Generation, Limits, Revision};
 use tokio::sync::{Notify, Semaphore};
@@ -18,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::loader::Placement;
 use crate::logs::AppLog;
-use crate::metrics::AppRequests;
 use crate::peers::Caller;
 use crate::timers::AppTimers;
 

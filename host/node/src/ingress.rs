@@ -128,7 +128,7 @@ async fn answer(host: &Host, request: Request<Received>) -> Response<Body> {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     host.metrics.seconds.observe(started.elapsed().as_secs_f64());
-    found.as_ref().map_or(&host.metrics.strays, |served| &served.requests).count(response.status());
+    found.as_ref().map_or(&host.metrics.requests.strays, |served| &served.requests).count(response.status());
     response
 }
 

@@ -1,10 +1,8 @@
 //! Prometheus metrics of a host. Labels are apps and outcomes: never a path, never a message.
 
-use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::accounts::Accounts;
+use odeon_http::requests::Requests;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,22 +10,13 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::accounts::Accounts;
+
 /// Upper bounds of request times, in seconds: from what a small app takes to what a request may take.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0];
 
 /// Upper bounds of load times, in seconds: from a file in the page cache to a component that is compiled here.
 const LOAD_SECONDS: [f64; 10] = [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.05, 0.25, 2.0, 20.0];
-
-/// Classes of status.
-const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
-
-/// Labels of a request.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Request {
-    app: String,
-    /// One of [`CLASSES`].
-    class: &'static str,
-}
 
 /// Labels of what an app uses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,11 +26,7 @@ pub(crate) struct App {
 
 /// All metrics.
 pub(crate) struct Metrics {
-    requests: Family<Request, Counter>,
-    /// By the names of the apps that are here.
-    counted: Mutex<HashMap<String, Arc<AppRequests>>>,
-    /// Requests for apps that are not here.
-    pub(crate) strays: AppRequests,
+    pub(crate) requests: Requests,
     pub(crate) seconds: Histogram,
     pub(crate) in_flight: Gauge,
     /// Placed here.
@@ -63,14 +48,13 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("odeon_host");
-        let requests = Family::<Request, Counter>::default();
+        let requests = Requests::register(&mut registry);
         let seconds = Histogram::new(SECONDS);
         let (in_flight, apps) = (Gauge::default(), Gauge::default());
         let (apps_loaded, memory_used, memory_limit) = (Gauge::default(), Gauge::default(), Gauge::default());
         let (loads, unloads) = (Counter::default(), Counter::default());
         let load_seconds = Histogram::new(LOAD_SECONDS);
         let log_lines_dropped = Counter::default();
-        registry.register("requests", "Requests by app and class of status", requests.clone());
         registry.register("request_seconds", "Time until the head of the response", seconds.clone());
         registry.register("requests_in_flight", "Requests whose head was not sent yet", in_flight.clone());
         registry.register("apps", "Apps that serve, loaded or not", apps.clone());
@@ -104,12 +88,8 @@ impl Metrics {
             "Guests that wait for a CPU or run past a slice",
             competing.clone(),
         );
-        let strays =
-            AppRequests { app: String::new(), family: requests.clone(), counters: Default::default() };
         Self {
             requests,
-            counted: Mutex::default(),
-            strays,
             seconds,
             in_flight,
             apps,
@@ -126,23 +106,6 @@ impl Metrics {
             competing,
             registry,
         }
-    }
-
-    /// Counts the requests of one app, of all its revisions. A series is made when there is something to count: most apps have few.
-    pub(crate) fn requests_of(&self, app: &str) -> Arc<AppRequests> {
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || AppRequests {
-            app: app.to_owned(),
-            family: self.requests.clone(),
-            counters: Default::default(),
-        };
-        counted.entry(app.to_owned()).or_insert_with(|| Arc::new(new())).clone()
-    }
-
-    /// Drops the series of an app that has left. (Those that are read from accounts leave with its account.)
-    pub(crate) fn forget(&self, app: &str) {
-        let left = self.counted.lock().unwrap_or_else(PoisonError::into_inner).remove(app);
-        left.iter().for_each(|left| left.leave());
     }
 
     /// Counts something that is under way until it is dropped: who waits for it may go away.
@@ -176,71 +139,11 @@ impl Metrics {
     }
 }
 
-/// See [`Metrics::requests_of`].
-pub(crate) struct AppRequests {
-    app: String,
-    family: Family<Request, Counter>,
-    counters: [OnceLock<Counter>; CLASSES.len()],
-}
-
-impl AppRequests {
-    pub(crate) fn count(&self, status: http::StatusCode) {
-        let at = class(status);
-        let labels = || Request { app: self.app.clone(), class: CLASSES[at] };
-        self.counters[at].get_or_init(|| self.family.get_or_create_owned(&labels())).inc();
-    }
-
-    /// Drops the series, and what requests that still run count from here on.
-    fn leave(&self) {
-        for (class, counter) in CLASSES.into_iter().zip(&self.counters) {
-            counter.get_or_init(Counter::default); // one that no series has
-            self.family.remove(&Request { app: self.app.clone(), class });
-        }
-    }
-}
-
 /// See [`Metrics::begin`].
 pub(crate) struct InFlight(Gauge);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-/// The number of a status's class, in [`CLASSES`].
-fn class(status: http::StatusCode) -> usize {
-    match status.as_u16() {
-        ..300 => 0,
-        300..400 => 1,
-        400..500 => 2,
-        500.. => 3,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use http::StatusCode;
-
-    use super::*;
-
-    #[test]
-    fn an_app_that_left_has_no_series_and_the_others_keep_theirs() {
-        let metrics = Metrics::new();
-        let series = |app: &str| metrics.encode().matches(&format!("app=\"{app}\"")).count();
-        let [gone, here] = ["Gone", "Here"].map(|app| metrics.requests_of(app));
-        for status in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY] {
-            gone.count(status);
-            here.count(status);
-        }
-        let before = metrics.requests_of("Gone");
-        assert_eq!((series("Gone"), series("Here")), (3, 3));
-        metrics.forget("Gone");
-        for status in [StatusCode::OK, StatusCode::FOUND] {
-            before.count(status); // it ran on meanwhile
-        }
-        assert_eq!((series("Gone"), series("Here")), (0, 3));
-        metrics.requests_of("Gone").count(StatusCode::OK);
-        assert_eq!(series("Gone"), 1, "it came back");
     }
 }

@@ -1,14 +1,16 @@
 //! The router: a stage's load balancer.
 //!
-//! Map: `odeon_protocol::routes` knows which hosts serve which app, [`follow`] feeds it from NATS, [`proxy`] is the
-//! request path, [`serve`] the listeners.
+//! Map: `odeon_protocol::routes` knows which hosts serve which app, [`follow`] feeds it from NATS, [`routes`] is what requests find there, [`proxy`] is their
+//! path, [`headers`] what passes of them, [`serve`] the listeners.
 //!
 //! What must stay true: it routes by what it last knew when NATS is away; it never holds a body; a request is
 //! repeated only when the first try cannot have had an effect.
 
 mod follow;
+mod headers;
 mod metrics;
 pub mod proxy;
+mod routes;
 pub mod serve;
 pub mod settings;
 
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_nats::ConnectOptions;
+use odeon_http::Workers;
 use odeon_protocol::{TrustedKeys, subjects};
 use tokio::net::TcpListener;
 use tracing::info;
@@ -32,7 +35,7 @@ const STOP_S_MAX: u64 = 30;
 /// What the parts of a router share.
 pub(crate) struct Router {
     pub(crate) settings: Settings,
-    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) proxy: Proxy,
     ready: AtomicBool,
 }
 
@@ -50,7 +53,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let trusted = tokio::fs::read(&settings.trusted_keys).await;
     let trusted = trusted.with_context(|| format!("read {}", settings.trusted_keys.display()))?;
     let trusted = TrustedKeys::from_json(&trusted)?;
-    let router = Arc::new(Router { settings, proxy: Arc::default(), ready: AtomicBool::new(false) });
+    let router = Arc::new(Router { settings, proxy: Proxy::default(), ready: AtomicBool::new(false) });
     let settings = &router.settings;
     let listener = listen(&settings.listen).await?;
     let admin = listen(&settings.admin_listen).await?;
@@ -60,7 +63,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let follower = Follower::new(router.clone(), trusted);
     follower.resume();
     let stop = serve::Stop::default();
-    tokio::spawn(serve::users(router.proxy.clone(), listener, stop.clone()));
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads =
+        Workers::start("users", router.proxy.for_threads(cpus)).context("start the threads for users")?;
+    tokio::spawn(serve::users(threads, listener, stop.clone()));
     tokio::spawn(serve::admin(router.clone(), admin));
     let options = ConnectOptions::with_credentials_file(&settings.credentials).await;
     let client = options

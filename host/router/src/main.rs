@@ -12,6 +12,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Threads beside those that drive users' connections: they accept them, follow the stage, and answer for health and metrics.
+const THREADS: usize = 2;
+
 /// The load balancer of a stage.
 #[derive(Parser)]
 #[command(version, about)]
@@ -27,9 +30,8 @@ fn main() -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     odeon_http::descriptors::raise();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(run(Settings::read(&arguments.config)?, stop_signal()))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
+    runtime.context("start the runtime")?.block_on(run(Settings::read(&arguments.config)?, stop_signal()))
 }
 
 async fn stop_signal() {

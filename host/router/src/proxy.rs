@@ -5,18 +5,19 @@
 //! before a byte of the request was sent, the host says that it does not serve the app, or it is a GET or HEAD
 //! without a body and no byte of a response came. Bodies are passed on as streams, never held.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::uri::{self, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -26,11 +27,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use odeon_http::connect::Connector;
 use odeon_http::limits::{CLIENT_IDLE_S_MAX, HEAD_BYTES_MAX};
 use odeon_http::{ReceiveError, Received, problem};
-use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
+use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::metrics::{Metrics, Request as RequestLabels, class};
+use crate::headers;
+use crate::metrics::Metrics;
+use crate::routes::{App, Host, Routes};
+
+pub use crate::routes::Backend;
 
 /// Tries of one request, the first included.
 const TRIES_MAX: usize = 3;
@@ -38,86 +43,29 @@ const TRIES_MAX: usize = 3;
 const HEAD_S_MAX: u64 = 65;
 /// How long connecting to a host may take, in seconds.
 const CONNECT_S_MAX: u64 = 2;
-/// A host whose connection failed is chosen last for this long, in milliseconds.
-const BACKOFF_MS: u64 = 1_000;
 /// Requests at once.
 const REQUESTS_MAX: usize = 8_192;
 /// Requests of one app at once: an app that does not answer leaves the other half to the others.
 const APP_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
-/// Idle connections kept per host.
+/// Idle connections kept per host, of all threads together.
 const IDLE_CONNECTIONS_MAX: usize = 256;
-/// What an app is told for the host when HTTP/1.0 names none; hosts say the same.
-const NO_HOST: &str = "localhost";
-/// Headers that end at the next hop (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
-/// What proxies say of where a request came from. A client may have written it, so apps hear of it only what the router says itself.
-const OF_PROXIES: [&str; 10] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
-    "x-forwarded-ssl",
-    "x-real-ip",
-];
-
-/// What only hosts may say.
-const OF_HOSTS: [&str; 4] = [CALL, TRIGGER, USER, NOT_SERVED];
 
 /// The body of a request on its way through.
 type SentBody = BoxBody<Bytes, ReceiveError>;
 /// The body of a response on its way through.
 pub type PassedBody = BoxBody<Bytes, hyper::Error>;
 
-/// A host that serves an app.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backend {
-    /// Where its ingress is.
-    pub address: Arc<str>,
-}
-
-/// The proxy; `C` connects it to hosts.
+/// The proxy of one thread; `C` connects it to hosts. Those of other threads share its routes and limits ([`Proxy::for_threads`]).
 pub struct Proxy<C = Connector> {
-    routes: RwLock<HashMap<String, Route>>,
-    hosts: Mutex<HashMap<Arc<str>, Arc<HostLoad>>>,
+    shared: Arc<Shared>,
+    connector: C,
     client: Client<C, SentBody>,
+}
+
+struct Shared {
+    routes: Routes,
     places: Arc<Semaphore>,
-    app_requests_max: usize,
-    pub(crate) metrics: Metrics,
-}
-
-/// An app.
-#[derive(Clone)]
-struct Route {
-    replicas: Arc<Vec<Backend>>,
-    places: Arc<Semaphore>,
-}
-
-#[derive(Default)]
-struct HostLoad {
-    in_flight: AtomicUsize,
-    failed_at: Mutex<Option<Instant>>,
-}
-
-impl HostLoad {
-    fn is_backing_off(&self) -> bool {
-        let failed_at = self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        failed_at.is_some_and(|at| at.elapsed() < Duration::from_millis(BACKOFF_MS))
-    }
-    fn note(&self, failed_at: Option<Instant>) {
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = failed_at;
-    }
+    metrics: Metrics,
 }
 
 enum Refusal {
@@ -148,95 +96,88 @@ impl Proxy {
 impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
     /// A proxy that reaches hosts through `connector`, which bounds how long connecting may take.
     pub fn over(connector: C, requests_max: usize, app_requests_max: usize) -> Self {
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
-            .http1_max_buf_size(HEAD_BYTES_MAX as usize)
-            .retry_canceled_requests(false) // whether a request may be sent again is decided here
-            .build(connector);
-        Self {
-            routes: RwLock::default(),
-            hosts: Mutex::default(),
-            client,
+        let shared = Arc::new(Shared {
+            routes: Routes::new(app_requests_max),
             places: Arc::new(Semaphore::new(requests_max)),
-            app_requests_max,
             metrics: Metrics::new(),
-        }
+        });
+        let client = client(connector.clone(), IDLE_CONNECTIONS_MAX);
+        Self { shared, connector, client }
     }
 
-    /// Replaces all routes.
+    /// The same for each of so many threads: a connection to a host belongs to the thread that uses it.
+    pub fn for_threads(&self, count: usize) -> impl Iterator<Item = Arc<Self>> {
+        let idle_max = (IDLE_CONNECTIONS_MAX / count.max(1)).max(1);
+        (0..count).map(move |_| {
+            let (shared, connector) = (self.shared.clone(), self.connector.clone());
+            Arc::new(Self { shared, client: client(connector.clone(), idle_max), connector })
+        })
+    }
+
+    /// Replaces all routes, on all threads.
     pub fn install(&self, routes: HashMap<String, Vec<Backend>>) {
-        let addresses: HashSet<_> = routes.values().flatten().map(|backend| &backend.address).collect();
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.retain(|address, _| addresses.contains(address));
-        drop(hosts);
-        let mut known = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::take(&mut *known);
-        known.extend(routes.into_iter().map(|(name, replicas)| {
-            let places = before.get(&name).map(|route| route.places.clone()); // some may be taken
-            let places = places.unwrap_or_else(|| Arc::new(Semaphore::new(self.app_requests_max)));
-            (name, Route { replicas: Arc::new(replicas), places })
-        }));
+        self.shared.routes.install(routes, &self.shared.metrics.requests);
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
     }
 
     /// Answers one request. Every request gets an answer.
     pub async fn answer(&self, request: Request<Received>, peer: SocketAddr) -> Response<PassedBody> {
-        let id = request_id(request.headers());
-        let name = request.uri().path().split('/').nth(1).unwrap_or_default().to_owned();
-        let outcome = self.forward(request, &name, &id, peer).await;
-        let known = !matches!(outcome, Err(Refusal::UnknownApp(_)));
-        let mut response = outcome.unwrap_or_else(|refusal| refuse(&refusal, &id));
-        if let Ok(id) = HeaderValue::from_str(&id) {
-            response.headers_mut().insert(REQUEST_ID, id);
-        }
-        let app = if known { name } else { String::new() };
-        self.metrics.requests.get_or_create(&RequestLabels { app, class: class(response.status()) }).inc();
+        let id = headers::request_id(request.headers());
+        let name = request.uri().path().split('/').nth(1).unwrap_or_default();
+        let app = self.shared.routes.find(name);
+        let outcome = match &app {
+            Some(app) => self.forward(app, request, &id, peer).await,
+            None => Err(Refusal::UnknownApp(name.to_owned())),
+        };
+        let refused = |refusal| refuse(&refusal, id.to_str().unwrap_or_default());
+        let mut response = outcome.unwrap_or_else(refused);
+        let requests = app.as_ref().map_or(&self.metrics().requests.strays, |app| &app.requests);
+        requests.count(response.status());
+        response.headers_mut().insert(REQUEST_ID, id);
         response
     }
 
     async fn forward(
         &self,
+        app: &App,
         request: Request<Received>,
-        name: &str,
-        id: &str,
+        id: &HeaderValue,
         peer: SocketAddr,
     ) -> Result<Response<PassedBody>, Refusal> {
-        let route = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let Route { replicas, places } = route.ok_or_else(|| Refusal::UnknownApp(name.to_owned()))?;
         let (mut parts, body) = request.into_parts();
-        let host = asked(&parts).ok_or(Refusal::NoHost)?;
-        let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
-        let app_place = places.try_acquire_owned().map_err(|_| Refusal::Busy(name.to_owned()))?;
-        let place = (place, app_place);
-        prepare(&mut parts.headers, host, id, peer);
+        let host = headers::asked(&parts).ok_or(Refusal::NoHost)?;
+        let place = self.shared.places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
+        let app_place = app.places.clone().try_acquire_owned();
+        let place = (place, app_place.map_err(|_| Refusal::Busy(app.name.clone()))?);
+        headers::for_host(&mut parts.headers, host, id.clone(), peer);
         let mut message = Message::new(parts, body);
-        let mut tried: Vec<Arc<str>> = Vec::new();
-        let mut refusal = Refusal::NoReplica(name.to_owned());
+        let mut tried: Vec<Arc<Host>> = Vec::new();
+        let mut refusal = None;
         while tried.len() < TRIES_MAX {
-            let Some((backend, load)) = self.choose(&replicas, &tried) else { break };
-            let Some(request) = message.next_try(&backend) else { break };
+            let Some(host) = app.choose(&tried) else { break };
+            let Some(request) = message.next_try(host) else { break };
             if !tried.is_empty() {
-                self.metrics.retries.inc();
+                self.metrics().retries.inc();
             }
-            tried.push(backend.address.clone());
-            let busy = Busy::begin(&load, &self.metrics);
+            tried.push(host.clone());
+            let busy = Busy::begin(host, self.metrics());
             let sent = self.client.request(request);
             match tokio::time::timeout(Duration::from_secs(HEAD_S_MAX), sent).await {
-                Ok(Ok(response)) if response.headers().contains_key(NOT_SERVED) => {
-                    refusal = Refusal::NoReplica(name.to_owned());
-                }
+                Ok(Ok(response)) if response.headers().contains_key(NOT_SERVED) => refusal = None,
                 Ok(Ok(response)) => {
-                    load.note(None);
+                    host.answered();
                     return Ok(pass_back(response, (busy, place)));
                 }
                 Ok(Err(error)) => {
                     if let Some(fault) = client_fault(&error) {
                         return Err(fault);
                     }
-                    load.note(Some(Instant::now()));
-                    tracing::debug!(host = %backend.address, "{error:?}");
-                    refusal = Refusal::Upstream;
+                    host.failed();
+                    tracing::debug!(host = %host.authority, "{error:?}");
+                    refusal = Some(Refusal::Upstream);
                     if !error.is_connect() && !message.is_repeatable {
                         break;
                     }
@@ -244,26 +185,19 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
                 Err(_) => return Err(Refusal::Late),
             }
         }
-        Err(refusal)
+        Err(refusal.unwrap_or_else(|| Refusal::NoReplica(app.name.clone())))
     }
+}
 
-    /// The less loaded of two random replicas, those that just failed last.
-    fn choose(&self, replicas: &[Backend], tried: &[Arc<str>]) -> Option<(Backend, Arc<HostLoad>)> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let untried = replicas.iter().filter(|replica| !tried.contains(&replica.address));
-        let all: Vec<_> = untried
-            .map(|replica| (replica, hosts.entry(replica.address.clone()).or_default().clone()))
-            .collect();
-        let well: Vec<_> = all.iter().filter(|(_, load)| !load.is_backing_off()).cloned().collect();
-        let pool = if well.is_empty() { all } else { well };
-        if pool.is_empty() {
-            return None;
-        }
-        let (first, second) = (rand::random_range(0..pool.len()), rand::random_range(0..pool.len()));
-        let load = |at: usize| pool[at].1.in_flight.load(Ordering::Relaxed);
-        let at = if load(second) < load(first) { second } else { first };
-        Some((pool[at].0.clone(), pool[at].1.clone()))
-    }
+/// Sends requests over connections of its own.
+fn client<C: Connect + Clone>(connector: C, idle_connections_max: usize) -> Client<C, SentBody> {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_max_idle_per_host(idle_connections_max)
+        .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
+        .http1_max_buf_size(HEAD_BYTES_MAX as usize)
+        .retry_canceled_requests(false) // whether a request may be sent again is decided here
+        .build(connector)
 }
 
 /// What is sent, and may have to be sent again.
@@ -284,7 +218,7 @@ impl Message {
     }
 
     /// The request for the next host. `None` when the body, or a part of it, went out already.
-    fn next_try(&mut self, backend: &Backend) -> Option<Request<SentBody>> {
+    fn next_try(&mut self, host: &Host) -> Option<Request<SentBody>> {
         if let Some(mut back) = self.back.take() {
             self.body = Some(back.try_recv().ok()?);
         }
@@ -299,7 +233,7 @@ impl Message {
         let mut request = Request::new(passed);
         *request.method_mut() = self.parts.method.clone();
         *request.headers_mut() = self.parts.headers.clone();
-        *request.uri_mut() = target(backend, &self.parts.uri)?;
+        *request.uri_mut() = target(host, &self.parts.uri)?;
         Some(request)
     }
 }
@@ -334,13 +268,8 @@ impl hyper::body::Body for Lent {
     }
 }
 
-/// Trailers say as little of hosts and proxies as headers do.
 fn without_ours(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        for name in OF_HOSTS.iter().chain(&OF_PROXIES) {
-            trailers.remove(*name);
-        }
-    }
+    frame.trailers_mut().into_iter().for_each(headers::in_trailers);
     frame
 }
 
@@ -368,7 +297,7 @@ fn client_fault(error: &(dyn Error + 'static)) -> Option<Refusal> {
 /// The response for the user; `held` is let go when its body has ended.
 fn pass_back<H: Send + Sync + 'static>(response: Response<Incoming>, held: H) -> Response<PassedBody> {
     let (mut parts, body) = response.into_parts();
-    HOP_BY_HOP.iter().for_each(|name| while parts.headers.remove(name).is_some() {});
+    headers::for_user(&mut parts.headers);
     let body = body.map_frame(move |frame| {
         let _ = &held;
         frame
@@ -378,74 +307,31 @@ fn pass_back<H: Send + Sync + 'static>(response: Response<Incoming>, held: H) ->
 
 /// Counts a request at its host and in the metrics, until its response has ended.
 struct Busy {
-    load: Arc<HostLoad>,
+    host: Arc<Host>,
     gauge: Gauge,
 }
 
 impl Busy {
-    fn begin(load: &Arc<HostLoad>, metrics: &Metrics) -> Self {
-        load.in_flight.fetch_add(1, Ordering::Relaxed);
+    fn begin(host: &Arc<Host>, metrics: &Metrics) -> Self {
+        host.in_flight.fetch_add(1, Ordering::Relaxed);
         metrics.in_flight.inc();
-        Self { load: load.clone(), gauge: metrics.in_flight.clone() }
+        Self { host: host.clone(), gauge: metrics.in_flight.clone() }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.host.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.gauge.dec();
     }
 }
 
-fn target(backend: &Backend, uri: &Uri) -> Option<Uri> {
-    let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    Uri::builder().scheme("http").authority(&*backend.address).path_and_query(path).build().ok()
-}
-
-/// The host that a request asks, as its app is told. What its target says goes before its header (RFC 9112, 3.2.2).
-fn asked(parts: &Parts) -> Option<HeaderValue> {
-    if let Some(authority) = parts.uri.authority() {
-        let host = authority.as_str().rsplit('@').next()?; // without a user and a password
-        return HeaderValue::from_str(host).ok();
-    }
-    let is_old = parts.version <= Version::HTTP_10; // it need not say
-    parts.headers.get(header::HOST).cloned().or_else(|| is_old.then(|| HeaderValue::from_static(NO_HOST)))
-}
-
-/// What the next hop sees: no header of this hop, which host was asked, and where the request came from.
-fn prepare(headers: &mut HeaderMap, host: HeaderValue, id: &str, peer: SocketAddr) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    HOP_BY_HOP.iter().chain(&named).for_each(|name| while headers.remove(name).is_some() {});
-    for name in OF_HOSTS.iter().chain(&OF_PROXIES) {
-        headers.remove(*name);
-    }
-    headers.insert(header::HOST, host); // without one the client would tell the app our name for its host
-    let set = |headers: &mut HeaderMap, name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    };
-    set(headers, REQUEST_ID, id);
-    set(headers, "x-forwarded-for", &peer.ip().to_string());
-    set(headers, "x-forwarded-proto", "http");
-    if !headers.contains_key("traceparent") {
-        let (trace, span) = (rand::random::<u128>() | 1, rand::random::<u64>() | 1);
-        set(headers, "traceparent", &format!("00-{trace:032x}-{span:016x}-00"));
-    }
-}
-
-fn request_id(headers: &HeaderMap) -> String {
-    let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
-    match given {
-        Some(id) if !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX => id.to_owned(),
-        Some(_) | None => uuid::Uuid::new_v4().to_string(),
-    }
+fn target(host: &Host, uri: &Uri) -> Option<Uri> {
+    let mut target = uri::Parts::default();
+    target.scheme = Some(Scheme::HTTP);
+    target.authority = Some(host.authority.clone());
+    target.path_and_query = uri.path_and_query().cloned().or(Some(PathAndQuery::from_static("/")));
+    Uri::from_parts(target).ok()
 }
 
 /// The one place where a refusal becomes a response.
@@ -488,22 +374,4 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
         ),
     };
     problem(status, code, &detail, id).map(|body| body.map_err(|never| match never {}).boxed())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trailers_say_nothing_of_hosts_and_proxies() {
-        let mut trailers = HeaderMap::new();
-        for name in OF_HOSTS.into_iter().chain(OF_PROXIES).chain(["x-sum"]) {
-            trailers.append(name, HeaderValue::from_static("x"));
-            trailers.append(name, HeaderValue::from_static("y"));
-        }
-        let passed = without_ours(Frame::trailers(trailers)).into_trailers().unwrap();
-        assert_eq!(passed.len(), 2, "{passed:?}");
-        assert!(passed.contains_key("x-sum"));
-        assert_eq!(without_ours(Frame::data(Bytes::from_static(b"body"))).into_data().unwrap(), "body");
-    }
 }

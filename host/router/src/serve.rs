@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Bytes;
-use odeon_http::{Limits, Received, limits};
+use odeon_http::{Limits, Received, Workers, limits};
 use tokio::net::TcpListener;
 
 use crate::Router;
@@ -13,11 +13,14 @@ use crate::proxy::Proxy;
 
 pub use odeon_http::Stop;
 
-/// Serves users until it is stopped.
-pub async fn users(proxy: Arc<Proxy>, listener: TcpListener, stop: Stop) {
-    odeon_http::serve(limits::USERS, listener, stop, move |request, peer| {
+/// Serves users until it is stopped, on threads that have a proxy each.
+pub async fn users(threads: Workers<Arc<Proxy>>, listener: TcpListener, stop: Stop) {
+    odeon_http::serve_on(&threads, limits::USERS, listener, stop, |proxy| {
         let proxy = proxy.clone();
-        async move { proxy.answer(request, peer).await }
+        move |request, peer| {
+            let proxy = proxy.clone();
+            async move { proxy.answer(request, peer).await }
+        }
     })
     .await;
 }
@@ -37,7 +40,7 @@ fn admin_answer(router: &Router, request: &Request<Received>) -> Response<Full<B
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" if router.is_ready() => (StatusCode::OK, "ready\n".to_owned()),
         "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "desired state was not read yet\n".to_owned()),
-        "/metrics" => (StatusCode::OK, router.proxy.metrics.encode()),
+        "/metrics" => (StatusCode::OK, router.proxy.metrics().encode()),
         _ => (StatusCode::NOT_FOUND, "healthz, readyz, metrics\n".to_owned()),
     };
     let mut response = Response::new(Full::from(body));

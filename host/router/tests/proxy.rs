@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use odeon_http::Workers;
 use odeon_router::proxy::{Backend, Proxy};
 use odeon_router::serve::{Stop, users};
 use reqwest::{Client, StatusCode};
@@ -97,16 +98,17 @@ struct Router {
 impl Router {
     /// A router that sends requests for `Shop` to these hosts.
     async fn to(addresses: &[&str]) -> Self {
-        let proxy = Arc::new(Proxy::default());
+        let proxy = Proxy::default();
         let backends = addresses.iter().map(|address| Backend { address: (*address).into() }).collect();
         proxy.install(HashMap::from([("Shop".to_owned(), backends)]));
-        Self::serving(proxy).await
+        Self::serving(&proxy).await
     }
 
-    async fn serving(proxy: Arc<Proxy>) -> Self {
+    async fn serving(proxy: &Proxy) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(users(proxy, listener, Stop::default()));
+        let threads = Workers::start("users", proxy.for_threads(2)).unwrap();
+        tokio::spawn(users(threads, listener, Stop::default()));
         Self { url, client: Client::builder().no_proxy().build().unwrap() }
     }
 
@@ -244,12 +246,12 @@ async fn an_app_is_told_the_host_that_was_asked() {
 async fn an_app_that_does_not_answer_leaves_room_for_others() {
     const APP_REQUESTS_MAX: usize = 4;
     let (silent, host) = (FakeHost::start(Behaviour::Silent).await, FakeHost::start(Behaviour::Echo).await);
-    let proxy = Arc::new(Proxy::new(2 * APP_REQUESTS_MAX, APP_REQUESTS_MAX));
+    let proxy = Proxy::new(2 * APP_REQUESTS_MAX, APP_REQUESTS_MAX);
     let backend = |host: &FakeHost| vec![Backend { address: host.address.as_str().into() }];
     let routes =
         || HashMap::from([("Slow".to_owned(), backend(&silent)), ("Shop".to_owned(), backend(&host))]);
     proxy.install(routes());
-    let router = Router::serving(proxy.clone()).await;
+    let router = Router::serving(&proxy).await;
     let url = format!("{}/Slow/", router.url);
     let mut held = tokio::task::JoinSet::new();
     for _ in 0..APP_REQUESTS_MAX {

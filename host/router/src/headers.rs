@@ -1,0 +1,141 @@
+//! What passes a router of a message's headers, and what it says itself.
+//!
+//! A client may write any header. What must stay true: an app hears of hosts and proxies only what its router says.
+
+use std::net::SocketAddr;
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
+
+/// What an app is told for the host when HTTP/1.0 names none; hosts say the same.
+const NO_HOST: &str = "localhost";
+/// Headers that end at the next hop (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
+const TRACEPARENT: &str = "traceparent";
+/// What proxies say of where a request came from. A client may have written it, so apps hear of it only what the router says itself.
+const OF_PROXIES: [&str; 10] = [
+    "forwarded",
+    FORWARDED_FOR,
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    FORWARDED_PROTO,
+    "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
+];
+/// What only hosts may say.
+const OF_HOSTS: [&str; 4] = [CALL, TRIGGER, USER, NOT_SERVED];
+
+/// The host that a request asks, as its app is told. What its target says goes before its header (RFC 9112, 3.2.2).
+pub(crate) fn asked(parts: &Parts) -> Option<HeaderValue> {
+    if let Some(authority) = parts.uri.authority() {
+        let host = authority.as_str().rsplit('@').next()?; // without a user and a password
+        return HeaderValue::from_str(host).ok();
+    }
+    let is_old = parts.version <= Version::HTTP_10; // it need not say
+    parts.headers.get(header::HOST).cloned().or_else(|| is_old.then(|| HeaderValue::from_static(NO_HOST)))
+}
+
+/// The id of a request: its own, or a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_id =
+        |id: &&HeaderValue| id.to_str().is_ok_and(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()));
+    let new = || {
+        let mut text = uuid::Uuid::encode_buffer();
+        let text = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("")) // digits and hyphens
+    };
+    headers.get(REQUEST_ID).filter(is_id).cloned().unwrap_or_else(new)
+}
+
+/// What a host sees of a request: no header of this hop, which host was asked, and where the request came from.
+pub(crate) fn for_host(headers: &mut HeaderMap, host: HeaderValue, id: HeaderValue, peer: SocketAddr) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    remove(headers, |name| HOP_BY_HOP.contains(name) || named.contains(name) || is_ours(name));
+    headers.insert(header::HOST, host); // without one the client would tell the app our name for its host
+    headers.insert(REQUEST_ID, id);
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Ok(address) = HeaderValue::try_from(peer.ip().to_string()) {
+        headers.insert(FORWARDED_FOR, address);
+    }
+    if !headers.contains_key(TRACEPARENT) {
+        let (trace, span) = (rand::random::<u128>() | 1, rand::random::<u64>() | 1);
+        if let Ok(parent) = HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-00")) {
+            headers.insert(TRACEPARENT, parent);
+        }
+    }
+}
+
+/// What a user sees of a response.
+pub(crate) fn for_user(headers: &mut HeaderMap) {
+    remove(headers, |name| HOP_BY_HOP.contains(name));
+}
+
+/// Trailers say as little of hosts and proxies as headers do.
+pub(crate) fn in_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, is_ours);
+}
+
+/// Only routers and hosts may say it.
+fn is_ours(name: &HeaderName) -> bool {
+    OF_HOSTS.iter().chain(&OF_PROXIES).any(|ours| name == *ours)
+}
+
+/// Most messages have none of what is removed: to look at all of their headers costs less than to look for each of these.
+fn remove(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> bool) {
+    let removed: Vec<HeaderName> = headers.keys().filter(|name| is_removed(name)).cloned().collect();
+    for name in removed {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+    use super::*;
+
+    #[test]
+    fn trailers_say_nothing_of_hosts_and_proxies() {
+        let mut trailers = HeaderMap::new();
+        for name in OF_HOSTS.into_iter().chain(OF_PROXIES).chain(["x-sum"]) {
+            trailers.append(name, HeaderValue::from_static("x"));
+            trailers.append(name, HeaderValue::from_static("y"));
+        }
+        in_trailers(&mut trailers);
+        assert_eq!(trailers.len(), 2, "{trailers:?}");
+        assert!(trailers.contains_key("x-sum"));
+    }
+
+    #[test]
+    fn a_request_has_an_id() {
+        let of = |id: &[u8]| {
+            let id = HeaderValue::from_bytes(id).unwrap();
+            request_id(&HeaderMap::from_iter([(HeaderName::from_static(REQUEST_ID), id)]))
+        };
+        assert_eq!(of(b"mine"), "mine");
+        let long = "x".repeat(REQUEST_ID_BYTES_MAX + 1);
+        for none in [&b""[..], b"\xff", long.as_bytes()] {
+            assert_eq!(of(none).len(), 36, "{none:?}");
+        }
+        assert_eq!(of(&long.as_bytes()[1..]).len(), REQUEST_ID_BYTES_MAX);
+    }
+}
