@@ -28,11 +28,12 @@ use crate::engine::Engine;
 use crate::error::{Failure, GuestError, shown};
 use crate::memory::Held;
 use crate::origin;
+use crate::places::{AppPlaces, Place};
 use crate::scheduler::{Cpu, Lost, Meter, slice};
 use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
 use crate::together::{self, Doors, End, First, Job, Timed};
 use crate::warm::{Instance, Warm};
-use crate::wasi::Linkers;
+use crate::wasi::{Linkers, Wasi};
 use crate::whole::{Ended, Failed, whole_if_here};
 
 /// Bytes of a page of linear memory.
@@ -80,6 +81,7 @@ pub struct App<C: 'static> {
     warm: Arc<Warm<C>>,
     /// None where an instance serves one request at a time.
     doors: Option<Arc<Doors<C>>>,
+    places: Arc<AppPlaces>,
     initial_bytes: u64,
 }
 
@@ -90,6 +92,7 @@ impl<C> Clone for App<C> {
             pre: self.pre.clone(),
             warm: self.warm.clone(),
             doors: self.doors.clone(),
+            places: self.places.clone(),
             initial_bytes: self.initial_bytes,
         }
     }
@@ -98,6 +101,7 @@ impl<C> Clone for App<C> {
 /// An instance that nobody calls. Gives its slot back when it is dropped.
 pub struct Idle<C: 'static> {
     _store: Store<State<C>>,
+    _place: Place,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -109,13 +113,18 @@ impl<C: Capabilities> App<C> {
     /// component exports neither `wasi:http/incoming-handler` nor, of WASI 0.3, `wasi:http/handler`.
     pub fn link(engine: &Engine, linkers: &Linkers<C>, component: &Component) -> wasmtime::Result<Self> {
         let pre = Arc::new(linkers.link(engine, component)?);
-        let may_share = matches!(*pre, ProxyPre::P3(_)) && linkers.may_share(component);
+        let wasi = match *pre {
+            ProxyPre::P2(_) => Wasi::P2,
+            ProxyPre::P3(_) => Wasi::P3,
+        };
+        let places = engine.places(wasi).for_app();
+        let may_share = wasi == Wasi::P3 && linkers.may_share(component);
         let doors = may_share.then(Arc::default);
         let warm = Arc::new(Warm::within(engine.idle_places()));
         let needs = component.resources_required();
         let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
         let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
-        Ok(Self { engine: engine.clone(), pre, warm, doors, initial_bytes })
+        Ok(Self { engine: engine.clone(), pre, warm, doors, places, initial_bytes })
     }
 
     /// Memory that an instance has when it begins, in bytes.
@@ -145,10 +154,11 @@ impl<C: Capabilities> App<C> {
         capabilities: C,
         admitted: Admitted<H>,
     ) -> wasmtime::Result<Idle<C>> {
+        let place = self.places.take().ok_or_else(|| wasmtime::Error::from(GuestError::Full))?;
         let meter = Arc::new(Meter::new(admitted.cpu));
         let mut store = self.store(limits, capabilities, admitted.memory, meter);
         self.pre.instantiate_async(&mut store).await?;
-        Ok(Idle { _store: store })
+        Ok(Idle { _store: store, _place: place })
     }
 
     fn store(
@@ -207,7 +217,7 @@ impl<C: Capabilities> App<C> {
         }
         let Admitted { cpu, memory, held } = admitted;
         let meter = Arc::new(Meter::new(cpu));
-        let instance = self.take(limits, capabilities, memory, &meter);
+        let instance = self.take(limits, capabilities, memory, &meter)?;
         let begin = instance.store.data().memory.begin();
         let must_end = instance.store.data().memory.told_to_end();
         let (head, response) = oneshot::channel();
@@ -217,7 +227,7 @@ impl<C: Capabilities> App<C> {
             let _held = held;
             let mut instance = instance; // dropped after `ended`, so that a body knows why it ends
             let mut ended = ended;
-            let Instance { store, proxy, served } = &mut instance;
+            let Instance { store, proxy, served, .. } = &mut instance;
             let call = async {
                 let proxy = instantiated(&pre, store, proxy).await?;
                 call::call(store, proxy, request, head).await
@@ -250,16 +260,23 @@ impl<C: Capabilities> App<C> {
     }
 
     /// An instance that waited, or a store for a fresh one.
-    fn take(&self, limits: RequestLimits, capabilities: C, memory: Held, meter: &Arc<Meter>) -> Instance<C> {
+    fn take(
+        &self,
+        limits: RequestLimits,
+        capabilities: C,
+        memory: Held,
+        meter: &Arc<Meter>,
+    ) -> Result<Instance<C>, GuestError> {
         let warm = if limits.reuse_max > 1 { self.warm.take() } else { None };
         let Some(mut warm) = warm else {
+            let place = self.places.take().ok_or(GuestError::Full)?;
             let store = self.store(limits, capabilities, memory, meter.clone());
-            return Instance { store, proxy: None, served: 0 };
+            return Ok(Instance { store, _place: place, proxy: None, served: 0 });
         };
         drop(memory); // it has its own
         warm.store.data_mut().renew(meter.clone(), cpu_ns(&limits), capabilities);
         warm.store.set_epoch_deadline(1);
-        warm
+        Ok(warm)
     }
 
     /// Serves a request in an instance that may have others.
@@ -296,7 +313,13 @@ impl<C: Capabilities> App<C> {
         let Some(job) = doors.enter(job, &limits) else { return };
         let Job { request, capabilities, memory, held, deadline, head } = job;
         let meter = Arc::new(Meter::new(cpu.clone()));
-        let mut instance = self.take(limits, capabilities, memory, &meter);
+        let mut instance = match self.take(limits, capabilities, memory, &meter) {
+            Ok(instance) => instance,
+            Err(full) => {
+                let _ = head.send(Err(full.into())); // the caller may have gone
+                return;
+            }
+        };
         let begin = instance.store.data().memory.begin();
         let must_end = instance.store.data().memory.told_to_end();
         let door = doors.open(instance.served, deadline);

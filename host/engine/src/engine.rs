@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::memory::HostMemory;
+use crate::places::Places;
 use crate::prepare;
 use crate::scheduler::{Begin, Scheduler};
 use crate::wasi::Wasi;
@@ -88,6 +89,8 @@ pub struct Engine {
     p2: wasmtime::Engine,
     p3: wasmtime::Engine,
     scheduler: Scheduler,
+    /// Of both pools, in their order.
+    places: [Arc<Places>; 2],
     /// For instances that wait for another request.
     idle_places: Arc<Semaphore>,
     memory: Arc<HostMemory>,
@@ -101,7 +104,8 @@ impl Engine {
         let scheduler = Scheduler::start(cpus, settings.begin)?;
         start_clock([&p2, &p3], scheduler.clone())?;
         let idle_places = Arc::new(Semaphore::new((settings.instances_max / IDLE_PART) as usize));
-        Ok(Self { p2, p3, scheduler, idle_places, memory: Arc::default() })
+        let places = [(); 2].map(|()| Places::new(settings.instances_max));
+        Ok(Self { p2, p3, scheduler, places, idle_places, memory: Arc::default() })
     }
 
     /// Engines that only compile. They have pools of one instance, which say what an instance may have: what no host would
@@ -113,6 +117,7 @@ impl Engine {
             p2,
             p3,
             scheduler: Scheduler::without_threads(),
+            places: [(); 2].map(|()| Places::new(one.instances_max)),
             idle_places: Arc::new(Semaphore::new(0)),
             memory: Arc::default(),
         })
@@ -144,6 +149,15 @@ impl Engine {
 
     pub(crate) fn idle_places(&self) -> Arc<Semaphore> {
         self.idle_places.clone()
+    }
+
+    /// Places for instances of one WASI.
+    pub(crate) fn places(&self, wasi: Wasi) -> &Arc<Places> {
+        let [p2, p3] = &self.places;
+        match wasi {
+            Wasi::P2 => p2,
+            Wasi::P3 => p3,
+        }
     }
 
     /// The wasmtime engine for components of one WASI.

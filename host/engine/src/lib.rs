@@ -4,7 +4,7 @@
 //! `streams` and `heap` replace a part; `prepare` is what is done to a component before it is compiled, and [`artefact`] the only place that turns native code
 //! into something that runs; [`app`] is a linked component and the life of a request, `call` its way into an instance, and `together` the instances that have
 //! several; [`state`] is what a store holds; [`scheduler`] decides who runs, and [`account`] says what an app may use of CPU
-//! time and of [`memory`]; [`error`] says what went wrong in a guest, and [`origin`] where.
+//! time and of [`memory`], `places` of the pools of instances; [`error`] says what went wrong in a guest, and [`origin`] where.
 //!
 //! What must stay true: no instance serves two requests unless its app asked for it; a guest past a deadline is dropped
 //! with its store; no app gets another's share; nothing here knows NATS, SQL or an HTTP server.
@@ -19,6 +19,7 @@ pub mod error;
 mod heap;
 pub mod memory;
 pub mod origin;
+mod places;
 mod prepare;
 pub mod scheduler;
 mod sections;

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime_wasi_http::handler::Proxy;
 
+use crate::places::Place;
 use crate::state::{Capabilities, State};
 
 /// Instances of one app that wait for another request.
@@ -22,6 +23,7 @@ const IDLE_S_MAX: u64 = 10;
 /// An instance with its store.
 pub(crate) struct Instance<C: 'static> {
     pub(crate) store: Store<State<C>>,
+    pub(crate) _place: Place,
     /// None before it was instantiated.
     pub(crate) proxy: Option<Proxy>,
     /// Requests that it has served.

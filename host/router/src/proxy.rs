@@ -29,7 +29,7 @@ use odeon_http::limits::{CLIENT_IDLE_S_MAX, HEAD_BYTES_MAX};
 use odeon_http::{ReceiveError, Received, problem};
 use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::headers;
 use crate::metrics::Metrics;
@@ -47,6 +47,8 @@ const CONNECT_S_MAX: u64 = 2;
 const REQUESTS_MAX: usize = 8_192;
 /// Requests of one app at once: an app that does not answer leaves the other half to the others.
 const APP_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
+/// Part of all requests that is for apps with few: one of so many.
+const RESERVED_PART: usize = 4;
 /// Idle connections kept per host, of all threads together.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
@@ -65,6 +67,8 @@ pub struct Proxy<C = Connector> {
 struct Shared {
     routes: Routes,
     places: Arc<Semaphore>,
+    /// Of the places, for apps with few requests.
+    reserved: usize,
     metrics: Metrics,
 }
 
@@ -99,6 +103,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
         let shared = Arc::new(Shared {
             routes: Routes::new(app_requests_max),
             places: Arc::new(Semaphore::new(requests_max)),
+            reserved: requests_max / RESERVED_PART,
             metrics: Metrics::new(),
         });
         let client = client(connector.clone(), IDLE_CONNECTIONS_MAX);
@@ -149,9 +154,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
     ) -> Result<Response<PassedBody>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let host = headers::asked(&parts).ok_or(Refusal::NoHost)?;
-        let place = self.shared.places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
-        let app_place = app.places.clone().try_acquire_owned();
-        let place = (place, app_place.map_err(|_| Refusal::Busy(app.name.clone()))?);
+        let place = self.place(app)?;
         headers::for_host(&mut parts.headers, host, id.clone(), peer);
         let mut message = Message::new(parts, body);
         let mut tried: Vec<Arc<Host>> = Vec::new();
@@ -186,6 +189,17 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
             }
         }
         Err(refusal.unwrap_or_else(|| Refusal::NoReplica(app.name.clone())))
+    }
+
+    /// Places for a request, of all and of its app. The last of all are for apps that have few: some that do not answer leave room for others.
+    fn place(&self, app: &App) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Refusal> {
+        let Shared { places, reserved, .. } = &*self.shared;
+        let busy = || Refusal::Busy(app.name.clone());
+        if !app.has_few_requests() && places.available_permits() <= *reserved {
+            return Err(busy());
+        }
+        let place = places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
+        Ok((place, app.places.clone().try_acquire_owned().map_err(|_| busy())?))
     }
 }
 

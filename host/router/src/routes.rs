@@ -14,6 +14,8 @@ use tokio::sync::Semaphore;
 
 /// A host whose connection failed is chosen last for this long, in milliseconds.
 const BACKOFF_MS: u64 = 1_000;
+/// An app has few requests while it has fewer than one of so many that it may have.
+const FEW_PART: usize = 64;
 
 /// A host that serves an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,7 @@ pub(crate) struct Routes {
 pub(crate) struct App {
     pub(crate) name: String,
     pub(crate) places: Arc<Semaphore>,
+    places_max: usize,
     pub(crate) requests: Arc<AppRequests>,
     replicas: Vec<Arc<Host>>,
 }
@@ -58,6 +61,7 @@ impl Routes {
             let app = |(name, backends): (String, Vec<Backend>)| {
                 let places = before.get(&name).map(|app| app.places.clone()); // some may be taken
                 let app = App {
+                    places_max: self.app_requests_max,
                     places: places.unwrap_or_else(|| Arc::new(Semaphore::new(self.app_requests_max))),
                     requests: requests.of(&name),
                     replicas: backends.iter().filter_map(|backend| host(&mut hosts, backend)).collect(),
@@ -95,6 +99,12 @@ fn host(hosts: &mut HashMap<Arc<str>, Arc<Host>>, backend: &Backend) -> Option<A
 }
 
 impl App {
+    /// Whether it has few under way.
+    pub(crate) fn has_few_requests(&self) -> bool {
+        let under_way = self.places_max.saturating_sub(self.places.available_permits());
+        under_way < self.places_max / FEW_PART
+    }
+
     /// The less loaded of two random hosts that were not tried, those that just failed last.
     pub(crate) fn choose(&self, tried: &[Arc<Host>]) -> Option<&Arc<Host>> {
         let is_tried = |host: &Arc<Host>| tried.iter().any(|tried| Arc::ptr_eq(tried, host));

@@ -270,6 +270,31 @@ async fn an_app_that_does_not_answer_leaves_room_for_others() {
 }
 
 #[tokio::test]
+async fn apps_that_do_not_answer_leave_room_for_those_with_few_requests() {
+    const APP_REQUESTS_MAX: usize = 64;
+    let (silent, host) = (FakeHost::start(Behaviour::Silent).await, FakeHost::start(Behaviour::Echo).await);
+    let proxy = Proxy::new(2 * APP_REQUESTS_MAX, APP_REQUESTS_MAX);
+    let backend = |host: &FakeHost| vec![Backend { address: host.address.as_str().into() }];
+    let apps = [("One", &silent), ("Two", &silent), ("Shop", &host)];
+    proxy.install(apps.map(|(name, host)| (name.to_owned(), backend(host))).into());
+    let router = Router::serving(&proxy).await;
+    let mut held = tokio::task::JoinSet::new();
+    // All that one may have, and of the other what leaves a quarter.
+    for name in ["One", "Two"] {
+        for _ in 0..APP_REQUESTS_MAX {
+            held.spawn(router.client.get(format!("{}/{name}/", router.url)).send());
+        }
+    }
+    for _ in 0..APP_REQUESTS_MAX / 2 {
+        let refused = held.join_next().await.unwrap().unwrap().unwrap();
+        let answer = (refused.status(), refused.text().await.unwrap());
+        assert!(answer.1.contains("has as many requests under way as it may"), "{answer:?}");
+        check_problem(answer, (503, "OS-RTR-50303"));
+    }
+    assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_request_that_is_given_up_keeps_no_port() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let router = Router::to(&[&listener.local_addr().unwrap().to_string()]).await;

@@ -12,6 +12,7 @@ use odeon_engine::{
     Account, App, Body, Capabilities, CpuShare, Engine, EngineSettings, Failure, Finish, Linkers,
     RequestLimits, artefact,
 };
+use wasmtime::component::Component;
 use wasmtime_wasi::WasiCtx;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
@@ -87,6 +88,7 @@ impl Capabilities for Counting {
 
 pub(crate) struct Guest {
     pub(crate) engine: Engine,
+    component: Component,
     pub(crate) app: App<Counting>,
     pub(crate) account: Account,
     pub(crate) ends: Counting,
@@ -109,9 +111,18 @@ impl Guest {
         let engine =
             Engine::new(EngineSettings { instances_max: POOL, ..EngineSettings::default() }).unwrap();
         let component = artefact::component(&engine, component).unwrap();
+        Self::on(engine, component)
+    }
+
+    /// Another app of the same component, on the same host.
+    pub(crate) fn beside(&self) -> Self {
+        Self::on(self.engine.clone(), self.component.clone())
+    }
+
+    fn on(engine: Engine, component: Component) -> Self {
         let account = Account::new(CpuShare { millicores: 250, burst_ms: None }, 512 << 20);
         let app = App::link(&engine, &Linkers::new(&engine).unwrap(), &component).unwrap();
-        Self { engine, app, account, ends: Counting::default(), running: Arc::default() }
+        Self { engine, component, app, account, ends: Counting::default(), running: Arc::default() }
     }
 
     pub(crate) async fn ask(&self, path: &str, limits: RequestLimits) -> Result<Response<Body>, Failure> {

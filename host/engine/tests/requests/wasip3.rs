@@ -92,12 +92,14 @@ async fn what_the_host_keeps_of_messages_is_memory_of_the_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_comes_when_all_places_are_taken_is_told_so() {
+async fn an_app_with_many_instances_leaves_places_to_others_and_is_told_so() {
     let guest = guest();
+    let other = guest.beside();
     let taken = join_all((0..POOL).map(|_| guest.ask("/for-ever", LIMITS)));
     let refused = async {
         loop {
             if let Err(refused) = guest.ask("/", LIMITS).await {
+                other.answers().await;
                 return refused.error;
             }
         }
