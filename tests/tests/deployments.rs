@@ -20,7 +20,8 @@ const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 
 #[tokio::test]
 async fn a_deployment_works_or_changes_nothing() {
-    let site = Installation::start_with(&["--egress-network", "127.0.0.0/8"]).await;
+    let settings = ["--egress-network", "127.0.0.0/8", "--limit-max", "cpuShareMillicores=1000"];
+    let site = Installation::start_with(&settings).await;
     what_cannot_be_a_component_is_refused(&site).await;
     a_deployment_under_load_fails_no_request(&site).await;
     a_replaced_revision_ends_its_requests(&site).await;
@@ -169,6 +170,8 @@ async fn an_app_for_wasi_0_3_may_serve_several_requests_in_one_instance(site: &I
     let limits = ["--limit", "concurrency=2", "--limit", "requestWallMs=2000"];
     let deploy = ["deploy", "Waiting", "--revision", "1", "--to", "development"];
     site.succeed(&[&deploy[..], &limits[..]].concat());
+    let said = site.fail(&[&deploy[..], &["--limit", "cpuShareMillicores=1001"]].concat());
+    assert!(said.contains("the limit `cpuShareMillicores` may be 1000 at most, not 1001"), "{said}");
     // Each waits until two are in its instance, so the second one must come when the first one waits.
     eventually("two requests meet in an instance", async || {
         let first = tokio::spawn(site.client.get(site.url("development", "/Waiting/meet-2")).send());

@@ -3,9 +3,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use odeon_protocol::StageName;
 use serde::{Deserialize, Serialize};
+
+use crate::deployments::limits::OwnLimits;
 
 /// The file given to `odeon-platform serve --config`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ pub struct Settings {
     pub stages: Vec<StageName>,
     /// Where the first token of that organization is written, mode 0600.
     pub token_file: PathBuf,
+    /// The most that a deployment may give an app of each limit; what is absent, what hosts can keep.
+    #[serde(default)]
+    pub limits_max: OwnLimits,
 }
 
 impl Settings {
@@ -36,7 +41,10 @@ impl Settings {
     pub fn read(path: &std::path::Path) -> Result<Self> {
         let text =
             std::fs::read(path).with_context(|| format!("read the settings file {}", path.display()))?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("understand the settings file {}", path.display()))
+        let read = serde_json::from_slice(&text).map_err(anyhow::Error::from).and_then(|settings: Self| {
+            settings.limits_max.check().map_err(|detail| anyhow!("`limits_max`: {detail}"))?;
+            Ok(settings)
+        });
+        read.with_context(|| format!("understand the settings file {}", path.display()))
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn deploy(layout: &Layout, arguments: DeployArguments) -> Resul
         arguments;
     let allow = if allow_none { Some(Vec::new()) } else { allow };
     let limit = if limits_default { Some(Vec::new()) } else { limit };
-    let limits = limit.map(|limits| read_limits(&limits)).transpose()?;
+    let limits = limit.map(|limits| read_limits("--limit", &limits)).transpose()?;
     let how = How {
         revision: Some(revision),
         egress_allow: allow.as_deref(),
@@ -62,14 +62,14 @@ pub(crate) async fn undeploy(layout: &Layout, app: &str, stage: &str) -> Result<
     run(layout, "Undeploy", app, stage, How::default()).await
 }
 
-/// `name=value` as the Platform reads limits; it knows their names and ranges.
-fn read_limits(limits: &[String]) -> Result<Value> {
+/// `name=value` of an option as the Platform reads limits; it knows their names and ranges.
+pub(crate) fn read_limits(option: &str, limits: &[String]) -> Result<Value> {
     let read = |limit: &String| {
         let (name, value) = limit.split_once('=').unwrap_or((limit, ""));
         let value = match value {
             "unlimited" => Value::Null,
             number => number.parse::<u64>().map(Value::from).with_context(|| {
-                format!("`--limit {limit}`: write a name and a whole number, such as memoryMib=256")
+                format!("`{option} {limit}`: write a name and a whole number, such as memoryMib=256")
             })?,
         };
         Ok((name.to_owned(), value))

@@ -63,6 +63,9 @@ pub(crate) struct UpArguments {
     /// A network that apps may reach besides the Internet, as 10.1.0.0/16; may be given several times.
     #[arg(long = "egress-network", value_name = "CIDR")]
     egress_networks: Vec<String>,
+    /// The most that a deployment may give an app, as `name=value` with the names of `odeon deploy --limit`; may be given several times.
+    #[arg(long = "limit-max", value_name = "NAME=VALUE")]
+    limits_max: Vec<String>,
 }
 
 /// What the parts of the start share.
@@ -73,6 +76,7 @@ pub(crate) struct Site<'a> {
     ports: Ports,
     event_retry_ms: Option<u64>,
     egress_networks: Vec<String>,
+    limits_max: serde_json::Value,
 }
 
 pub(crate) async fn up(layout: &Layout, arguments: UpArguments) -> Result<ExitCode> {
@@ -169,9 +173,15 @@ fn prepare<'l>(layout: &'l Layout, arguments: &UpArguments) -> Result<Site<'l>> 
         run_as.own_folder(&layout.path(folder))?;
     }
     let ports = Ports::choose(&layout.path("ports.json"), &port_names(), arguments.port_base)?;
-    let UpArguments { event_retry_ms, ref egress_networks, .. } = *arguments;
-    let egress_networks = egress_networks.clone();
-    let site = Site { layout, run_as, binaries: layout.path("bin"), ports, event_retry_ms, egress_networks };
+    let site = Site {
+        layout,
+        run_as,
+        binaries: layout.path("bin"),
+        ports,
+        event_retry_ms: arguments.event_retry_ms,
+        egress_networks: arguments.egress_networks.clone(),
+        limits_max: commands::deploy::read_limits("--limit-max", &arguments.limits_max)?,
+    };
     std::fs::create_dir_all(&site.binaries).with_context(|| format!("create {}", site.binaries.display()))?;
     for name in ["odeon-platform", "odeon-host", "odeon-router", "odeon-migrator"] {
         let program = site.beside().join(name);
@@ -250,6 +260,7 @@ async fn platform(site: &Site<'_>, postgres: &Postgres, client: &tokio_postgres:
         "organization": ORGANIZATION,
         "stages": stages::STAGES.iter().map(|stage| stage.name).collect::<Vec<_>>(),
         "token_file": site.layout.token_file(),
+        "limits_max": site.limits_max,
     });
     let recipe = site.recipe(Role::Platform, "platform", &settings)?;
     Ok(Recipe { address: Some(address), ..recipe })
@@ -366,6 +377,9 @@ async fn detach(layout: &Layout, arguments: &UpArguments) -> Result<ExitCode> {
     }
     for network in &arguments.egress_networks {
         command.arg("--egress-network").arg(network);
+    }
+    for limit in &arguments.limits_max {
+        command.arg("--limit-max").arg(limit);
     }
     command.stdin(Stdio::null()).stdout(output.try_clone().context("share a log file")?).stderr(output);
     let mut child = command.spawn().context("start in the background")?;

@@ -169,7 +169,8 @@ async fn deploy(
             }
             let egress_allow = new.egress_allow.map(check_egress).transpose()?;
             let (app, accept_impact) = (asset.key.clone(), new.accept_impact);
-            let limits = new.limits.map(OwnLimits::read).transpose()?;
+            let most = &platform.settings.limits_max;
+            let limits = new.limits.map(|limits| OwnLimits::read(limits, most)).transpose()?;
             (Task::Deploy { app, revision, egress_allow, limits, accept_impact }, Some(revision))
         }
         Kind::ApplyConfigs => {

@@ -150,7 +150,7 @@ async fn serving(platform: &Platform, wanted: &Deployment) -> Result<DesiredStat
         claim: revision.claim,
         revision: wanted.revision,
         placements: wanted.placements.clone(),
-        limits: wanted.limits.whole(),
+        limits: wanted.limits.whole(&platform.settings.limits_max),
         egress_allow: wanted.egress_allow.clone(),
         database: true,
         settings,
