@@ -5,10 +5,12 @@
 //! that had the fewest when it came, and so does all that it starts. A host's connections do not: a guest may have its thread for a
 //! millisecond, and others should not wait for that.
 //!
+//! A connection of HTTP/2 has one thread for all of its requests: whoever stands before a router should open more than a few.
+//!
 //! What must stay true: each thread has about as many connections as any other.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -34,12 +36,19 @@ impl<T> Workers<T> {
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard(); // also of the first ones when a later one cannot start
         let start = |own| {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let (handle, ended) = (runtime.handle().clone(), ended.clone());
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(move || runtime.block_on(ended.cancelled()))?;
-            Ok(Worker { runtime: handle, own, connections: Arc::default() })
+            let (tell, told) = mpsc::sync_channel(1);
+            let ended = ended.clone();
+            // The runtime is made there: one that no thread was started for must not be dropped inside of another runtime.
+            let run = move || match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => {
+                    let _ = tell.send(Ok(runtime.handle().clone()));
+                    runtime.block_on(ended.cancelled());
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            };
+            std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+            let runtime = told.recv().map_err(io::Error::other)??;
+            Ok(Worker { runtime, own, connections: Arc::default() })
         };
         let workers = owns.into_iter().map(start).collect::<io::Result<Vec<_>>>()?;
         if workers.is_empty() {
