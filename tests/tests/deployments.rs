@@ -34,6 +34,24 @@ async fn a_deployment_works_or_changes_nothing() {
     logs_are_followed(&site).await;
     a_host_trusts_only_what_it_verified(&site).await;
     a_host_compiles_what_has_no_native_code(&site).await;
+    what_the_operator_allows_no_more_is_taken_back(&site).await;
+}
+
+async fn what_the_operator_allows_no_more_is_taken_back(site: &Installation) {
+    let large = async || {
+        let request = site.client.post(site.url("development", "/Waiting/")).body(vec![0; 2 << 20]);
+        request.send().await.map(|answer| answer.status())
+    };
+    assert_eq!(large().await.unwrap(), StatusCode::OK);
+    let file = site.data().join("run/platform.json");
+    let mut settings: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    settings["limits_max"]["requestBodyMib"] = json!(1);
+    fs::write(&file, settings.to_string()).unwrap();
+    site.kill("platform", Signal::KILL);
+    eventually("hosts have heard of it", async || {
+        (large().await.ok()? == StatusCode::PAYLOAD_TOO_LARGE).then_some(())
+    })
+    .await;
 }
 
 async fn what_cannot_be_a_component_is_refused(site: &Installation) {

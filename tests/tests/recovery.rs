@@ -83,16 +83,24 @@ async fn a_replayed_bucket_changes_nothing(site: &Installation) {
 
 /// The Platform's database goes back to what it was some deployments ago; the stages do not.
 async fn a_restored_platform_database_changes_nothing(site: &Installation) {
+    let may = ["--limit", "memoryMib=300", "--limit", "cpuBurstMs=unlimited", "--allow", "api.example.com"];
+    let latest = revision_in(site, "production");
+    site.succeed(
+        &[&["deploy", "Orders", "--revision", &latest, "--to", "production"][..], &may[..]].concat(),
+    );
     let database = site.database("platform").await;
     let before = revision_in(site, "production");
-    let older =
-        "update deployments.deployments set revision = 1, previous_revision = null, epoch = 0, number = 1";
+    let older = "update deployments.deployments set revision = 1, previous_revision = null, epoch = 0, number = 1, \
+                 limits = '{}', egress_allow = '{}'";
     database.batch_execute(older).await.unwrap();
     serves_while_restarting(site, "platform", &before).await;
     let token = site.token();
     let (_, audit) = site.call(&token, Method::GET, "/api/identity/v1/audit-events?limit=100", None).await;
     let adopted = |event: &Value| event["action"] == "deployment.adopt" && event["subject"] == "Orders";
     assert!(audit["results"].as_array().unwrap().iter().any(adopted), "{audit}");
+    let kept = "select d.limits::text || array_to_string(d.egress_allow, ',') from deployments.deployments d where d.stage = 'production'";
+    let kept: String = database.query_one(kept, &[]).await.unwrap().get(0);
+    assert_eq!(kept, r#"{"memoryMib": 300, "cpuBurstMs": null}api.example.com"#);
     site.succeed(&["deploy", "Orders", "--revision", "1", "--to", "production"]);
     assert_eq!(revision_in(site, "production"), "1");
 }

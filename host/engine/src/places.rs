@@ -1,7 +1,8 @@
-//! Places for instances: no app has all of a pool, and few apps together have not either.
+//! Places for instances: a few apps cannot have all of a pool.
 //!
-//! A pool has room for so many instances. The last quarter of it is for apps that have few: whoever has more gets none of
-//! it. What must stay true: while apps with many instances have taken all that they may, an app with few gets another one.
+//! A pool has room for so many instances, those included that wait for another request. The last quarter of it is for the first few of each
+//! app (of each of its revisions that is loaded): whoever has more gets none of it. What must stay true: while apps with many instances have
+//! taken all that they may, an app with few gets another one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

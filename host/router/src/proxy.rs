@@ -78,6 +78,7 @@ enum Refusal {
     NoReplica(String),
     Overloaded,
     Busy(String),
+    Crowded(String),
     Upstream,
     Late,
     SlowBody,
@@ -196,7 +197,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
         let Shared { places, reserved, .. } = &*self.shared;
         let busy = || Refusal::Busy(app.name.clone());
         if !app.has_few_requests() && places.available_permits() <= *reserved {
-            return Err(busy());
+            return Err(Refusal::Crowded(app.name.clone()));
         }
         let place = places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
         Ok((place, app.places.clone().try_acquire_owned().map_err(|_| busy())?))
@@ -369,6 +370,12 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
         }
         Refusal::Busy(name) => {
             let detail = format!("`{name}` has as many requests under way as it may; try again in a moment");
+            (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50303", detail)
+        }
+        Refusal::Crowded(name) => {
+            let detail = format!(
+                "the router has few places left, which are for apps with fewer requests under way than `{name}`; try again in a moment"
+            );
             (StatusCode::SERVICE_UNAVAILABLE, "OS-RTR-50303", detail)
         }
         Refusal::Upstream => {

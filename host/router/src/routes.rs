@@ -104,7 +104,7 @@ impl App {
     /// Whether it has few under way.
     pub(crate) fn has_few_requests(&self) -> bool {
         let under_way = self.places_max.saturating_sub(self.places.available_permits());
-        under_way < self.places_max / FEW_PART
+        under_way < (self.places_max / FEW_PART).max(1)
     }
 
     /// The less loaded of two random hosts that were not tried, those that just failed last.

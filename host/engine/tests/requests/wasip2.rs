@@ -131,7 +131,8 @@ async fn instances_that_wait_leave_most_of_the_pool_to_those_that_serve() {
     let _answer = guest.ask("/", kept).await.unwrap();
     guest.rests().await;
     let one = guest.account.memory.held();
-    let _answers = join_all((0..POOL).map(|_| guest.ask("/slow", kept))).await; // each in an instance of its own
+    // Each in an instance of its own, but for the last ones, for which there is none.
+    let _answers = join_all((0..POOL).map(|_| guest.ask("/slow", kept))).await;
     guest.rests().await;
     assert_eq!(guest.account.memory.held(), one * u64::from(POOL) / 4);
 }

@@ -122,51 +122,62 @@ impl OwnLimits {
     /// All limits, as hosts get them: none is more than `most` says, the defaults neither.
     pub(crate) fn whole(&self, most: &Self) -> Limits {
         let usual = Limits::default();
-        let mib = |own: Option<u64>, usual: u64, most: Option<u64>| {
-            let bytes = |mib| mib * MIB;
-            own.map_or(usual, bytes).min(most.map_or(u64::MAX, bytes))
-        };
-        let wide = |own: Option<u64>, usual: u64, most: Option<u64>| {
-            own.unwrap_or(usual).min(most.unwrap_or(u64::MAX))
-        };
-        let number = |own: Option<u32>, usual: u32, most: Option<u32>| {
-            own.unwrap_or(usual).min(most.unwrap_or(u32::MAX))
-        };
-        let usual_reuse = match self.concurrency {
-            Some(2..) => SHARED_REUSE,
-            Some(_) | None => usual.instance_reuse_max,
-        };
-        let burst = self.cpu_burst_ms.unwrap_or(usual.cpu_burst_ms);
+        let mib = |own: Option<u64>, usual: u64| own.map_or(usual, |mib| mib * MIB);
+        let concurrency = self.concurrency.map(|own| own.min(most.concurrency.unwrap_or(own)));
+        most.cut(Limits {
+            instance_memory_bytes_max: mib(self.instance_memory_mib, usual.instance_memory_bytes_max),
+            memory_bytes_max: mib(self.memory_mib, usual.memory_bytes_max),
+            instances_max: self.instances.unwrap_or(usual.instances_max),
+            instance_reuse_max: self.reuse.unwrap_or(match concurrency {
+                Some(2..) => SHARED_REUSE,
+                Some(_) | None => usual.instance_reuse_max,
+            }),
+            instance_concurrency_max: concurrency.unwrap_or(usual.instance_concurrency_max),
+            cpu_share_millicores: self.cpu_share_millicores.unwrap_or(usual.cpu_share_millicores),
+            cpu_burst_ms: self.cpu_burst_ms.unwrap_or(usual.cpu_burst_ms),
+            request_cpu_ms_max: self.request_cpu_ms.unwrap_or(usual.request_cpu_ms_max),
+            request_wall_ms_max: self.request_wall_ms.unwrap_or(usual.request_wall_ms_max),
+            request_body_bytes_max: mib(self.request_body_mib, usual.request_body_bytes_max),
+        })
+    }
+
+    /// The same limits, none of them more than this says.
+    pub(crate) fn cut(&self, limits: Limits) -> Limits {
+        let mib = |limit: u64, most: Option<u64>| most.map_or(limit, |most| limit.min(most * MIB));
+        let wide = |limit: u64, most: Option<u64>| limit.min(most.unwrap_or(limit));
+        let number = |limit: u32, most: Option<u32>| limit.min(most.unwrap_or(limit));
+        let cut_burst = |most: u64| limits.cpu_burst_ms.map_or(most, |burst| burst.min(most));
         Limits {
-            instance_memory_bytes_max: mib(
-                self.instance_memory_mib,
-                usual.instance_memory_bytes_max,
-                most.instance_memory_mib,
-            ),
-            memory_bytes_max: mib(self.memory_mib, usual.memory_bytes_max, most.memory_mib),
-            instances_max: number(self.instances, usual.instances_max, most.instances),
-            instance_reuse_max: number(self.reuse, usual_reuse, most.reuse),
-            instance_concurrency_max: number(
-                self.concurrency,
-                usual.instance_concurrency_max,
-                most.concurrency,
-            ),
-            cpu_share_millicores: number(
-                self.cpu_share_millicores,
-                usual.cpu_share_millicores,
-                most.cpu_share_millicores,
-            ),
-            cpu_burst_ms: match most.cpu_burst_ms.flatten() {
-                Some(most) => Some(burst.map_or(most, |burst| burst.min(most))),
-                None => burst,
-            },
-            request_cpu_ms_max: wide(self.request_cpu_ms, usual.request_cpu_ms_max, most.request_cpu_ms),
-            request_wall_ms_max: wide(self.request_wall_ms, usual.request_wall_ms_max, most.request_wall_ms),
-            request_body_bytes_max: mib(
-                self.request_body_mib,
-                usual.request_body_bytes_max,
-                most.request_body_mib,
-            ),
+            instance_memory_bytes_max: mib(limits.instance_memory_bytes_max, self.instance_memory_mib),
+            memory_bytes_max: mib(limits.memory_bytes_max, self.memory_mib),
+            instances_max: number(limits.instances_max, self.instances),
+            instance_reuse_max: number(limits.instance_reuse_max, self.reuse),
+            instance_concurrency_max: number(limits.instance_concurrency_max, self.concurrency),
+            cpu_share_millicores: number(limits.cpu_share_millicores, self.cpu_share_millicores),
+            cpu_burst_ms: self.cpu_burst_ms.flatten().map(cut_burst).or(limits.cpu_burst_ms),
+            request_cpu_ms_max: wide(limits.request_cpu_ms_max, self.request_cpu_ms),
+            request_wall_ms_max: wide(limits.request_wall_ms_max, self.request_wall_ms),
+            request_body_bytes_max: mib(limits.request_body_bytes_max, self.request_body_mib),
+        }
+    }
+
+    /// What differs from the default of what hosts have.
+    pub(crate) fn of(limits: &Limits) -> Self {
+        let usual = Limits::default();
+        let mib = |limit: u64, usual: u64| (limit != usual).then_some(limit / MIB);
+        let wide = |limit: u64, usual: u64| (limit != usual).then_some(limit);
+        let number = |limit: u32, usual: u32| (limit != usual).then_some(limit);
+        Self {
+            instance_memory_mib: mib(limits.instance_memory_bytes_max, usual.instance_memory_bytes_max),
+            memory_mib: mib(limits.memory_bytes_max, usual.memory_bytes_max),
+            instances: number(limits.instances_max, usual.instances_max),
+            reuse: number(limits.instance_reuse_max, usual.instance_reuse_max),
+            concurrency: number(limits.instance_concurrency_max, usual.instance_concurrency_max),
+            cpu_share_millicores: number(limits.cpu_share_millicores, usual.cpu_share_millicores),
+            cpu_burst_ms: (limits.cpu_burst_ms != usual.cpu_burst_ms).then_some(limits.cpu_burst_ms),
+            request_cpu_ms: wide(limits.request_cpu_ms_max, usual.request_cpu_ms_max),
+            request_wall_ms: wide(limits.request_wall_ms_max, usual.request_wall_ms_max),
+            request_body_mib: mib(limits.request_body_bytes_max, usual.request_body_bytes_max),
         }
     }
 }
@@ -231,5 +242,25 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(stored, expect);
+        let alone = limits(r#"{"concurrency": 8}"#).whole(&limits(r#"{"concurrency": 1}"#));
+        assert_eq!(
+            alone,
+            Limits::default(),
+            "and an instance that serves one at a time is not used again for that"
+        );
+    }
+
+    #[test]
+    fn what_hosts_have_is_what_was_asked_for() {
+        let none = OwnLimits::default();
+        for text in [
+            "{}",
+            r#"{"cpuBurstMs": null, "cpuShareMillicores": 10, "instances": 1}"#,
+            r#"{"memoryMib": 64, "instanceMemoryMib": 16, "requestBodyMib": 0, "reuse": 5, "concurrency": 4}"#,
+            r#"{"cpuBurstMs": 0, "requestCpuMs": 1, "requestWallMs": 2}"#,
+        ] {
+            let asked: OwnLimits = serde_json::from_str(text).unwrap();
+            assert_eq!(OwnLimits::of(&asked.whole(&none)), asked, "{text}");
+        }
     }
 }

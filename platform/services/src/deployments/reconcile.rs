@@ -1,10 +1,11 @@
 //! Keeps a stage as it was asked for. Runs on a nudge (something was heard) and on a timer, and takes no
 //! input: it looks at the database and at the stage each time.
 //!
-//! Three differences, three answers:
+//! Four differences, four answers:
 //! - the stage lacks what the database has, or holds an older generation (an emptied or replayed bucket): write it again;
 //! - the stage is ahead of the database (a restored database): the stage is right, it was sealed by us; adopt it.
 //!   Nothing goes back because a backup was older;
+//! - the stage allows an app more than the operator does, who says less than before: the same again with less, next generation;
 //! - a host with replicas is away for longer than [`HOST_GONE_S`]: plan anew, next generation.
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use odeon_protocol::{DesiredApp, DesiredState, HostId, Revision};
 use serde_json::json;
 use tracing::{info, warn};
 
+use super::limits::OwnLimits;
 use super::{desired, store};
 use crate::Platform;
 use crate::identity;
@@ -68,14 +70,27 @@ async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store
     if platform.is_busy(deployment) {
         return Ok(());
     }
-    let theirs = seen.desired.get(&deployment.app).map(|desired| desired.generation);
+    let found = seen.desired.get(&deployment.app);
+    let theirs = found.map(|desired| desired.generation);
     if theirs.is_none_or(|theirs| theirs < deployment.generation) {
         info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
         desired::write_again(platform, stage, deployment).await
-    } else if theirs == Some(deployment.generation) && deployment.serving && stage.has_settled() {
-        replace_lost(platform, stage, seen, deployment).await
-    } else {
+    } else if theirs != Some(deployment.generation) || !deployment.serving || !stage.has_settled() {
         Ok(())
+    } else if found.is_some_and(|found| has_more(found, &platform.settings.limits_max)) {
+        info!(stage = %stage.name, app = %deployment.name, "the operator allows less: limiting anew");
+        let generation = desired::next_generation(stage, Some(deployment), &deployment.app);
+        desired::apply(platform, stage, &store::Deployment { generation, ..deployment.clone() }).await
+    } else {
+        replace_lost(platform, stage, seen, deployment).await
+    }
+}
+
+/// Whether an app has more than it may have at most.
+fn has_more(found: &DesiredApp, most: &OwnLimits) -> bool {
+    match &found.state {
+        DesiredState::Serving(serving) => most.cut(serving.limits.clone()) != serving.limits,
+        DesiredState::Removed => false,
     }
 }
 
@@ -89,35 +104,43 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
     }) else {
         return Ok(());
     };
-    let (serving, revision, placements) = match &found.state {
-        DesiredState::Serving(serving) => (true, serving.revision, serving.placements.clone()),
-        DesiredState::Removed => {
-            (false, before.as_ref().map_or(Revision(1), |before| before.revision), Vec::new())
-        }
-    };
     let asset =
         crate::assets::store::find(&platform.database, &found.organization, found.app.as_str()).await?;
     if asset.is_none() {
         warn!(stage = %stage.name, app = %found.app, %name, "the stage serves an app this database does not know; it is left alone");
         return Ok(());
     }
-    let wanted = store::Deployment {
+    let unknown = store::Deployment {
         organization: found.organization.clone(),
         app: found.app.clone(),
         name,
         stage: stage.name.clone(),
-        revision,
-        previous_revision: before.as_ref().and_then(|before| before.previous_revision),
-        serving,
+        revision: Revision(1),
+        previous_revision: None,
+        serving: false,
         generation: found.generation,
-        placements,
-        egress_allow: before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default(),
-        limits: before.map(|before| before.limits).unwrap_or_default(),
+        placements: Vec::new(),
+        egress_allow: Vec::new(),
+        limits: OwnLimits::default(),
         updated_at: chrono::Utc::now(),
     };
+    let before = before.unwrap_or(unknown);
+    let mut wanted =
+        store::Deployment { generation: found.generation, updated_at: chrono::Utc::now(), ..before };
+    match &found.state {
+        DesiredState::Serving(serving) => {
+            wanted.serving = true;
+            wanted.name = serving.name.clone();
+            wanted.revision = serving.revision;
+            wanted.placements = serving.placements.clone();
+            wanted.egress_allow = serving.egress_allow.clone();
+            wanted.limits = OwnLimits::of(&serving.limits);
+        }
+        DesiredState::Removed => (wanted.serving, wanted.placements) = (false, Vec::new()),
+    }
     let mut transaction = platform.database.begin().await?;
     store::save(&mut *transaction, &wanted).await?;
-    let detail = json!({ "stage": stage.name, "revision": revision, "generation": found.generation });
+    let detail = json!({ "stage": stage.name, "revision": wanted.revision, "generation": found.generation });
     identity::store::audit(
         &mut *transaction,
         &found.organization,
