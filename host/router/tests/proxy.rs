@@ -288,6 +288,7 @@ async fn apps_that_do_not_answer_leave_room_for_those_with_few_requests() {
     for _ in 0..APP_REQUESTS_MAX / 2 {
         let refused = held.join_next().await.unwrap().unwrap().unwrap();
         let answer = (refused.status(), refused.text().await.unwrap());
+        assert!(answer.1.contains("the router has few places left"), "{answer:?}");
         check_problem(answer, (503, "OS-RTR-50303"));
     }
     assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);

@@ -21,6 +21,7 @@ mod nats;
 pub mod settings;
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,11 +33,10 @@ use serde_json::json;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tracing::info;
 
 use crate::assets::blobs::Blobs;
-use crate::deployments::store::Deployment;
 use crate::identity::Scope;
 use crate::keys::Keys;
 use crate::nats::auth::{self, Permissions};
@@ -70,7 +70,14 @@ pub(crate) struct Platform {
     pub(crate) builds: Semaphore,
     pub(crate) operations: Arc<Semaphore>,
     pub(crate) log_readers: Arc<Semaphore>,
-    busy: Arc<Mutex<BTreeSet<(AppId, StageName)>>>,
+    busy: Arc<Busy>,
+}
+
+/// Apps and stages that somebody is changing.
+#[derive(Default)]
+struct Busy {
+    marks: Mutex<BTreeSet<(AppId, StageName)>>,
+    freed: Notify,
 }
 
 impl Platform {
@@ -93,28 +100,35 @@ impl Platform {
     pub(crate) fn first_stage(&self, organization: &OrganizationId) -> Option<StageName> {
         self.stages.of(organization).first().map(|stage| stage.name.clone())
     }
-    /// Marks an app and stage as being deployed: until the guard drops, the reconciler leaves them alone.
-    pub(crate) fn busy(&self, app: &AppId, stage: &StageName) -> BusyGuard {
-        let mark = (app.clone(), stage.clone());
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(mark.clone());
-        BusyGuard { busy: self.busy.clone(), mark }
+    /// Marks an app and stage as being changed, as soon as nobody else changes them: operations and the reconciler do not meet.
+    pub(crate) async fn busy(&self, app: &AppId, stage: &StageName) -> BusyGuard {
+        loop {
+            let mut freed = pin!(self.busy.freed.notified());
+            freed.as_mut().enable(); // before the look, so that nothing is missed between the two
+            match self.try_busy(app, stage) {
+                Some(guard) => return guard,
+                None => freed.await,
+            }
+        }
     }
-    /// Whether an operation is on it now.
-    pub(crate) fn is_busy(&self, deployment: &Deployment) -> bool {
-        let mark = (deployment.app.clone(), deployment.stage.clone());
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).contains(&mark)
+    /// The same, if nobody changes them now.
+    pub(crate) fn try_busy(&self, app: &AppId, stage: &StageName) -> Option<BusyGuard> {
+        let mark = (app.clone(), stage.clone());
+        let is_new = self.busy.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(mark.clone());
+        is_new.then(|| BusyGuard { busy: self.busy.clone(), mark })
     }
 }
 
 /// See [`Platform::busy`].
 pub(crate) struct BusyGuard {
-    busy: Arc<Mutex<BTreeSet<(AppId, StageName)>>>,
+    busy: Arc<Busy>,
     mark: (AppId, StageName),
 }
 
 impl Drop for BusyGuard {
     fn drop(&mut self) {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mark);
+        self.busy.marks.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mark);
+        self.busy.freed.notify_waiters();
     }
 }
 

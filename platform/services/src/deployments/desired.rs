@@ -31,16 +31,25 @@ pub(crate) fn next_generation(
     ours.after_restore(run.chain(wanted).max().unwrap_or_default())
 }
 
-/// Saves `wanted` and puts it into the stage.
+/// Saves `wanted` and puts it into the stage; what cannot be put there is not saved either.
 pub(crate) async fn apply(platform: &Platform, stage: &Stage, wanted: &Deployment) -> Result<()> {
+    let state = state(platform, wanted).await?;
     let saved = store::save(&platform.database, wanted).await?;
     ensure!(saved, "a newer deployment of `{}` to {} was made meanwhile", wanted.name, wanted.stage);
-    write(platform, stage, wanted).await
+    put(platform, stage, wanted, state).await
 }
 
-/// Puts what the database says into the stage. Events find their handlers before the hosts do.
+/// Puts what the database says into the stage.
 pub(crate) async fn write(platform: &Platform, stage: &Stage, wanted: &Deployment) -> Result<()> {
-    let state = if wanted.serving { serving(platform, wanted).await? } else { DesiredState::Removed };
+    put(platform, stage, wanted, state(platform, wanted).await?).await
+}
+
+async fn state(platform: &Platform, wanted: &Deployment) -> Result<DesiredState> {
+    if wanted.serving { serving(platform, wanted).await } else { Ok(DesiredState::Removed) }
+}
+
+/// Events find their handlers before the hosts do.
+async fn put(platform: &Platform, stage: &Stage, wanted: &Deployment, state: DesiredState) -> Result<()> {
     let handlers = match &state {
         DesiredState::Serving(serving) => &serving.handlers[..],
         DesiredState::Removed => &[],

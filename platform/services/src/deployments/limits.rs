@@ -167,11 +167,13 @@ impl OwnLimits {
         let mib = |limit: u64, usual: u64| (limit != usual).then_some(limit / MIB);
         let wide = |limit: u64, usual: u64| (limit != usual).then_some(limit);
         let number = |limit: u32, usual: u32| (limit != usual).then_some(limit);
+        let usual_reuse =
+            if limits.instance_concurrency_max > 1 { SHARED_REUSE } else { usual.instance_reuse_max };
         Self {
             instance_memory_mib: mib(limits.instance_memory_bytes_max, usual.instance_memory_bytes_max),
             memory_mib: mib(limits.memory_bytes_max, usual.memory_bytes_max),
             instances: number(limits.instances_max, usual.instances_max),
-            reuse: number(limits.instance_reuse_max, usual.instance_reuse_max),
+            reuse: number(limits.instance_reuse_max, usual_reuse),
             concurrency: number(limits.instance_concurrency_max, usual.instance_concurrency_max),
             cpu_share_millicores: number(limits.cpu_share_millicores, usual.cpu_share_millicores),
             cpu_burst_ms: (limits.cpu_burst_ms != usual.cpu_burst_ms).then_some(limits.cpu_burst_ms),
@@ -242,6 +244,7 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(stored, expect);
+        assert_eq!(most.cut(stored.clone()), stored, "what was cut is not cut again and again");
         let alone = limits(r#"{"concurrency": 8}"#).whole(&limits(r#"{"concurrency": 1}"#));
         assert_eq!(
             alone,
@@ -258,6 +261,8 @@ mod tests {
             r#"{"cpuBurstMs": null, "cpuShareMillicores": 10, "instances": 1}"#,
             r#"{"memoryMib": 64, "instanceMemoryMib": 16, "requestBodyMib": 0, "reuse": 5, "concurrency": 4}"#,
             r#"{"cpuBurstMs": 0, "requestCpuMs": 1, "requestWallMs": 2}"#,
+            r#"{"concurrency": 8}"#,
+            r#"{"concurrency": 8, "reuse": 1}"#,
         ] {
             let asked: OwnLimits = serde_json::from_str(text).unwrap();
             assert_eq!(OwnLimits::of(&asked.whole(&none)), asked, "{text}");

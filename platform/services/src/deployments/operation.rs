@@ -173,7 +173,7 @@ async fn deploy(
         crate::assets::store::find_revision(&platform.database, &operation.organization, app, revision)
             .await?
             .with_context(|| format!("revision {revision} of `{}` is not stored", asset.name))?;
-    let _busy = platform.busy(app, &operation.stage);
+    let _busy = platform.busy(app, &operation.stage).await;
     let before = store::find(&platform.database, app, &operation.stage).await?;
     if !impact_is_accepted(platform, operation, &asset.name, &stored.interface, progress).await? {
         return Ok(Err(Failed));
@@ -304,7 +304,7 @@ async fn undeploy(
     progress: &mut Progress,
 ) -> Outcome {
     let stage = platform.stage(&operation.organization, &operation.stage).context("the stage is not open")?;
-    let _busy = platform.busy(app, &operation.stage);
+    let _busy = platform.busy(app, &operation.stage).await;
     let Some(before) =
         store::find(&platform.database, app, &operation.stage).await?.filter(|found| found.serving)
     else {

@@ -67,20 +67,20 @@ async fn once(platform: &Platform, stage: &Stage) -> Result<()> {
 }
 
 async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store::Deployment) -> Result<()> {
-    if platform.is_busy(deployment) {
-        return Ok(());
-    }
+    let Some(_busy) = platform.try_busy(&deployment.app, &deployment.stage) else { return Ok(()) };
     let found = seen.desired.get(&deployment.app);
     let theirs = found.map(|desired| desired.generation);
     if theirs.is_none_or(|theirs| theirs < deployment.generation) {
+        if !is_current(platform, deployment).await? {
+            return Ok(());
+        }
         info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
         desired::write_again(platform, stage, deployment).await
     } else if theirs != Some(deployment.generation) || !deployment.serving || !stage.has_settled() {
         Ok(())
     } else if found.is_some_and(|found| has_more(found, &platform.settings.limits_max)) {
         info!(stage = %stage.name, app = %deployment.name, "the operator allows less: limiting anew");
-        let generation = desired::next_generation(stage, Some(deployment), &deployment.app);
-        desired::apply(platform, stage, &store::Deployment { generation, ..deployment.clone() }).await
+        anew(platform, stage, deployment, deployment.placements.clone()).await
     } else {
         replace_lost(platform, stage, seen, deployment).await
     }
@@ -134,7 +134,10 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
             wanted.revision = serving.revision;
             wanted.placements = serving.placements.clone();
             wanted.egress_allow = serving.egress_allow.clone();
-            wanted.limits = OwnLimits::of(&serving.limits);
+            // Its own limits may be more than the operator allows now.
+            if wanted.limits.whole(&platform.settings.limits_max) != serving.limits {
+                wanted.limits = OwnLimits::of(&serving.limits);
+            }
         }
         DesiredState::Removed => (wanted.serving, wanted.placements) = (false, Vec::new()),
     }
@@ -168,12 +171,28 @@ async fn replace_lost(
         return Ok(());
     }
     info!(stage = %stage.name, app = %deployment.name, from = ?deployment.placements, to = ?placed, "placing anew");
-    let wanted = store::Deployment {
-        generation: desired::next_generation(stage, Some(deployment), &deployment.app),
-        placements: placed,
-        ..deployment.clone()
-    };
+    anew(platform, stage, deployment, placed).await
+}
+
+/// Asks for the same again, at these hosts.
+async fn anew(
+    platform: &Platform,
+    stage: &Stage,
+    deployment: &store::Deployment,
+    placements: Vec<HostId>,
+) -> Result<()> {
+    if !is_current(platform, deployment).await? {
+        return Ok(());
+    }
+    let generation = desired::next_generation(stage, Some(deployment), &deployment.app);
+    let wanted = store::Deployment { generation, placements, ..deployment.clone() };
     desired::apply(platform, stage, &wanted).await
+}
+
+/// Whether no operation has begun and ended since it was read. Asked while it is marked as busy, so that none begins.
+async fn is_current(platform: &Platform, deployment: &store::Deployment) -> Result<bool> {
+    let now = store::find(&platform.database, &deployment.app, &deployment.stage).await?;
+    Ok(now.is_some_and(|now| now.generation == deployment.generation))
 }
 
 /// The hosts that may hold replicas: live ones, and those silent for a moment only.
