@@ -195,12 +195,12 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
     /// Places for a request, of all and of its app. The last of all are for apps that have few: some that do not answer leave room for others.
     fn place(&self, app: &App) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Refusal> {
         let Shared { places, reserved, .. } = &*self.shared;
-        let busy = || Refusal::Busy(app.name.clone());
         if !app.has_few_requests() && places.available_permits() <= *reserved {
             return Err(Refusal::Crowded(app.name.clone()));
         }
         let place = places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
-        Ok((place, app.places.clone().try_acquire_owned().map_err(|_| busy())?))
+        let of_app = app.places.clone().try_acquire_owned();
+        Ok((place, of_app.map_err(|_| Refusal::Busy(app.name.clone()))?))
     }
 }
 

@@ -51,6 +51,11 @@ impl FakeHost {
         Self { address, requests }
     }
 
+    /// The routes of an app that it alone serves.
+    fn backends(&self) -> Vec<Backend> {
+        vec![Backend { address: self.address.as_str().into() }]
+    }
+
     fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -247,9 +252,8 @@ async fn an_app_that_does_not_answer_leaves_room_for_others() {
     const APP_REQUESTS_MAX: usize = 4;
     let (silent, host) = (FakeHost::start(Behaviour::Silent).await, FakeHost::start(Behaviour::Echo).await);
     let proxy = Proxy::new(2 * APP_REQUESTS_MAX, APP_REQUESTS_MAX);
-    let backend = |host: &FakeHost| vec![Backend { address: host.address.as_str().into() }];
     let routes =
-        || HashMap::from([("Slow".to_owned(), backend(&silent)), ("Shop".to_owned(), backend(&host))]);
+        || HashMap::from([("Slow".to_owned(), silent.backends()), ("Shop".to_owned(), host.backends())]);
     proxy.install(routes());
     let router = Router::serving(&proxy).await;
     let url = format!("{}/Slow/", router.url);
@@ -274,9 +278,8 @@ async fn apps_that_do_not_answer_leave_room_for_those_with_few_requests() {
     const APP_REQUESTS_MAX: usize = 64;
     let (silent, host) = (FakeHost::start(Behaviour::Silent).await, FakeHost::start(Behaviour::Echo).await);
     let proxy = Proxy::new(2 * APP_REQUESTS_MAX, APP_REQUESTS_MAX);
-    let backend = |host: &FakeHost| vec![Backend { address: host.address.as_str().into() }];
     let apps = [("One", &silent), ("Two", &silent), ("Shop", &host)];
-    proxy.install(apps.map(|(name, host)| (name.to_owned(), backend(host))).into());
+    proxy.install(apps.map(|(name, host)| (name.to_owned(), host.backends())).into());
     let router = Router::serving(&proxy).await;
     let mut held = tokio::task::JoinSet::new();
     // All that one may have, and of the other what leaves a quarter.

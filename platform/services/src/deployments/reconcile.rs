@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use odeon_control::{HostView, Spread, place};
-use odeon_protocol::{DesiredApp, DesiredState, HostId, Revision};
+use odeon_protocol::{DesiredApp, DesiredState, HostId};
 use serde_json::json;
 use tracing::{info, warn};
 
 use super::limits::OwnLimits;
 use super::{desired, store};
-use crate::Platform;
 use crate::identity;
 use crate::nats::stage::{Seen, Stage};
+use crate::{BusyGuard, Platform};
 
 /// Time between two looks when nothing is heard, in seconds.
 const EVERY_S: u64 = 5;
@@ -67,23 +67,27 @@ async fn once(platform: &Platform, stage: &Stage) -> Result<()> {
 }
 
 async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store::Deployment) -> Result<()> {
-    let Some(_busy) = platform.try_busy(&deployment.app, &deployment.stage) else { return Ok(()) };
     let found = seen.desired.get(&deployment.app);
     let theirs = found.map(|desired| desired.generation);
     if theirs.is_none_or(|theirs| theirs < deployment.generation) {
-        if !is_current(platform, deployment).await? {
-            return Ok(());
-        }
+        let Some(_busy) = hold(platform, deployment).await? else { return Ok(()) };
         info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
         desired::write_again(platform, stage, deployment).await
     } else if theirs != Some(deployment.generation) || !deployment.serving || !stage.has_settled() {
         Ok(())
     } else if found.is_some_and(|found| has_more(found, &platform.settings.limits_max)) {
-        info!(stage = %stage.name, app = %deployment.name, "the operator allows less: limiting anew");
-        anew(platform, stage, deployment, deployment.placements.clone()).await
+        let why = "the operator allows less";
+        anew(platform, stage, deployment, deployment.placements.clone(), why).await
     } else {
         replace_lost(platform, stage, seen, deployment).await
     }
+}
+
+/// Keeps operations away from a deployment that is to be changed. `None` where one is on it, or was since it was read.
+async fn hold(platform: &Platform, deployment: &store::Deployment) -> Result<Option<BusyGuard>> {
+    let Some(busy) = platform.try_busy(&deployment.app, &deployment.stage) else { return Ok(None) };
+    let now = store::find(&platform.database, &deployment.app, &deployment.stage).await?;
+    Ok(now.is_some_and(|now| now.generation == deployment.generation).then_some(busy))
 }
 
 /// Whether an app has more than it may have at most.
@@ -96,35 +100,30 @@ fn has_more(found: &DesiredApp, most: &OwnLimits) -> bool {
 
 /// Takes over what the stage knows and a restored database has forgotten.
 async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result<()> {
-    let before = store::find(&platform.database, &found.app, &stage.name).await?;
-    let Some(name) = (match (&found.state, &before) {
-        (DesiredState::Serving(serving), _) => Some(serving.name.clone()),
-        (DesiredState::Removed, Some(before)) => Some(before.name.clone()),
-        (DesiredState::Removed, None) => None, // gone there, unknown here: nothing to remember
-    }) else {
-        return Ok(());
+    let before = match (store::find(&platform.database, &found.app, &stage.name).await?, &found.state) {
+        (Some(before), _) => before,
+        (None, DesiredState::Removed) => return Ok(()), // gone there, unknown here: nothing to remember
+        (None, DesiredState::Serving(serving)) => store::Deployment {
+            organization: found.organization.clone(),
+            app: found.app.clone(),
+            name: serving.name.clone(),
+            stage: stage.name.clone(),
+            revision: serving.revision,
+            previous_revision: None,
+            serving: true,
+            generation: found.generation,
+            placements: Vec::new(),
+            egress_allow: Vec::new(),
+            limits: OwnLimits::default(),
+            updated_at: chrono::Utc::now(),
+        },
     };
     let asset =
         crate::assets::store::find(&platform.database, &found.organization, found.app.as_str()).await?;
     if asset.is_none() {
-        warn!(stage = %stage.name, app = %found.app, %name, "the stage serves an app this database does not know; it is left alone");
+        warn!(stage = %stage.name, app = %found.app, name = %before.name, "the stage serves an app this database does not know; it is left alone");
         return Ok(());
     }
-    let unknown = store::Deployment {
-        organization: found.organization.clone(),
-        app: found.app.clone(),
-        name,
-        stage: stage.name.clone(),
-        revision: Revision(1),
-        previous_revision: None,
-        serving: false,
-        generation: found.generation,
-        placements: Vec::new(),
-        egress_allow: Vec::new(),
-        limits: OwnLimits::default(),
-        updated_at: chrono::Utc::now(),
-    };
-    let before = before.unwrap_or(unknown);
     let mut wanted =
         store::Deployment { generation: found.generation, updated_at: chrono::Utc::now(), ..before };
     match &found.state {
@@ -142,7 +141,9 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
         DesiredState::Removed => (wanted.serving, wanted.placements) = (false, Vec::new()),
     }
     let mut transaction = platform.database.begin().await?;
-    store::save(&mut *transaction, &wanted).await?;
+    if !store::save(&mut *transaction, &wanted).await? {
+        return Ok(()); // an operation was faster
+    }
     let detail = json!({ "stage": stage.name, "revision": wanted.revision, "generation": found.generation });
     identity::store::audit(
         &mut *transaction,
@@ -170,8 +171,7 @@ async fn replace_lost(
     if placed == deployment.placements || placed.len() < deployment.placements.len() {
         return Ok(());
     }
-    info!(stage = %stage.name, app = %deployment.name, from = ?deployment.placements, to = ?placed, "placing anew");
-    anew(platform, stage, deployment, placed).await
+    anew(platform, stage, deployment, placed, "a host is away").await
 }
 
 /// Asks for the same again, at these hosts.
@@ -180,19 +180,13 @@ async fn anew(
     stage: &Stage,
     deployment: &store::Deployment,
     placements: Vec<HostId>,
+    why: &str,
 ) -> Result<()> {
-    if !is_current(platform, deployment).await? {
-        return Ok(());
-    }
+    let Some(_busy) = hold(platform, deployment).await? else { return Ok(()) };
+    info!(stage = %stage.name, app = %deployment.name, from = ?deployment.placements, to = ?placements, "asking anew: {why}");
     let generation = desired::next_generation(stage, Some(deployment), &deployment.app);
     let wanted = store::Deployment { generation, placements, ..deployment.clone() };
     desired::apply(platform, stage, &wanted).await
-}
-
-/// Whether no operation has begun and ended since it was read. Asked while it is marked as busy, so that none begins.
-async fn is_current(platform: &Platform, deployment: &store::Deployment) -> Result<bool> {
-    let now = store::find(&platform.database, &deployment.app, &deployment.stage).await?;
-    Ok(now.is_some_and(|now| now.generation == deployment.generation))
 }
 
 /// The hosts that may hold replicas: live ones, and those silent for a moment only.
