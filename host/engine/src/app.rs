@@ -77,6 +77,7 @@ pub struct Admitted<H> {
 /// A component whose imports are resolved. Cheap to clone.
 pub struct App<C: 'static> {
     engine: Engine,
+    wasi: Wasi,
     pre: Arc<ProxyPre<State<C>>>,
     warm: Arc<Warm<C>>,
     /// None where an instance serves one request at a time.
@@ -89,6 +90,7 @@ impl<C> Clone for App<C> {
     fn clone(&self) -> Self {
         Self {
             engine: self.engine.clone(),
+            wasi: self.wasi,
             pre: self.pre.clone(),
             warm: self.warm.clone(),
             doors: self.doors.clone(),
@@ -120,11 +122,11 @@ impl<C: Capabilities> App<C> {
         let places = engine.places(wasi).for_app();
         let may_share = wasi == Wasi::P3 && linkers.may_share(component);
         let doors = may_share.then(Arc::default);
-        let warm = Arc::new(Warm::within(engine.idle_places()));
+        let warm = Arc::new(Warm::new(engine.idle_places(), places.clone()));
         let needs = component.resources_required();
         let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
         let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
-        Ok(Self { engine: engine.clone(), pre, warm, doors, places, initial_bytes })
+        Ok(Self { engine: engine.clone(), wasi, pre, warm, doors, places, initial_bytes })
     }
 
     /// Memory that an instance has when it begins, in bytes.
@@ -171,11 +173,7 @@ impl<C: Capabilities> App<C> {
         let host = self.engine.memory();
         let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes, host);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
-        let engine = match &*self.pre {
-            ProxyPre::P2(pre) => pre.engine(),
-            ProxyPre::P3(pre) => pre.engine(),
-        };
-        let mut store = Store::new(engine, state);
+        let mut store = Store::new(self.engine.of(self.wasi), state);
         store.set_max_component_handles(HANDLES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.limiter_async(|state| &mut state.memory);

@@ -2,17 +2,17 @@
 //!
 //! By default nothing is ever used again. An app that opts in gets more speed and less isolation between its own requests,
 //! never between apps: a pool belongs to one linked component. An instance is dropped after so many requests, after any
-//! failure, when nobody needed it for a while, when a request waits for its memory, and when those of all apps that wait
-//! have their part of the host's. One that serves several at once ([`crate::together`]) comes here when it has none.
+//! failure, when nobody needed it for a while, when a request waits for its memory or its place, and when those of all apps that
+//! wait have their part of the host's. One that serves several at once ([`crate::together`]) comes here when it has none.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime_wasi_http::handler::Proxy;
 
-use crate::places::Place;
+use crate::places::{AppPlaces, Keeper, Place};
 use crate::state::{Capabilities, State};
 
 /// Instances of one app that wait for another request.
@@ -32,9 +32,16 @@ pub(crate) struct Instance<C: 'static> {
 
 /// Instances that wait, the one that was used last on top: the others may grow old.
 pub(crate) struct Warm<C: 'static> {
-    idle: Mutex<Vec<Idle<C>>>,
-    /// Of all apps.
-    places: Arc<Semaphore>,
+    shelf: Mutex<Shelf<C>>,
+    /// For those of all apps that wait.
+    idle_places: Arc<Semaphore>,
+    places: Arc<AppPlaces>,
+}
+
+struct Shelf<C: 'static> {
+    idle: Vec<Idle<C>>,
+    /// Whether the pool knows that there may be some.
+    is_known: bool,
 }
 
 struct Idle<C: 'static> {
@@ -44,36 +51,60 @@ struct Idle<C: 'static> {
 }
 
 impl<C: Capabilities> Warm<C> {
-    /// None wait, and as many may as there are `places` that no other app has.
-    pub(crate) fn within(places: Arc<Semaphore>) -> Self {
-        Self { idle: Mutex::default(), places }
+    /// None wait, and as many may as there are `idle_places` that no other app has.
+    pub(crate) fn new(idle_places: Arc<Semaphore>, places: Arc<AppPlaces>) -> Self {
+        Self { shelf: Mutex::new(Shelf { idle: Vec::new(), is_known: false }), idle_places, places }
     }
 
     pub(crate) fn take(&self) -> Option<Instance<C>> {
-        self.lock().pop().map(|idle| idle.instance)
+        self.shelf().idle.pop().map(|idle| idle.instance)
     }
 
     /// Keeps an instance, unless somebody waits for its memory, or there are enough.
-    pub(crate) fn put(&self, mut instance: Instance<C>) {
+    pub(crate) fn put(self: &Arc<Self>, mut instance: Instance<C>) {
         if instance.store.data().memory.is_wanted() {
             return;
         }
         instance.store.data_mut().measure_heap();
-        let Ok(place) = self.places.clone().try_acquire_owned() else { return };
-        let mut idle = self.lock();
-        if idle.len() < IDLE_MAX {
-            idle.push(Idle { instance, since: Instant::now(), _place: place });
+        let Ok(place) = self.idle_places.clone().try_acquire_owned() else { return };
+        let mut shelf = self.shelf();
+        if shelf.idle.len() < IDLE_MAX {
+            shelf.idle.push(Idle { instance, since: Instant::now(), _place: place });
+            if !std::mem::replace(&mut shelf.is_known, true) {
+                let keeper: Weak<Self> = Arc::downgrade(self);
+                self.places.pool().add_keeper(keeper);
+            }
         }
     }
 
     /// Drops what waits: all of it, or what is too old.
     pub(crate) fn drop_idle(&self, only_old: bool) {
         let is_kept = |since: &Instant| only_old && since.elapsed() < Duration::from_secs(IDLE_S_MAX);
-        let dropped: Vec<_> = self.lock().extract_if(.., |idle| !is_kept(&idle.since)).collect();
+        let dropped: Vec<_> = self.shelf().idle.extract_if(.., |idle| !is_kept(&idle.since)).collect();
         drop(dropped); // not under the lock: giving back memory takes time
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Idle<C>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+impl<C: 'static> Warm<C> {
+    fn shelf(&self) -> MutexGuard<'_, Shelf<C>> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: Capabilities> Keeper for Warm<C> {
+    fn end_one(&self) -> bool {
+        let mut shelf = self.shelf();
+        let oldest = (!shelf.idle.is_empty()).then(|| shelf.idle.remove(0));
+        shelf.is_known = oldest.is_some();
+        drop(shelf); // giving back memory takes time
+        oldest.is_some()
+    }
+}
+
+impl<C: 'static> Drop for Warm<C> {
+    fn drop(&mut self) {
+        if self.shelf().is_known {
+            self.places.pool().tidy_keepers();
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
 use futures_util::stream;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -112,6 +112,21 @@ async fn an_app_with_many_instances_leaves_places_to_others_and_is_told_so() {
     assert_eq!(refused.to_string(), "this host runs as many instances as it may; try again in a moment");
     until("nothing is left of them", || guest.is_empty()).await;
     guest.answers().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_that_wait_for_a_request_leave_their_places_to_those_that_have_one() {
+    let guest = guest();
+    let kept = RequestLimits { reuse_max: 100, ..LIMITS };
+    join_all((0..POOL / 4).map(|_| guest.ask("/slow", kept))).await;
+    guest.rests().await;
+    assert!(guest.account.memory.held() > 0, "some wait");
+    let others = [guest.beside(), guest.beside()];
+    let asked = others.iter().flat_map(|app| (0..POOL / 2).map(|_| Box::pin(app.ask("/for-ever", LIMITS))));
+    tokio::select! {
+        (ended, ..) = select_all(asked) => panic!("they have all places, and never end: {:?}", ended.err()),
+        () = until("none of them waits any more", || guest.account.memory.held() == 0) => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
