@@ -145,17 +145,18 @@ fn error_pages(files: &[String], failures: &mut Vec<String>) {
     let pages: BTreeSet<String> = files.iter().filter_map(page).filter(|page| is_code(page)).collect();
     let sources: String = files
         .iter()
-        .filter(|file| file.starts_with("host/") && file.ends_with(".rs"))
+        .filter(|file| file.starts_with("host/") || file.starts_with("platform/oml-runtime/src/"))
+        .filter(|file| file.ends_with(".rs"))
         .filter_map(|file| fs::read_to_string(file).ok())
         .collect();
-    let of_hosts = |code: &str| code.starts_with("OS-BERT-") || code.starts_with("OS-RTR-");
+    let has_page = |code: &str| code.starts_with("OS-BERT-") || code.starts_with("OS-RTR-");
     let said: BTreeSet<String> =
-        sources.split('"').filter(|text| of_hosts(text)).map(str::to_owned).collect();
-    let told: BTreeSet<String> = files.iter().filter_map(page).filter(|page| of_hosts(page)).collect();
+        sources.split('"').filter(|text| has_page(text)).map(str::to_owned).collect();
+    let told: BTreeSet<String> = files.iter().filter_map(page).filter(|page| has_page(page)).collect();
     failures.extend(said.difference(&told).map(|code| format!("docs/errors/{code}.md is missing")));
     failures.extend(
         told.difference(&said)
-            .map(|page| format!("docs/errors/{page}.md explains a code that no host or router uses")),
+            .map(|page| format!("docs/errors/{page}.md explains a code that no host, router or app uses")),
     );
     failures.extend(codes.difference(&pages).map(|code| format!("docs/errors/{code}.md is missing")));
     failures.extend(

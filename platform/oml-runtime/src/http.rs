@@ -21,6 +21,8 @@ use crate::{exceptions, json, roles, sql};
 
 /// Largest request body: 28.6 MB, as ODC.
 const BODY_BYTES_MAX: usize = 29_989_273;
+/// The code of all errors of an app's own, as in ODC.
+const ERROR_CODE: &str = "OS-BERT-50000";
 
 /// Says who calls, between apps; hosts pass it on with what they start, and take it from everybody else's requests.
 pub(crate) const USER_HEADER: &str = "odeon-user";
@@ -440,7 +442,7 @@ fn failure(status: u16, messages: &[String], request_id: &str) -> Answer {
         }
         json::write_string(&mut body, message);
     }
-    body.push_str(&format!("],\"StatusCode\":{status},\"errorCode\":\"OS-BERT-50000\",\"requestId\":"));
+    body.push_str(&format!("],\"StatusCode\":{status},\"errorCode\":\"{ERROR_CODE}\",\"requestId\":"));
     json::write_string(&mut body, request_id);
     body.push('}');
     Answer { status, body, ..Answer::default() }

@@ -61,6 +61,10 @@ pub fn credentials(host: &HostId) -> String {
 pub fn logs(app: &AppId, host: &HostId) -> String {
     format!("logs.{app}.{host}")
 }
+/// Log lines of one app, of all hosts.
+pub fn logs_of(app: &AppId) -> String {
+    format!("logs.{app}.>")
+}
 /// Inbox prefix of a host, router or migrator: nobody else in the account may listen there.
 pub fn inbox(name: &str) -> String {
     format!("_INBOX.{name}")

@@ -89,7 +89,7 @@ async fn logs(
     let place = platform.log_readers.clone().try_acquire_owned().map_err(|_| {
         ApiError::busy(format!("{} log readers are connected; try again in a moment", crate::LOG_READERS_MAX))
     })?;
-    let log = Log::open(&stage, format!("logs.{}.>", asset.key)).await?;
+    let log = Log::open(&stage, subjects::logs_of(&asset.key)).await?;
     let (lines, receiver) = mpsc::channel(LINES_WAITING_MAX);
     tokio::spawn(async move {
         let _place = place;
