@@ -36,14 +36,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use async_nats::{Client, ConnectOptions};
+use async_nats::Client;
 use odeon_capabilities::egress::Gateway;
 use odeon_capabilities::egress::networks::Networks;
 use odeon_capabilities::sql::pool::Pools;
 use odeon_engine::{Engine, EngineSettings};
 use odeon_http::Stop;
 use odeon_protocol::secrets::StageKey;
-use odeon_protocol::{TrustedKeys, subjects};
+use odeon_protocol::{TrustedKeys, connection};
 use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
@@ -186,15 +186,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     tokio::spawn(tidy(host.clone()));
     tokio::spawn(watch_memory(host.clone(), memory));
     tokio::spawn(agent.clone().tidy());
-    let options = ConnectOptions::with_credentials_file(&settings.credentials).await;
-    let nats = options
-        .with_context(|| format!("read {}", settings.credentials.display()))?
-        .name(&settings.host)
-        .custom_inbox_prefix(subjects::inbox(settings.host.as_str()))
-        .retry_on_initial_connect()
-        .connect(&settings.nats_url)
-        .await
-        .with_context(|| format!("connect to nats-server at {}", settings.nats_url))?;
+    let nats = connection::join(&settings.nats_url, &settings.credentials, settings.host.as_str()).await?;
     let _ = host.client.set(nats.clone());
     tokio::spawn(agent.clone().beat(nats.clone(), address, admin_address));
     tokio::spawn(agent.clone().report(nats.clone()));

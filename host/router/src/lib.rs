@@ -19,9 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use async_nats::ConnectOptions;
 use odeon_http::Workers;
-use odeon_protocol::{TrustedKeys, subjects};
+use odeon_protocol::{TrustedKeys, connection};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -68,15 +67,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         Workers::start("users", router.proxy.for_threads(cpus)).context("start the threads for users")?;
     tokio::spawn(serve::users(threads, listener, stop.clone()));
     tokio::spawn(serve::admin(router.clone(), admin));
-    let options = ConnectOptions::with_credentials_file(&settings.credentials).await;
-    let client = options
-        .with_context(|| format!("read {}", settings.credentials.display()))?
-        .name(&settings.router)
-        .custom_inbox_prefix(subjects::inbox(settings.router.as_str()))
-        .retry_on_initial_connect()
-        .connect(&settings.nats_url)
-        .await
-        .with_context(|| format!("connect to nats-server at {}", settings.nats_url))?;
+    let client =
+        connection::join(&settings.nats_url, &settings.credentials, settings.router.as_str()).await?;
     follower.run(&client, address, admin_address);
 
     shutdown.await;

@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use async_nats::jetstream;
-use async_nats::{Client, ConnectOptions, Message};
+use async_nats::{Client, Message};
 use futures_util::StreamExt as _;
-use odeon_protocol::{CredentialsReply, MigrateReply, Refusal, TrustedKeys, subjects};
+use odeon_protocol::{CredentialsReply, MigrateReply, Refusal, TrustedKeys, connection, subjects};
 use serde::Serialize;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -57,15 +57,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> Re
     let pool = PgPoolOptions::new().max_connections(DATABASE_CONNECTIONS_MAX).connect_with(options).await;
     let pool = pool.context("connect to the stage's database")?;
     roles::prepare(&pool).await.context("prepare the stage's database")?;
-    let client = ConnectOptions::with_credentials_file(&settings.credentials)
-        .await
-        .with_context(|| format!("read {}", settings.credentials.display()))?
-        .name("migrator")
-        .custom_inbox_prefix(subjects::inbox("migrator"))
-        .retry_on_initial_connect()
-        .connect(&settings.nats_url)
-        .await
-        .with_context(|| format!("connect to nats-server at {}", settings.nats_url))?;
+    let client = connection::join(&settings.nats_url, &settings.credentials, "migrator").await?;
     let migrator = Arc::new(Migrator {
         trusted: TrustedKeys::from_json(&trusted)?,
         jetstream: jetstream::new(client.clone()),

@@ -11,11 +11,13 @@
 //! [`observed`] is what runs, [`subjects`] says where each message travels, [`requests`] is what is
 //! asked and answered inside a stage, [`timers`] is what runs by itself, [`events`] is what apps tell one another,
 //! [`calls`] is how they call one another, [`routes`] says which hosts serve which app, [`headers`] is what HTTP requests
-//! carry between us, `bucket` (feature `nats`) follows what lies in a KV bucket.
+//! carry between us; with the feature `nats`, `connection` is how everybody connects, and `bucket` follows what lies in a KV bucket.
 
 #[cfg(feature = "nats")]
 pub mod bucket;
 pub mod calls;
+#[cfg(feature = "nats")]
+pub mod connection;
 pub mod desired;
 pub mod events;
 pub mod headers;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_nats::{Client, ConnectOptions};
-use odeon_protocol::{OrganizationId, StageName};
+use odeon_protocol::{OrganizationId, StageName, connection};
 
 use crate::keys::Keys;
 
@@ -58,8 +58,8 @@ pub(crate) async fn connect_stage(
 }
 
 async fn connect(url: &str, credentials: &str, name: &str) -> Result<Client> {
-    ConnectOptions::with_credentials(credentials)
-        .context("read fresh NATS credentials")?
+    let options = ConnectOptions::with_credentials(credentials).context("read fresh NATS credentials")?;
+    connection::watchful(options)
         .name(name)
         .connect(url)
         .await
