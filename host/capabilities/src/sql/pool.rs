@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use moka::future::Cache;
 use odeon_engine::{Payer, Waiting};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
@@ -87,6 +88,8 @@ struct Budget {
 
 /// The connections of one app.
 pub(crate) struct Pool {
+    /// Where its connections are looked after, whoever drops them.
+    runtime: Handle,
     login: Login,
     idle: Mutex<Vec<(Connection, Instant)>>,
     share: Arc<Semaphore>,
@@ -142,6 +145,7 @@ impl<L: Logins> Pools<L> {
             let login = self.logins.login(app).await?;
             let share = self.shares.of(app, || Semaphore::new(self.share));
             Ok::<_, String>(Arc::new(Pool {
+                runtime: Handle::current(),
                 login,
                 idle: Mutex::default(),
                 share,
@@ -349,11 +353,9 @@ impl Taken {
 impl Drop for Taken {
     /// Dropped without a release: a deadline passed or a guest trapped.
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
+        if let Some(connection) = self.connection.take() {
             let share = self.share.take();
-            runtime.spawn(async move {
+            self.pool.runtime.spawn(async move {
                 connection.end().await;
                 drop(share); // only now may the app open another
             });

@@ -71,7 +71,6 @@ impl Task {
     pub(super) fn run(self: &Arc<Self>, shared: &Shared, number: usize, advance: Advance) {
         self.state.store(RUNNING, Ordering::SeqCst);
         let (used, ended) = self.poll();
-        let ended = ended || self.take_cancelled().is_some();
         let again = !ended
             && self.state.compare_exchange(RUNNING, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_err();
         if ended {
@@ -82,11 +81,17 @@ impl Task {
         shared.ran(number, self, advance, used, again);
     }
 
-    /// What it used, and whether it has ended.
+    /// What it used, and whether it has ended. Its work is dropped here and nowhere else on this thread, with its store and all that it holds:
+    /// in its runtime, where what it leaves behind is looked after, and in its slice, which its app pays for.
     fn poll(self: &Arc<Self>) -> (Nanos, bool) {
         let _runtime = self.runtime.enter();
-        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         let slice = Slice::begin(Instant::now(), On::GuestsThread);
+        let ended = self.poll_work() || self.take_cancelled().is_some();
+        (slice.end().ns, ended)
+    }
+
+    fn poll_work(self: &Arc<Self>) -> bool {
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
         let waker = Waker::from(self.clone());
         let polled = match &mut *work {
             Some(work) if !self.cancelled.load(Ordering::SeqCst) => {
@@ -97,9 +102,9 @@ impl Task {
         };
         let ended = polled.is_ready();
         if ended {
-            drop(work.take()); // with its store: that, too, is the app's time
+            drop(work.take());
         }
-        (slice.end().ns, ended)
+        ended
     }
 }
 
@@ -121,5 +126,52 @@ impl Wake for Task {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+    use std::sync::OnceLock;
+
+    use super::super::cpu::Cpu;
+    use super::*;
+    use crate::CpuShare;
+
+    /// What a guest holds: it notes whether it is dropped where others can be told to clean up behind it.
+    struct Held(Arc<OnceLock<bool>>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.set(Handle::try_current().is_ok()).unwrap();
+        }
+    }
+
+    #[test]
+    fn who_is_cancelled_while_it_runs_ends_in_its_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (dropped, task) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::<Weak<Task>>::new()));
+        let work = {
+            let (held, task) = (Held(dropped.clone()), task.clone());
+            async move {
+                let _held = held;
+                task.get().unwrap().upgrade().unwrap().cancel(); // as its caller does, who went away meanwhile
+                std::future::pending().await
+            }
+        };
+        let cpu = Arc::new(Cpu::new(CpuShare { millicores: 250, burst_ms: None }));
+        let made = Task {
+            meter: Arc::new(Meter::new(cpu)),
+            work: Mutex::new(Some(Box::pin(work))),
+            state: AtomicU8::new(RUNNING),
+            cancelled: AtomicBool::new(false),
+            runtime: runtime.handle().clone(),
+            shared: Weak::new(),
+        };
+        let made = Arc::new(made);
+        task.set(Arc::downgrade(&made)).unwrap();
+        assert!(made.poll().1, "it has ended");
+        assert_eq!(dropped.get(), Some(&true));
     }
 }
