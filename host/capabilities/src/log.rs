@@ -8,16 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use odeon_engine::State;
 use tokio::io::AsyncWrite;
 use wasmtime::AsContextMut as _;
 use wasmtime::component::{Access, Linker};
+use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::{Granted, HasGranted};
 
 /// Longest line, in bytes; the rest of it is cut.
 pub const LINE_BYTES_MAX: usize = 8 << 10;
+/// Most that a guest writes at once to its standard output or error, in bytes: it may be as many lines, and nothing interrupts them.
+const WRITE_BYTES_MAX: usize = 4 << 10;
 /// Longest name of an action or a node, in bytes; the rest of it is cut.
 const NAME_BYTES_MAX: usize = 256;
 
@@ -207,12 +212,13 @@ impl Lines {
         }
     }
     fn write(&mut self, source: Source, bytes: &[u8]) {
-        for byte in bytes {
-            if *byte == b'\n' {
+        for (ends, part) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            if ends > 0 {
                 self.line(source);
-            } else if self.of(source).len() < LINE_BYTES_MAX {
-                self.of(source).push(*byte);
             }
+            let line = self.of(source);
+            let room = LINE_BYTES_MAX.saturating_sub(line.len());
+            line.extend_from_slice(&part[..part.len().min(room)]);
         }
     }
     fn line(&mut self, source: Source) {
@@ -251,9 +257,32 @@ impl IsTerminal for Stream {
 }
 
 impl StdoutStream for Stream {
+    /// The default writes in a task of its own, for which nobody pays, and which may come after the request.
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(self.clone())
     }
+}
+
+/// What a guest writes is taken in its own call: its time is the app's.
+impl OutputStream for Stream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.output.lines().write(self.source, &bytes);
+        Ok(())
+    }
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_BYTES_MAX)
+    }
+}
+
+#[async_trait]
+impl Pollable for Stream {
+    async fn ready(&mut self) {}
 }
 
 impl AsyncWrite for Stream {
@@ -271,6 +300,8 @@ impl AsyncWrite for Stream {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
     use super::*;
 
     #[derive(Default)]
@@ -286,7 +317,9 @@ mod tests {
     fn a_line_may_come_through_many_streams_and_is_of_one_request() {
         let kept = Arc::new(Kept::default());
         let output = Output::to(RequestLog::new(kept.clone(), "1"));
-        let write = |source, text: &str| output.stream(source).output.lines().write(source, text.as_bytes());
+        // Each through a stream of its own, and at once: there is no task that could write later.
+        let write =
+            |source, text: &'static str| output.stream(source).p2_stream().write(text.into()).unwrap();
         write(Source::Stdout, "a");
         write(Source::Stderr, "e");
         write(Source::Stdout, "b\nc");
