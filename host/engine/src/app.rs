@@ -269,7 +269,7 @@ impl<C: Capabilities> App<C> {
         let Some(mut warm) = warm else {
             let place = self.places.take().ok_or(GuestError::Full)?;
             let store = self.store(limits, capabilities, memory, meter.clone());
-            return Ok(Instance { store, _place: place, proxy: None, served: 0 });
+            return Ok(Instance { store, place, proxy: None, served: 0 });
         };
         drop(memory); // it has its own
         warm.store.data_mut().renew(meter.clone(), cpu_ns(&limits), capabilities);

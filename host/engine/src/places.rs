@@ -1,9 +1,9 @@
 //! Places for instances: a few apps cannot have all of a pool, and whoever serves nobody has none that is needed.
 //!
-//! A pool has room for so many instances, those included that wait for another request. The last quarter of it is for the first few of each
-//! app (of each of its revisions that is loaded): whoever has more gets none of it. Where there is none left, instances that wait are ended,
-//! of one app after the other. What must stay true: while apps with many instances have taken all that they may, an app with few gets
-//! another one; and no request is refused while the instance in its way serves nobody.
+//! A pool has room for so many instances, those included that wait for another request. Three quarters of it are for whoever serves; the last
+//! quarter is for the first few of each app (of each of its revisions that is loaded). Where all places are taken, instances that wait are
+//! ended, of one app after the other. What must stay true: while apps with many instances have taken all that they may, an app with few gets
+//! another one; and nobody is refused for the sake of instances that wait.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +13,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 const RESERVED_PART: usize = 4;
 /// So many instances of an app are few.
 const FEW: usize = 16;
-/// Instances that wait and are ended for a request, which waits meanwhile: that takes some microseconds for each.
-const ENDED_MAX: usize = 4;
+/// How often an instance that waits is ended for a request whose place somebody else took then.
+const TRIES_MAX: usize = 8;
 
 /// The places of a pool.
 #[derive(Debug)]
 pub(crate) struct Places {
     max: usize,
     taken: AtomicUsize,
+    /// Those taken by instances that serve somebody.
+    serving: AtomicUsize,
     /// Who may have instances that wait, each once; whoever was asked last comes last.
     keepers: Mutex<VecDeque<Weak<dyn Keeper>>>,
 }
@@ -34,17 +36,21 @@ pub(crate) struct AppPlaces {
 
 /// The place of an instance, also while it waits for another request.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AppPlaces>);
+pub(crate) struct Place {
+    app: Arc<AppPlaces>,
+    serves: bool,
+}
 
 /// Keeps the instances of one app that wait for another request.
 pub(crate) trait Keeper: Send + Sync {
-    /// Ends the one that has waited for longest. Whoever has none says no, and is asked again when [`Places::add_keeper`] says so.
-    fn end_one(&self) -> bool;
+    /// Lets go of the one that has waited for longest. Whoever has none is asked again when [`Places::add_keeper`] says so.
+    fn let_go(&self) -> Option<Box<dyn Send>>;
 }
 
 impl Places {
     pub(crate) fn new(max: u32) -> Arc<Self> {
-        Arc::new(Self { max: max as usize, taken: AtomicUsize::new(0), keepers: Mutex::default() })
+        let (taken, serving) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { max: max as usize, taken, serving, keepers: Mutex::default() })
     }
 
     /// For another app, which has none yet.
@@ -62,15 +68,35 @@ impl Places {
         self.keepers().retain(|keeper| keeper.strong_count() > 0);
     }
 
-    /// Ends an instance that waits, if there is one.
-    fn end_one(&self) -> bool {
-        loop {
-            let Some(next) = self.keepers().pop_front() else { return false };
-            if next.upgrade().is_some_and(|keeper| keeper.end_one()) {
-                self.add_keeper(next);
+    /// Takes a place that nobody has, or that of an instance that waits.
+    fn take(&self) -> bool {
+        for _ in 0..TRIES_MAX {
+            if one_more(&self.taken, self.max) {
                 return true;
             }
+            if !self.end_one() {
+                break;
+            }
         }
+        false
+    }
+
+    /// Ends an instance that waits, if there is one: some microseconds, and more for one with much memory.
+    fn end_one(&self) -> bool {
+        let mut asked = Vec::new(); // dropped when the lock is free, which the last holder of a keeper takes
+        let mut keepers = self.keepers();
+        let ended = loop {
+            let Some(next) = keepers.pop_front() else { break None };
+            let Some(keeper) = next.upgrade() else { continue };
+            let ended = keeper.let_go();
+            asked.push(keeper);
+            if ended.is_some() {
+                keepers.push_back(next);
+                break ended;
+            }
+        };
+        drop(keepers);
+        ended.is_some()
     }
 
     fn keepers(&self) -> MutexGuard<'_, VecDeque<Weak<dyn Keeper>>> {
@@ -81,26 +107,16 @@ impl Places {
 impl AppPlaces {
     /// A place for one more instance, if the app may have one.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Place> {
-        for _ in 0..ENDED_MAX {
-            match self.try_take() {
-                Ok(place) => return Some(place),
-                Err(lacking) if lacking > ENDED_MAX || !self.pool.end_one() => return None,
-                Err(_) => {}
-            }
-        }
-        self.try_take().ok()
-    }
-
-    /// One of those that nobody has, or how many lack.
-    fn try_take(self: &Arc<Self>) -> Result<Place, usize> {
         let of_app = self.taken.fetch_add(1, Ordering::Relaxed) + 1;
-        let of_all = self.pool.taken.fetch_add(1, Ordering::Relaxed) + 1;
-        let place = Place(self.clone()); // given back where it is refused
         let reserved = if of_app > FEW { self.pool.max / RESERVED_PART } else { 0 };
-        match of_all.saturating_sub(self.pool.max - reserved) {
-            0 => Ok(place),
-            lacking => Err(lacking),
+        if one_more(&self.pool.serving, self.pool.max - reserved) {
+            if self.pool.take() {
+                return Some(Place { app: self.clone(), serves: true });
+            }
+            self.pool.serving.fetch_sub(1, Ordering::Relaxed);
         }
+        self.taken.fetch_sub(1, Ordering::Relaxed);
+        None
     }
 
     pub(crate) fn pool(&self) -> &Places {
@@ -108,15 +124,41 @@ impl AppPlaces {
     }
 }
 
+/// Counts one more, up to `max`.
+fn one_more(count: &AtomicUsize, max: usize) -> bool {
+    count
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < max).then_some(count + 1))
+        .is_ok()
+}
+
+impl Place {
+    /// Its instance waits for another request.
+    pub(crate) fn rest(&mut self) {
+        if std::mem::replace(&mut self.serves, false) {
+            self.app.pool.serving.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Its instance has one.
+    pub(crate) fn serve(&mut self) {
+        if !std::mem::replace(&mut self.serves, true) {
+            self.app.pool.serving.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-        self.0.pool.taken.fetch_sub(1, Ordering::Relaxed);
+        self.rest();
+        self.app.taken.fetch_sub(1, Ordering::Relaxed);
+        self.app.pool.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
     use super::*;
 
     /// As many places as the app gets at once, at most `wanted`.
@@ -143,36 +185,66 @@ mod tests {
     #[derive(Default)]
     struct Waiting(Mutex<Vec<Place>>);
 
-    impl Keeper for Waiting {
-        fn end_one(&self) -> bool {
-            self.0.lock().unwrap().pop().is_some()
+    impl Waiting {
+        fn left(&self) -> usize {
+            self.0.lock().unwrap().len()
         }
+    }
+
+    impl Keeper for Waiting {
+        fn let_go(&self) -> Option<Box<dyn Send>> {
+            Some(Box::new(self.0.lock().unwrap().pop()?))
+        }
+    }
+
+    /// Apps of which so many instances wait.
+    fn waiting<const N: usize>(pool: &Arc<Places>, instances: [usize; N]) -> [Arc<Waiting>; N] {
+        instances.map(|instances| {
+            let mut places = take(&pool.for_app(), instances);
+            places.iter_mut().for_each(Place::rest);
+            let keeper = Arc::new(Waiting(Mutex::new(places)));
+            let known: Arc<dyn Keeper> = keeper.clone();
+            pool.add_keeper(Arc::downgrade(&known));
+            keeper
+        })
     }
 
     #[test]
     fn whoever_waits_gives_way_to_whoever_serves() {
-        let pool = Places::new(20);
-        let [one, two, busy] = [(); 3].map(|()| pool.for_app());
-        let waiting = [&one, &two].map(|app| Arc::new(Waiting(Mutex::new(take(app, 4)))));
-        let left = |keeper: &Arc<Waiting>| keeper.0.lock().unwrap().len();
-        for keeper in &waiting {
-            let keeper: Arc<dyn Keeper> = keeper.clone();
-            pool.add_keeper(Arc::downgrade(&keeper));
-        }
-        let mut taken = take(&busy, 12);
+        let pool = Places::new(40);
+        let [one, two] = waiting(&pool, [10, 10]);
+        let left = || (one.left(), two.left());
+        let busy = pool.for_app();
+        let mut taken = take(&busy, 20);
+        assert_eq!((taken.len(), left()), (20, (10, 10)), "nobody is ended without need");
+        taken.extend(take(&busy, 4));
+        assert_eq!((taken.len(), left()), (24, (8, 8)), "one after the other");
+        taken.extend(take(&busy, 16));
         assert_eq!(
-            (taken.len(), left(&waiting[0]), left(&waiting[1])),
-            (12, 4, 4),
-            "nobody is ended without need"
+            (taken.len(), left()),
+            (30, (5, 5)),
+            "what waits keeps no place from it, the last quarter does"
         );
-        taken.extend(take(&busy, 2));
-        assert_eq!((taken.len(), left(&waiting[0]), left(&waiting[1])), (14, 3, 3), "one after the other");
-        taken.extend(take(&busy, 2));
-        assert_eq!((taken.len(), take(&busy, 1).len()), (FEW, 0), "a few are all that it may have here");
-        assert_eq!((left(&waiting[0]), left(&waiting[1])), (2, 2), "for which nobody is ended");
-        taken.extend(take(&pool.for_app(), 9));
-        assert_eq!((taken.len(), left(&waiting[0]), left(&waiting[1])), (20, 0, 0));
-        assert!(pool.keepers().is_empty(), "who has none is not asked again");
+        taken.extend(take(&pool.for_app(), 16));
+        assert_eq!((taken.len(), left()), (40, (0, 0)), "which is for those that have few");
+        assert!(!pool.end_one() && pool.keepers().is_empty(), "who has none is not asked again");
+        drop(taken);
+        let counts = (pool.taken.load(Ordering::Relaxed), pool.serving.load(Ordering::Relaxed));
+        assert_eq!(counts, (0, 0));
+    }
+
+    #[test]
+    fn many_at_once_are_served_while_as_many_wait() {
+        let pool = Places::new(200);
+        let [one] = waiting(&pool, [100]);
+        let _busy: Vec<_> = (0..10).flat_map(|_| take(&pool.for_app(), 10)).collect();
+        let asked: Vec<_> = std::thread::scope(|scope| {
+            let ask = |_| scope.spawn(|| take(&pool.for_app(), 10));
+            let asked: Vec<_> = (0..10).map(ask).collect();
+            asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        assert_eq!(asked.iter().map(Vec::len).collect::<Vec<_>>(), [10; 10]);
+        assert_eq!(one.left(), 0);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const IDLE_S_MAX: u64 = 10;
 /// An instance with its store.
 pub(crate) struct Instance<C: 'static> {
     pub(crate) store: Store<State<C>>,
-    pub(crate) _place: Place,
+    pub(crate) place: Place,
     /// None before it was instantiated.
     pub(crate) proxy: Option<Proxy>,
     /// Requests that it has served.
@@ -57,7 +57,9 @@ impl<C: Capabilities> Warm<C> {
     }
 
     pub(crate) fn take(&self) -> Option<Instance<C>> {
-        self.shelf().idle.pop().map(|idle| idle.instance)
+        let mut instance = self.shelf().idle.pop()?.instance;
+        instance.place.serve();
+        Some(instance)
     }
 
     /// Keeps an instance, unless somebody waits for its memory, or there are enough.
@@ -68,12 +70,19 @@ impl<C: Capabilities> Warm<C> {
         instance.store.data_mut().measure_heap();
         let Ok(place) = self.idle_places.clone().try_acquire_owned() else { return };
         let mut shelf = self.shelf();
-        if shelf.idle.len() < IDLE_MAX {
-            shelf.idle.push(Idle { instance, since: Instant::now(), _place: place });
-            if !std::mem::replace(&mut shelf.is_known, true) {
-                let keeper: Weak<Self> = Arc::downgrade(self);
-                self.places.pool().add_keeper(keeper);
-            }
+        if shelf.idle.len() >= IDLE_MAX {
+            return;
+        }
+        instance.place.rest();
+        shelf.idle.push(Idle { instance, since: Instant::now(), _place: place });
+        // Whoever began to wait meanwhile did not find it here.
+        let is_wanted = |idle: &mut Idle<C>| idle.instance.store.data().memory.is_wanted();
+        let wanted = shelf.idle.pop_if(is_wanted);
+        let is_news = wanted.is_none() && !std::mem::replace(&mut shelf.is_known, true);
+        drop(shelf);
+        if is_news {
+            let keeper: Weak<Self> = Arc::downgrade(self);
+            self.places.pool().add_keeper(keeper);
         }
     }
 
@@ -92,12 +101,11 @@ impl<C: 'static> Warm<C> {
 }
 
 impl<C: Capabilities> Keeper for Warm<C> {
-    fn end_one(&self) -> bool {
+    fn let_go(&self) -> Option<Box<dyn Send>> {
         let mut shelf = self.shelf();
         let oldest = (!shelf.idle.is_empty()).then(|| shelf.idle.remove(0));
         shelf.is_known = oldest.is_some();
-        drop(shelf); // giving back memory takes time
-        oldest.is_some()
+        Some(Box::new(oldest?))
     }
 }
 
