@@ -7,13 +7,16 @@
 //! What all apps together may get, and must give back, is told by whoever looks at the host, now and then ([`HostMemory`],
 //! [`end_largest`]).
 //!
-//! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some; where
+//! What must stay true: the sum of an app never exceeds its budget; whoever waits for room is woken when there is some; nobody is
+//! refused for the sake of instances that wait for another request; where
 //! memory is called in, it is from whoever holds most of it, in however many instances.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Notify;
+
+use crate::places::Keeper;
 
 /// The memory of one app on one host.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Memory {
     /// Who waits for room.
     waiting: AtomicUsize,
     ending: Ending,
+    /// Who keeps instances that wait for another request, of each revision.
+    keepers: Mutex<Vec<Weak<dyn Keeper>>>,
 }
 
 impl Memory {
@@ -35,7 +40,29 @@ impl Memory {
             freed: Notify::new(),
             waiting: AtomicUsize::new(0),
             ending: Ending::default(),
+            keepers: Mutex::default(),
         })
+    }
+
+    /// Somebody keeps instances that this pays for, and that end before anything is refused.
+    pub(crate) fn add_keeper(&self, keeper: Weak<dyn Keeper>) {
+        self.keepers().push(keeper);
+    }
+
+    /// Forgets keepers that are gone.
+    pub(crate) fn tidy_keepers(&self) {
+        self.keepers().retain(|keeper| keeper.strong_count() > 0);
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, Vec<Weak<dyn Keeper>>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends an instance that waits for another request, if there is one.
+    fn end_one(&self) -> bool {
+        let keepers: Vec<_> = self.keepers().iter().filter_map(Weak::upgrade).collect();
+        let ended = keepers.iter().find_map(|keeper| keeper.let_go());
+        ended.is_some()
     }
 
     /// Which of its instances are to end.
@@ -248,8 +275,22 @@ pub struct Held {
 }
 
 impl Held {
-    /// Takes more. False, and nothing taken, when the budget has no room.
+    /// Takes more. False, and nothing taken, when the budget has no room, and no instance that waits could give any.
     pub fn grow(&mut self, more: u64) -> bool {
+        self.grow_in(more) || (more <= self.memory.max() && self.grow_instead(more))
+    }
+
+    #[cold]
+    fn grow_instead(&mut self, more: u64) -> bool {
+        while self.memory.end_one() {
+            if self.grow_in(more) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn grow_in(&mut self, more: u64) -> bool {
         let max = self.memory.max();
         let grown = |held: u64| held.checked_add(more).filter(|sum| *sum <= max);
         let taken = self.memory.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, grown).is_ok();

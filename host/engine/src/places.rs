@@ -43,8 +43,10 @@ pub(crate) struct Place {
 
 /// Keeps the instances of one app that wait for another request.
 pub(crate) trait Keeper: Send + Sync {
-    /// Lets go of the one that has waited for longest. Whoever has none is asked again when [`Places::add_keeper`] says so.
+    /// Lets go of the one that has waited for longest.
     fn let_go(&self) -> Option<Box<dyn Send>>;
+    /// The same, for a pool. Whoever has none is asked again when [`Places::add_keeper`] says so.
+    fn let_go_of_place(&self) -> Option<Box<dyn Send>>;
 }
 
 impl Places {
@@ -88,7 +90,7 @@ impl Places {
         let ended = loop {
             let Some(next) = keepers.pop_front() else { break None };
             let Some(keeper) = next.upgrade() else { continue };
-            let ended = keeper.let_go();
+            let ended = keeper.let_go_of_place();
             asked.push(keeper);
             if ended.is_some() {
                 keepers.push_back(next);
@@ -194,6 +196,10 @@ mod tests {
     impl Keeper for Waiting {
         fn let_go(&self) -> Option<Box<dyn Send>> {
             Some(Box::new(self.0.lock().unwrap().pop()?))
+        }
+
+        fn let_go_of_place(&self) -> Option<Box<dyn Send>> {
+            self.let_go()
         }
     }
 

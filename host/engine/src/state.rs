@@ -10,7 +10,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
 use crate::heap::Heap;
-use crate::memory::{Held, HostMemory};
+use crate::memory::{Held, HostMemory, Memory};
 use crate::scheduler::{Begin, Meter, slice};
 use crate::together::Together;
 
@@ -103,6 +103,11 @@ impl InstanceMemory {
 
     fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The memory of the app.
+    pub(crate) fn of_app(&self) -> &Arc<Memory> {
+        self.held.memory()
     }
 
     /// Whether somebody waits for memory of the app.

@@ -2,7 +2,7 @@
 //!
 //! By default nothing is ever used again. An app that opts in gets more speed and less isolation between its own requests,
 //! never between apps: a pool belongs to one linked component. An instance is dropped after so many requests, after any
-//! failure, when nobody needed it for a while, when a request waits for its memory or its place, and when those of all apps that
+//! failure, when nobody needed it for a while, when somebody needs its memory or its place, and when those of all apps that
 //! wait have their part of the host's. One that serves several at once ([`crate::together`]) comes here when it has none.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::Store;
 use wasmtime_wasi_http::handler::Proxy;
 
+use crate::memory::Memory;
 use crate::places::{AppPlaces, Keeper, Place};
 use crate::state::{Capabilities, State};
 
@@ -42,6 +43,8 @@ struct Shelf<C: 'static> {
     idle: Vec<Idle<C>>,
     /// Whether the pool knows that there may be some.
     is_known: bool,
+    /// Whose budget pays for them: it knows of them from the first on.
+    memory: Option<Arc<Memory>>,
 }
 
 struct Idle<C: 'static> {
@@ -53,7 +56,11 @@ struct Idle<C: 'static> {
 impl<C: Capabilities> Warm<C> {
     /// None wait, and as many may as there are `idle_places` that no other app has.
     pub(crate) fn new(idle_places: Arc<Semaphore>, places: Arc<AppPlaces>) -> Self {
-        Self { shelf: Mutex::new(Shelf { idle: Vec::new(), is_known: false }), idle_places, places }
+        Self {
+            shelf: Mutex::new(Shelf { idle: Vec::new(), is_known: false, memory: None }),
+            idle_places,
+            places,
+        }
     }
 
     pub(crate) fn take(&self) -> Option<Instance<C>> {
@@ -69,6 +76,7 @@ impl<C: Capabilities> Warm<C> {
         }
         instance.store.data_mut().measure_heap();
         let Ok(place) = self.idle_places.clone().try_acquire_owned() else { return };
+        let memory = instance.store.data().memory.of_app().clone();
         let mut shelf = self.shelf();
         if shelf.idle.len() >= IDLE_MAX {
             return;
@@ -79,9 +87,13 @@ impl<C: Capabilities> Warm<C> {
         let is_wanted = |idle: &mut Idle<C>| idle.instance.store.data().memory.is_wanted();
         let wanted = shelf.idle.pop_if(is_wanted);
         let is_news = wanted.is_none() && !std::mem::replace(&mut shelf.is_known, true);
+        let payer = shelf.memory.is_none().then(|| shelf.memory.insert(memory).clone());
         drop(shelf);
+        let keeper: Weak<Self> = Arc::downgrade(self);
+        if let Some(payer) = payer {
+            payer.add_keeper(keeper.clone());
+        }
         if is_news {
-            let keeper: Weak<Self> = Arc::downgrade(self);
             self.places.pool().add_keeper(keeper);
         }
     }
@@ -102,17 +114,35 @@ impl<C: 'static> Warm<C> {
 
 impl<C: Capabilities> Keeper for Warm<C> {
     fn let_go(&self) -> Option<Box<dyn Send>> {
+        let oldest = self.shelf().oldest();
+        Some(Box::new(oldest?))
+    }
+
+    fn let_go_of_place(&self) -> Option<Box<dyn Send>> {
         let mut shelf = self.shelf();
-        let oldest = (!shelf.idle.is_empty()).then(|| shelf.idle.remove(0));
+        let oldest = shelf.oldest();
         shelf.is_known = oldest.is_some();
         Some(Box::new(oldest?))
     }
 }
 
+impl<C> Shelf<C> {
+    fn oldest(&mut self) -> Option<Idle<C>> {
+        (!self.idle.is_empty()).then(|| self.idle.remove(0))
+    }
+}
+
 impl<C: 'static> Drop for Warm<C> {
     fn drop(&mut self) {
-        if self.shelf().is_known {
+        let (is_known, memory) = {
+            let mut shelf = self.shelf();
+            (shelf.is_known, shelf.memory.take())
+        };
+        if is_known {
             self.places.pool().tidy_keepers();
+        }
+        if let Some(memory) = memory {
+            memory.tidy_keepers();
         }
     }
 }

@@ -184,9 +184,7 @@ pub(crate) async fn instance(host: &Host, served: &Served, wait_max: Duration) -
     let memory = match account.try_admit(bytes) {
         Some(memory) => memory,
         None => {
-            // It waits first, in this order: an instance that ends meanwhile then sees that its memory is wanted.
-            let admit = tokio::time::timeout_at(deadline, account.admit(bytes));
-            let (memory, ()) = futures_util::future::join(admit, async { app.make_room() }).await;
+            let memory = tokio::time::timeout_at(deadline, account.admit(bytes)).await;
             memory.map_err(|_| Refusal::Memory(account.memory.max()))?
         }
     };

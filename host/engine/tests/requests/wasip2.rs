@@ -207,6 +207,27 @@ async fn an_instance_is_not_kept_while_a_request_waits_for_its_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_that_wait_give_their_memory_to_those_that_serve() {
+    let guest = Guest::load("hello_rust");
+    let kept = RequestLimits { reuse_max: 100, ..LIMITS };
+    let _answer = guest.ask("/", kept).await.unwrap();
+    guest.rests().await;
+    let one = guest.account.memory.held();
+    let budget = |bytes| guest.account.set(CpuShare { millicores: 250, burst_ms: None }, bytes);
+    // One that begins, and one that wants 20 MiB and would have them but for the one that waits.
+    for (path, bytes) in [("/", one), ("/large", (20 << 20) + one)] {
+        budget(bytes);
+        guest.ask(path, LIMITS).await.unwrap();
+        guest.rests().await;
+        assert_eq!(guest.account.memory.held(), 0, "{path}: the one that waited has ended");
+        budget(512 << 20);
+        let _answer = guest.ask("/", kept).await.unwrap();
+        guest.rests().await;
+        assert_eq!(guest.account.memory.held(), one);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_much_memory_runs_on_the_guests_threads() {
     Guest::load("hello_rust").runs_there_with_much_memory().await;
 }
