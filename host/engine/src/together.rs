@@ -6,7 +6,8 @@
 //!
 //! A request keeps what is its own: its capabilities ([`turn_to_caller`]), its CPU time, which is told apart by sampling at
 //! each tick of the clock, and its deadlines. What must stay true: a request that traps or is past its CPU time ends the
-//! instance, for a store cannot go on without one of its tasks, and the others are told that it was not they; a request
+//! instance, for a store cannot go on without one of its tasks; where it was the CPU time the others are told that it was not they, and
+//! where it trapped, which does not say whose task it was, all are told of the trap; a request
 //! past its wall deadline is answered at once, and its instance takes nobody in any more; a body on its way then breaks off.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -89,8 +89,8 @@ impl AppEgress {
     fn permits(&self, uri: &http::Uri) -> bool {
         let Some(authority) = uri.authority() else { return false };
         let host = authority.host().to_ascii_lowercase();
-        let with_port = authority.port_u16().map(|port| format!("{host}:{port}"));
-        self.allowed.iter().any(|allowed| *allowed == host || Some(allowed) == with_port.as_ref())
+        let with_port = format!("{host}:{}", send::port_of(uri, authority));
+        self.allowed.iter().any(|allowed| *allowed == host || *allowed == with_port)
     }
 }
 

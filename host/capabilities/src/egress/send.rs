@@ -11,7 +11,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::client::conn::http1;
@@ -150,15 +150,22 @@ struct Target {
 impl Target {
     fn of(uri: &Uri) -> Result<Self, Error> {
         let authority = uri.authority().ok_or(Error::HttpRequestUriInvalid)?;
-        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
-        let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         Ok(Self {
             host: authority.host().to_ascii_lowercase(),
-            port,
+            port: port_of(uri, authority),
             authority: authority.as_str().to_owned(),
-            is_tls,
+            is_tls: is_tls(uri),
         })
     }
+}
+
+fn is_tls(uri: &Uri) -> bool {
+    uri.scheme() == Some(&Scheme::HTTPS)
+}
+
+/// The port that a request is for, which most do not name.
+pub(super) fn port_of(uri: &Uri, authority: &Authority) -> u16 {
+    authority.port_u16().unwrap_or(if is_tls(uri) { 443 } else { 80 })
 }
 
 async fn connect(app: &AppEgress, target: &Target, log: &RequestLog) -> Result<Box<dyn Stream>, Error> {
@@ -204,15 +211,18 @@ fn permitted(
     Err(Error::DestinationIpProhibited)
 }
 
+/// Connects to the first that answers. Each has its part of the time: one that says nothing leaves the others theirs.
 async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+    let each = Duration::from_secs(CONNECT_S_MAX) / u32::try_from(addresses.len()).unwrap_or(1).max(1);
     let mut failed = Error::DestinationUnavailable;
     for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+        match timeout(each, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
-            Err(error) => failed = connect_error(&error),
+            Ok(Err(error)) => failed = connect_error(&error),
+            Err(_) => failed = Error::ConnectionTimeout,
         }
     }
     Err(failed)

@@ -139,6 +139,9 @@ fn only_named_authorities_are_reached() {
     check(&[], "https://example.com/", false);
     check(&["example.com"], "https://EXAMPLE.com:8443/x", true);
     check(&["example.com:443"], "https://example.com:8443/", false);
+    check(&["example.com:443"], "https://example.com/", true);
+    check(&["example.com:443"], "http://example.com/", false);
+    check(&["example.com:80"], "http://example.com/", true);
     check(&["example.com"], "https://example.com.evil.net/", false);
     check(&["example.com"], "https://example.com@evil.net/", false);
 }
