@@ -86,8 +86,11 @@ impl Peers {
         let connected = known.nats.as_ref().is_some_and(is_connected);
         let now = match connected {
             true => {
-                known.away_since = None;
-                Instant::now()
+                let now = Instant::now();
+                if known.away_since.take().is_some() {
+                    known.table.listen(now);
+                }
+                now
             }
             false => *known.away_since.get_or_insert_with(Instant::now),
         };

@@ -1,4 +1,6 @@
-//! Follows the stage: feeds the [`Table`], publishes what the router does, and keeps what it knows on disk.
+//! Follows the stage: feeds the [`Table`], brings the proxy up to what it says, and keeps what is known on disk.
+//!
+//! What must stay true: no answer of NATS and no disk is waited for between news and the routes that follow from them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -6,21 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use async_nats::Client;
-use async_nats::jetstream::{self, kv};
+use async_nats::{Client, jetstream};
 use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::routes::{Route, Table};
 use odeon_protocol::{
-    AppId, DesiredApp, HostHeartbeat, ReplicaStatus, RouterHeartbeat, RouterStatus, Signed, TrustedKeys,
-    subjects,
+    AppId, DesiredApp, HostHeartbeat, ReplicaStatus, RouterHeartbeat, Signed, TrustedKeys, subjects,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::Router;
 use crate::proxy::Backend;
+use crate::report;
 
 /// Wait before a lost watch is opened again, in milliseconds.
 const WATCH_RETRY_MS: u64 = 500;
@@ -30,10 +31,8 @@ const LOOK_MS: u64 = 500;
 const SAVE_MS: u64 = 2_000;
 /// Time between two readings of the table when news follow on news, in milliseconds.
 const APPLY_MS: u64 = 50;
-/// Statuses that are written at once.
-const REPORTS_AT_ONCE: usize = 64;
-/// Time between two comparisons of our statuses with the bucket, in seconds.
-const COMPARE_S: u64 = 10;
+/// Every host is heard within this time, in milliseconds: before that the router is not ready.
+const LISTEN_MS: u64 = 2 * subjects::HEARTBEAT_MS;
 
 /// What the router knows, and where it writes it down.
 pub(crate) struct Follower {
@@ -45,14 +44,23 @@ pub(crate) struct Follower {
     incarnation: String,
 }
 
-#[derive(Default)]
 struct Known {
     table: Table,
     sealed: BTreeMap<AppId, Signed<DesiredApp>>,
     /// Grows with all that is heard and worth keeping.
     version: u64,
-    /// How long ago the connection was lost, if it is: silence then says nothing of hosts.
-    away_since: Option<Instant>,
+    connection: Connection,
+    /// Whether the buckets of desired and of observed state were read to their ends.
+    read: [bool; 2],
+}
+
+/// Whether anything can be heard.
+#[derive(Clone, Copy)]
+enum Connection {
+    /// Since then nothing: silence says nothing of hosts.
+    Away(Instant),
+    /// Since then heartbeats.
+    There(Instant),
 }
 
 /// The file that outlives a restart.
@@ -67,10 +75,11 @@ impl Follower {
     pub(crate) fn new(router: Arc<Router>, trusted: TrustedKeys) -> Arc<Self> {
         let file = router.settings.state_dir.join("table.json");
         let incarnation = uuid::Uuid::new_v4().to_string();
-        Arc::new(Self { router, trusted, known: Mutex::default(), changed: Notify::new(), file, incarnation })
+        let known = Mutex::new(Known::away_since(Instant::now()));
+        Arc::new(Self { router, trusted, known, changed: Notify::new(), file, incarnation })
     }
 
-    /// Routes by what was known last.
+    /// Routes by what was known last, and is ready if that was anything: whoever it was can be served without NATS.
     pub(crate) fn resume(&self) {
         let Ok(bytes) = std::fs::read(&self.file) else { return };
         match serde_json::from_slice::<Saved>(&bytes) {
@@ -79,7 +88,12 @@ impl Follower {
                 let mut known = self.lock();
                 saved.hosts.into_iter().for_each(|beat| known.table.remember_host(beat));
                 saved.replicas.into_iter().for_each(|status| known.table.hear_replica(status));
-                self.router.proxy.install(backends(&known.table.routes(Instant::now())));
+                let routes = known.table.routes(Instant::now());
+                drop(known);
+                self.router.proxy.install(backends(&routes));
+                if routes.iter().any(|route| !route.replicas.is_empty()) {
+                    self.router.mark_ready();
+                }
             }
             Err(error) => warn!("{} cannot be read and is passed over: {error}", self.file.display()),
         }
@@ -90,7 +104,11 @@ impl Follower {
         tokio::spawn(self.clone().follow(client.clone(), subjects::OBSERVED_BUCKET));
         tokio::spawn(self.clone().follow_hosts(client.clone()));
         tokio::spawn(self.clone().beat(client.clone(), address, admin_address));
-        tokio::spawn(self.clone().apply(client.clone()));
+        let (installed, routes) = watch::channel(Arc::default());
+        let me = (self.router.settings.router.clone(), self.incarnation.clone());
+        tokio::spawn(report::report(client.clone(), me, routes));
+        tokio::spawn(self.clone().apply(client.clone(), installed));
+        tokio::spawn(self.clone().save());
     }
 
     async fn follow(self: Arc<Self>, client: Client, name: &'static str) {
@@ -98,7 +116,8 @@ impl Follower {
         let open = || jetstream.get_key_value(name);
         bucket::follow(client, open, |news| {
             match (name, news) {
-                (subjects::DESIRED_BUCKET, News::Opened) => self.router.mark_ready(),
+                (subjects::DESIRED_BUCKET, News::CaughtUp) => self.lock().read[0] = true,
+                (subjects::OBSERVED_BUCKET, News::CaughtUp) => self.lock().read[1] = true,
                 (subjects::DESIRED_BUCKET, News::Put { key, value }) => match serde_json::from_slice(value) {
                     Ok(sealed) => self.hear_desired(sealed),
                     Err(error) => warn!(key, "not sealed desired state: {error}"),
@@ -185,88 +204,88 @@ impl Follower {
         }
     }
 
-    /// Brings the proxy, the disk and the bucket up to what the table says.
-    async fn apply(self: Arc<Self>, client: Client) {
-        let jetstream = jetstream::new(client.clone());
-        let mut written: HashMap<AppId, RouterStatus> = HashMap::new();
-        let mut saved = (0, None::<Instant>);
-        let mut compared = Instant::now();
+    /// Brings the proxy up to what the table says.
+    async fn apply(self: Arc<Self>, client: Client, installed: watch::Sender<Arc<Vec<Route>>>) {
         let mut every = tokio::time::interval(Duration::from_millis(APPLY_MS));
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS), self.changed.notified()).await;
             every.tick().await; // at once after a pause; else what comes meanwhile is read together
-            let connected = client.connection_state() == async_nats::connection::State::Connected;
-            let (routes, save) = {
+            let is_there = client.connection_state() == async_nats::connection::State::Connected;
+            let (routes, is_ready) = {
                 let mut known = self.lock();
-                let now = self.now(&mut known, connected);
-                let routes = known.table.routes(now);
-                let is_due = saved.1.is_none_or(|at| at.elapsed() >= Duration::from_millis(SAVE_MS));
-                let save = (is_due && known.version != saved.0).then(|| (known.version, snapshot(&known)));
-                (routes, save)
+                let now = known.judged_by(Instant::now(), is_there);
+                (known.table.routes(now), known.is_all_heard(now))
             };
             self.router.proxy.install(backends(&routes));
-            if let Some((version, snapshot)) = save {
-                let file = self.file.clone();
-                match tokio::task::spawn_blocking(move || keep(&file, &snapshot)).await {
-                    Ok(Ok(())) => saved = (version, Some(Instant::now())),
-                    Ok(Err(error)) => warn!("the table was not kept on disk: {error:#}"),
-                    Err(error) => warn!("the table was not kept on disk: {error}"),
+            if is_ready {
+                self.router.mark_ready();
+            }
+            installed.send_if_modified(|before| {
+                let is_news = **before != routes;
+                if is_news {
+                    *before = Arc::new(routes);
                 }
-            }
-            if !connected {
-                continue;
-            }
-            if compared.elapsed() > Duration::from_secs(COMPARE_S) {
-                written.clear();
-                compared = Instant::now();
-            }
-            let wanted = routes.into_iter().map(|route| RouterStatus {
-                router: self.router.settings.router.clone(),
-                incarnation: self.incarnation.clone(),
-                app: route.app,
-                generation: route.generation,
-                replicas: route.replicas.into_iter().map(|(host, _)| host).collect(),
+                is_news
             });
-            let news: Vec<_> = wanted.filter(|status| written.get(&status.app) != Some(status)).collect();
-            if news.is_empty() {
-                continue;
-            }
-            let Ok(bucket) = jetstream.get_key_value(subjects::OBSERVED_BUCKET).await else { continue };
-            let writes = news.into_iter().map(|status| {
-                let bucket = &bucket;
-                async move {
-                    let done = write_status(bucket, &status).await;
-                    (status, done)
-                }
-            });
-            let mut writes = futures_util::stream::iter(writes).buffer_unordered(REPORTS_AT_ONCE);
-            while let Some((status, done)) = writes.next().await {
-                match done {
-                    Ok(()) => {
-                        written.insert(status.app.clone(), status);
-                    }
-                    Err(error) => warn!("status not written: {error:#}"),
-                }
-            }
         }
     }
 
-    /// The time by which hosts are judged. It stands still while we hear nothing at all.
-    fn now(&self, known: &mut Known, connected: bool) -> Instant {
-        let now = Instant::now();
-        if connected {
-            if known.away_since.take().is_some() {
-                info!("connected again");
+    /// Keeps what is known on disk, for a start without NATS.
+    async fn save(self: Arc<Self>) {
+        let mut saved = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(SAVE_MS)).await;
+            let (version, snapshot) = {
+                let known = self.lock();
+                if known.version == saved {
+                    continue;
+                }
+                (known.version, snapshot(&known))
+            };
+            let file = self.file.clone();
+            match tokio::task::spawn_blocking(move || keep(&file, &snapshot)).await {
+                Ok(Ok(())) => saved = version,
+                Ok(Err(error)) => warn!("the table was not kept on disk: {error:#}"),
+                Err(error) => warn!("the table was not kept on disk: {error}"),
             }
-            now
-        } else {
-            *known.away_since.get_or_insert(now)
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Nothing, of a stage that is not reached yet.
+    fn away_since(start: Instant) -> Self {
+        let (table, sealed) = (Table::default(), BTreeMap::new());
+        Self { table, sealed, version: 0, connection: Connection::Away(start), read: [false; 2] }
+    }
+
+    /// The time by which hosts are judged. It stands still while nothing at all is heard.
+    fn judged_by(&mut self, now: Instant, is_there: bool) -> Instant {
+        match self.connection {
+            Connection::Away(_) if is_there => {
+                info!("connected");
+                self.connection = Connection::There(now);
+                self.table.listen(now);
+                now
+            }
+            Connection::There(_) if !is_there => {
+                self.connection = Connection::Away(now);
+                now
+            }
+            Connection::There(_) => now,
+            Connection::Away(since) => since,
+        }
+    }
+
+    /// Whether all that the stage serves is known, with the hosts that do.
+    fn is_all_heard(&self, now: Instant) -> bool {
+        let is_listened = |since| now.saturating_duration_since(since) >= Duration::from_millis(LISTEN_MS);
+        self.read == [true; 2] && matches!(self.connection, Connection::There(since) if is_listened(since))
     }
 }
 
@@ -288,11 +307,23 @@ fn keep(file: &std::path::Path, saved: &Saved) -> Result<()> {
     std::fs::rename(&new, file).with_context(|| format!("put {} in place", file.display()))
 }
 
-async fn write_status(bucket: &kv::Store, status: &RouterStatus) -> Result<()> {
-    let key = subjects::router_key(&status.router, &status.app);
-    let bytes = serde_json::to_vec(status).context("encode a status")?;
-    if bucket.get(&key).await.context("read our status")?.as_deref() != Some(&bytes) {
-        bucket.put(&key, bytes.into()).await.context("write our status")?;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_when_all_was_read_and_every_host_had_time_to_be_heard() {
+        let start = Instant::now();
+        let after = |ms| start + Duration::from_millis(ms);
+        let mut known = Known::away_since(start);
+        known.read = [true; 2];
+        assert_eq!(known.judged_by(after(60_000), false), start, "time stands still while nothing is heard");
+        assert!(!known.is_all_heard(after(60_000)), "of what was read, nobody knows whether it is so");
+        assert_eq!(known.judged_by(after(61_000), true), after(61_000));
+        assert!(!known.is_all_heard(after(61_000)) && known.is_all_heard(after(61_000 + LISTEN_MS)));
+        known.read[1] = false;
+        assert!(!known.is_all_heard(after(61_000 + LISTEN_MS)), "what hosts serve is not known");
+        assert_eq!(known.judged_by(after(70_000), false), after(70_000));
+        assert_eq!(known.judged_by(after(75_000), false), after(70_000), "and again");
     }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The router: a stage's load balancer.
 //!
-//! Map: `odeon_protocol::routes` knows which hosts serve which app, [`follow`] feeds it from NATS, [`routes`] is what requests find there, [`proxy`] is their
-//! path, [`headers`] what passes of them, [`serve`] the listeners.
+//! Map: `odeon_protocol::routes` knows which hosts serve which app, [`follow`] feeds it from NATS, [`report`] says what came of it, [`routes`] is what requests
+//! find there, [`proxy`] is their path, [`headers`] what passes of them, [`serve`] the listeners.
 //!
 //! What must stay true: it routes by what it last knew when NATS is away; it never holds a body; a request is
 //! repeated only when the first try cannot have had an effect.
@@ -10,6 +10,7 @@ mod follow;
 mod headers;
 mod metrics;
 pub mod proxy;
+mod report;
 mod routes;
 pub mod serve;
 pub mod settings;
@@ -28,6 +29,8 @@ use crate::follow::Follower;
 use crate::proxy::Proxy;
 use crate::settings::Settings;
 
+/// Load balancers need this long to send requests elsewhere when the router stops, in milliseconds, unless its settings say otherwise.
+const LEAVE_MS: u64 = 5_000;
 /// How long running requests may take to end when the router stops, in seconds.
 const STOP_S_MAX: u64 = 30;
 
@@ -36,11 +39,15 @@ pub(crate) struct Router {
     pub(crate) settings: Settings,
     pub(crate) proxy: Proxy,
     ready: AtomicBool,
+    stopping: AtomicBool,
 }
 
 impl Router {
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        self.ready.load(Ordering::Acquire) && !self.is_stopping()
+    }
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
     pub(crate) fn mark_ready(&self) {
         self.ready.store(true, Ordering::Release);
@@ -52,7 +59,8 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let trusted = tokio::fs::read(&settings.trusted_keys).await;
     let trusted = trusted.with_context(|| format!("read {}", settings.trusted_keys.display()))?;
     let trusted = TrustedKeys::from_json(&trusted)?;
-    let router = Arc::new(Router { settings, proxy: Proxy::default(), ready: AtomicBool::new(false) });
+    let [ready, stopping] = [false; 2].map(AtomicBool::new);
+    let router = Arc::new(Router { settings, proxy: Proxy::default(), ready, stopping });
     let settings = &router.settings;
     let listener = listen(&settings.listen).await?;
     let admin = listen(&settings.admin_listen).await?;
@@ -72,7 +80,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     follower.run(&client, address, admin_address);
 
     shutdown.await;
-    info!("stopping: running requests end first");
+    let leave_ms = settings.leave_ms.unwrap_or(LEAVE_MS);
+    info!(leave_ms, "stopping: load balancers learn it, and running requests end first");
+    router.stopping.store(true, Ordering::Release);
+    tokio::time::sleep(Duration::from_millis(leave_ms)).await;
     let _ = tokio::time::timeout(Duration::from_secs(STOP_S_MAX), stop.stop()).await;
     Ok(())
 }

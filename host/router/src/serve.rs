@@ -39,7 +39,12 @@ fn admin_answer(router: &Router, request: &Request<Received>) -> Response<Full<B
     let (status, body) = match request.uri().path() {
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" if router.is_ready() => (StatusCode::OK, "ready\n".to_owned()),
-        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "desired state was not read yet\n".to_owned()),
+        "/readyz" if router.is_stopping() => (StatusCode::SERVICE_UNAVAILABLE, "it stops\n".to_owned()),
+        "/readyz" => {
+            let said =
+                "what the stage serves was not read yet, or not all of its hosts were heard\n".to_owned();
+            (StatusCode::SERVICE_UNAVAILABLE, said)
+        }
         "/metrics" => (StatusCode::OK, router.proxy.metrics().encode()),
         _ => (StatusCode::NOT_FOUND, "healthz, readyz, metrics\n".to_owned()),
     };

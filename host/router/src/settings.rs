@@ -28,6 +28,9 @@ pub struct Settings {
     pub trusted_keys: PathBuf,
     /// Folder for the last known table.
     pub state_dir: PathBuf,
+    /// How long it goes on taking requests when it is to stop, and says that it is not ready any more, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leave_ms: Option<u64>,
 }
 
 impl Settings {

@@ -19,6 +19,8 @@ pub struct Table {
     names: BTreeMap<String, BTreeSet<AppId>>,
     hosts: BTreeMap<HostId, Heard>,
     replicas: BTreeMap<(AppId, HostId), ReplicaStatus>,
+    /// Since when heartbeats would be heard.
+    listening: Option<Instant>,
 }
 
 struct Heard {
@@ -60,6 +62,10 @@ impl Table {
             }
         }
         true
+    }
+    /// Heartbeats are heard from now on: nobody is silent who had no time to say anything.
+    pub fn listen(&mut self, now: Instant) {
+        self.listening = Some(now);
     }
     /// A host is alive. True when its address or incarnation is new.
     pub fn hear_host(&mut self, beat: HostHeartbeat, now: Instant) -> bool {
@@ -111,7 +117,8 @@ impl Table {
         let (mut alive, mut silent) = (Vec::new(), Vec::new());
         for heard in candidates {
             let replica = (heard.beat.host.clone(), heard.beat.address.clone());
-            let is_alive = heard.at.is_some_and(|at| now.saturating_duration_since(at) <= missed());
+            let since = heard.at.max(self.listening);
+            let is_alive = since.is_some_and(|at| now.saturating_duration_since(at) <= missed());
             if is_alive && heard.beat.accepting { alive.push(replica) } else { silent.push(replica) }
         }
         let replicas = if alive.is_empty() { silent } else { alive };
@@ -253,6 +260,30 @@ mod tests {
         check(&table, later, &["a", "b"]);
         table.hear_host(beat("b", "1"), later);
         check(&table, later, &["b"]);
+    }
+
+    #[test]
+    fn nobody_is_silent_who_had_no_time_to_say_anything() {
+        let start = Instant::now();
+        let mut table = two_hosts(start);
+        let again = start + missed() * 20;
+        table.listen(again);
+        table.hear_host(beat("b", "1"), again);
+        check(&table, again, &["a", "b"]);
+        check(&table, again + missed() * 2, &["a", "b"]);
+        table.hear_host(beat("b", "1"), again + missed() * 2);
+        check(&table, again + missed() * 2, &["b"]);
+
+        // As after a restart, from what is on the disk.
+        let mut table = Table::default();
+        table.hear_desired(desired(1, &["a", "b"]));
+        for host in ["a", "b"] {
+            table.remember_host(beat(host, "1"));
+            table.hear_replica(ready(host, "1", 1));
+        }
+        table.listen(again);
+        table.hear_host(beat("b", "1"), again);
+        check(&table, again, &["a", "b"]);
     }
 
     #[test]

@@ -102,6 +102,7 @@ pub(crate) async fn recipes(
     let address = router_address(site, stage);
     let mut settings = common(&credentials(site, stage, "router", &router)?);
     settings["router"] = json!(router);
+    settings["leave_ms"] = json!(0); // nothing chooses between routers here
     settings["listen"] = json!(address);
     settings["admin_listen"] = json!("127.0.0.1:0");
     settings["state_dir"] = json!(state(&router)?);
