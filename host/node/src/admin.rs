@@ -23,7 +23,8 @@ fn answer(host: &Host, request: &Request<Received>) -> Response<Body> {
     let (status, body) = match request.uri().path() {
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
         "/readyz" if host.is_ready() => (StatusCode::OK, "ready\n".to_owned()),
-        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "desired state was not read yet\n".to_owned()),
+        "/readyz" if host.is_stopping() => (StatusCode::SERVICE_UNAVAILABLE, "it stops\n".to_owned()),
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "what it is to serve is not served yet\n".to_owned()),
         "/metrics" => {
             host.metrics.apps.set(i64::try_from(host.apps.len()).unwrap_or(i64::MAX));
             host.metrics.read(&host.accounts, host.engine.scheduler().competing());

@@ -20,7 +20,8 @@ use odeon_protocol::{
     AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
     Serving, Signed, TrustedKeys, subjects,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -51,6 +52,12 @@ const REPORTS_AT_ONCE: usize = 64;
 const WATCH_RETRY_MS: u64 = 500;
 /// Time between two looks for artefacts that nobody uses, in seconds.
 const TIDY_S: u64 = 10;
+/// How long a host that knows what it served before waits to read what is wanted now, in milliseconds: NATS may be away.
+const RESUME_MS: u64 = 2_000;
+/// When it has been read what is wanted, the host is ready after so long at the latest, in seconds.
+const READY_S_MAX: u64 = 60;
+/// Time between two looks whether all of that is served, in milliseconds.
+const READY_LOOK_MS: u64 = 50;
 /// Requests that may wait for an instance, per app.
 const QUEUE_MAX: usize = 1_024;
 
@@ -69,6 +76,17 @@ pub(crate) struct Agent {
     artefacts: Mutex<BTreeMap<AppId, [Digest; 2]>>,
     statuses: Mutex<Statuses>,
     changed: Notify,
+    /// Whether what is wanted was read, from the disk or to the end of the bucket.
+    read: watch::Sender<Read>,
+}
+
+/// What was read of what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Read {
+    Nothing,
+    /// What was wanted when the host stopped.
+    Disk,
+    All,
 }
 
 /// That an app is to serve here.
@@ -94,6 +112,8 @@ struct Statuses {
     all: BTreeMap<AppId, Option<ReplicaStatus>>,
     /// Those that may differ from what is in the bucket.
     unwritten: BTreeSet<AppId>,
+    /// Others are being written.
+    are_written: bool,
     /// The app up to which they were compared.
     compared: Option<AppId>,
 }
@@ -113,8 +133,20 @@ impl Statuses {
         self.unwritten.extend(next);
     }
 
+    /// Whether it was told of an app how far it is: it serves, has failed or has left.
+    fn is_settled(&self, app: &AppId) -> bool {
+        let status = self.all.get(app);
+        status.is_some_and(|told| told.as_ref().is_none_or(|told| told.state != ReplicaState::Loading))
+    }
+
+    /// Whether all of this is in the bucket.
+    fn are_known(&self) -> bool {
+        self.unwritten.is_empty() && !self.are_written
+    }
+
     fn take_unwritten(&mut self) -> Vec<(AppId, Option<ReplicaStatus>)> {
         let apps = std::mem::take(&mut self.unwritten);
+        self.are_written = !apps.is_empty();
         apps.into_iter().filter_map(|app| Some((app.clone(), self.all.get(&app)?.clone()))).collect()
     }
 }
@@ -134,6 +166,7 @@ impl Agent {
             artefacts: Mutex::default(),
             statuses: Mutex::default(),
             changed: Notify::new(),
+            read: watch::Sender::new(Read::Nothing),
         })
     }
 
@@ -155,7 +188,7 @@ impl Agent {
             match read {
                 Ok(known) => known.into_iter().for_each(|(desired, _)| {
                     self.learn(desired, None);
-                    self.host.mark_ready();
+                    self.read.send_replace(Read::Disk);
                 }),
                 Err(error) => warn!("desired state on disk was not read: {error:#}"),
             }
@@ -167,14 +200,45 @@ impl Agent {
         let jetstream = jetstream::new(client.clone());
         let open = || jetstream.get_key_value(subjects::DESIRED_BUCKET);
         bucket::follow(client, open, |news| match news {
-            News::Opened => self.host.mark_ready(),
             News::Put { key, value } => match serde_json::from_slice::<Signed<DesiredApp>>(value) {
                 Ok(sealed) => self.hear(sealed),
                 Err(error) => warn!(key, "not sealed desired state: {error}"),
             },
-            News::Deleted { .. } | News::CaughtUp => {} // absence means nothing
+            News::CaughtUp => drop(self.read.send_replace(Read::All)),
+            News::Opened | News::Deleted { .. } => {} // absence means nothing
         })
         .await;
+    }
+
+    /// Says that the host is ready, when all is served that is wanted of it, or has failed, and whoever `is_there` knows: an operator who
+    /// starts hosts anew, one after the other, stops the next one then.
+    pub(crate) async fn become_ready(self: Arc<Self>, is_there: impl Fn() -> bool) {
+        let mut read = self.read.subscribe();
+        if *read.borrow() == Read::Disk {
+            let all = read.wait_for(|read| *read == Read::All);
+            let _ = tokio::time::timeout(Duration::from_millis(RESUME_MS), all).await; // then by what it knows
+        }
+        let _ = read.wait_for(|read| *read > Read::Nothing).await;
+        let mut open: Vec<AppId> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_wanted = |desired: &&DesiredApp| matches!(&desired.state, DesiredState::Serving(serving) if self.is_here(serving));
+            known.values().filter(is_wanted).map(|desired| desired.app.clone()).collect()
+        };
+        let mut is_settled = || {
+            let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
+            open.retain(|app| !statuses.is_settled(app));
+            open.is_empty() && (statuses.are_known() || !is_there())
+        };
+        let settled = async {
+            while !is_settled() {
+                tokio::time::sleep(Duration::from_millis(READY_LOOK_MS)).await;
+            }
+        };
+        let settled = tokio::time::timeout(Duration::from_secs(READY_S_MAX), settled).await;
+        if settled.is_err() {
+            warn!(apps = open.len(), "the host is ready without some of its apps, which are not loaded yet");
+        }
+        self.host.mark_ready();
     }
 
     /// Checks a piece of desired state and acts on it if it is news.
@@ -212,25 +276,31 @@ impl Agent {
         let (agent, is_new) = (self.clone(), sealed.is_some());
         tokio::spawn(async move {
             if is_new {
-                agent.keep(&desired.app).await;
+                agent.keep().await;
             }
             agent.act(desired, is_new).await;
         });
     }
 
-    /// Keeps desired state on disk, for a start without NATS: with that of all who wait for the same.
-    async fn keep(&self, app: &AppId) {
+    /// Keeps desired state on disk, for a start without NATS: with that of all who wait for the same. What could not be written is tried
+    /// again by [`Self::tidy`].
+    async fn keep(&self) {
         let _turn = self.keeping.lock().await;
-        let batch = {
-            let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
-            if !unkept.contains_key(app) {
-                return; // somebody before us wrote it
-            }
-            std::mem::take(&mut *unkept)
-        };
+        let batch = std::mem::take(&mut *self.unkept.lock().unwrap_or_else(PoisonError::into_inner));
+        if batch.is_empty() {
+            return; // somebody before us wrote it
+        }
         let state = self.host.state.clone();
-        if let Err(error) = blocking(move || state.put_desired(&batch)).await {
+        let (batch, kept) = match blocking(move || Ok((state.put_desired(&batch), batch))).await {
+            Ok((kept, batch)) => (batch, kept),
+            Err(error) => (BTreeMap::new(), Err(error)),
+        };
+        if let Err(error) = kept {
             warn!("desired state was not kept on disk: {error:#}");
+            let mut unkept = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+            for (app, sealed) in batch {
+                unkept.entry(app).or_insert(sealed); // unless there is newer news
+            }
         }
     }
 
@@ -410,10 +480,11 @@ impl Agent {
         }
     }
 
-    /// Removes the oldest artefacts that no app here uses, when others came.
+    /// Removes the oldest artefacts that no app here uses, when others came, and keeps what could not be kept before.
     pub(crate) async fn tidy(self: Arc<Self>) {
         loop {
             tokio::time::sleep(Duration::from_secs(TIDY_S)).await;
+            self.keep().await;
             if !self.host.loader.take_stored() {
                 continue;
             }
@@ -453,10 +524,14 @@ impl Agent {
     /// Writes statuses into the bucket: what changed at once, and now and then whatever differs there.
     pub(crate) async fn report(self: Arc<Self>, client: Client) {
         let jetstream = jetstream::new(client);
+        let mut compared = Instant::now();
         loop {
-            let changed = tokio::time::timeout(Duration::from_secs(COMPARE_S), self.changed.notified()).await;
-            if changed.is_err() {
+            let _ =
+                tokio::time::timeout_at(compared + Duration::from_secs(COMPARE_S), self.changed.notified())
+                    .await;
+            if compared.elapsed() >= Duration::from_secs(COMPARE_S) {
                 self.statuses.lock().unwrap_or_else(PoisonError::into_inner).compare();
+                compared = Instant::now();
             }
             let Ok(bucket) = jetstream.get_key_value(subjects::OBSERVED_BUCKET).await else {
                 tokio::time::sleep(Duration::from_millis(WATCH_RETRY_MS)).await;
@@ -476,6 +551,7 @@ impl Agent {
                 .filter_map(|failed| async { failed })
                 .collect()
                 .await;
+            self.statuses.lock().unwrap_or_else(PoisonError::into_inner).are_written = false;
             if let Some((app, error)) = failed.first() {
                 warn!(%app, statuses = failed.len(), "statuses not written: {error:#}");
                 let failed = failed.into_iter().map(|(app, _)| app);

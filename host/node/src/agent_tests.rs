@@ -36,7 +36,7 @@ struct Stage {
     agent: Arc<Agent>,
     app: AppId,
     signer: Signer,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Stage {
@@ -56,7 +56,7 @@ impl Stage {
         let signer = Signer::generate();
         let agent = Agent::new(host, TrustedKeys::from_hex([signer.public()]).unwrap());
         let app = "0190d5d2-0000-7000-8000-000000000002".parse().unwrap();
-        Self { agent, app, signer, _folder: folder }
+        Self { agent, app, signer, folder }
     }
 
     fn serving(&self, database: bool, memory_bytes_max: u64) -> Serving {
@@ -83,17 +83,20 @@ impl Stage {
         }
     }
 
-    /// The host hears that this is wanted from now on, and does nothing about it yet.
-    fn want(&self, number: u64, state: DesiredState) {
+    fn wanted(&self, number: u64, state: DesiredState) -> DesiredApp {
         let settings = &self.agent.host.settings;
-        let desired = DesiredApp {
+        DesiredApp {
             organization: settings.organization.clone(),
             stage: settings.stage.clone(),
             app: self.app.clone(),
             generation: generation(number),
             state,
-        };
-        self.agent.known.lock().unwrap().insert(self.app.clone(), desired);
+        }
+    }
+
+    /// The host hears that this is wanted from now on, and does nothing about it yet.
+    fn want(&self, number: u64, state: DesiredState) {
+        self.agent.known.lock().unwrap().insert(self.app.clone(), self.wanted(number, state));
     }
 
     async fn serve(&self, number: u64, serving: &Serving) {
@@ -174,4 +177,57 @@ async fn a_load_that_ends_after_the_app_has_left_leaves_nothing() {
     assert!(stage.login().is_none(), "whoever takes the host later does not get it");
     assert!(stage.agent.host.pools.prepare(stage.app.as_str()).await.is_err(), "nor has it in memory");
     assert!(stage.budgets().is_empty() && stage.agent.artefacts.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_is_ready_when_what_it_is_to_serve_is_served_or_has_failed() {
+    for (has_login, is_there) in [(true, false), (false, false)] {
+        let stage = Stage::new();
+        if has_login {
+            stage.give_login();
+        }
+        let serving = stage.serving(true, MEMORY_BYTES);
+        stage.want(1, DesiredState::Serving(Box::new(serving.clone())));
+        let ready = stage.agent.clone().become_ready(move || is_there);
+        let then = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(!stage.agent.host.is_ready(), "what is wanted was not read yet");
+            stage.agent.read.send_replace(Read::All);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(!stage.agent.host.is_ready(), "the app is not served yet");
+            tokio::select! {
+                () = stage.agent.serve(&stage.app, generation(1), &serving, true) => {}
+                () = tokio::time::sleep(Duration::from_secs(20)) => assert!(!has_login, "it is served"),
+            }
+        };
+        tokio::join!(ready, then);
+        assert!(stage.agent.host.is_ready());
+        assert_eq!(stage.agent.host.apps.serving(&stage.app).is_some(), has_login);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_app_that_is_not_loaded_keeps_no_host_out_for_ever() {
+    let stage = Stage::new();
+    stage.want(1, DesiredState::Serving(Box::new(stage.serving(false, MEMORY_BYTES))));
+    stage.agent.read.send_replace(Read::All);
+    stage.agent.clone().become_ready(|| true).await;
+    assert!(stage.agent.host.is_ready());
+}
+
+#[tokio::test]
+async fn what_could_not_be_kept_on_the_disk_is_kept_later() {
+    let stage = Stage::new();
+    let folder = stage.folder.path().join("desired");
+    let aside = stage.folder.path().join("aside");
+    std::fs::rename(&folder, &aside).unwrap(); // as if the disk took nothing
+    let serving = stage.serving(false, MEMORY_BYTES);
+    let desired = stage.wanted(1, DesiredState::Serving(Box::new(serving)));
+    stage.agent.unkept.lock().unwrap().insert(stage.app.clone(), stage.signer.seal(&desired));
+    stage.agent.keep().await;
+    assert!(stage.agent.host.state.desired_names().is_empty());
+    std::fs::rename(&aside, &folder).unwrap();
+    stage.agent.keep().await;
+    assert_eq!(stage.agent.host.state.desired_names(), [format!("{}.json", stage.app)]);
+    assert!(stage.agent.unkept.lock().unwrap().is_empty());
 }

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_nats::Client;
+use async_nats::connection::State;
 use odeon_capabilities::egress::Gateway;
 use odeon_capabilities::egress::networks::Networks;
 use odeon_capabilities::sql::pool::Pools;
@@ -48,6 +49,7 @@ use rustix::process::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::accounts::Accounts;
@@ -190,10 +192,14 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     let _ = host.client.set(nats.clone());
     tokio::spawn(agent.clone().beat(nats.clone(), address, admin_address));
     tokio::spawn(agent.clone().report(nats.clone()));
+    let there = nats.clone();
+    tokio::spawn(agent.clone().become_ready(move || there.connection_state() == State::Connected));
     tokio::spawn(agent.follow(nats.clone()));
     tokio::spawn(timers::run(host.clone(), nats.clone()));
     tokio::spawn(peers::follow(host.clone(), nats.clone()));
-    tokio::spawn(logs::publish(nats, settings.host.clone(), lines));
+    let last_line = CancellationToken::new();
+    let publisher =
+        tokio::spawn(logs::publish(nats.clone(), settings.host.clone(), lines, last_line.clone()));
 
     shutdown.await;
     info!("stopping: running requests end first");
@@ -204,6 +210,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         while host.metrics.in_flight.get() > 0 {
             tokio::time::sleep(Duration::from_millis(STOP_POLL_MS)).await;
         }
+        // What the last requests logged, and that the last events were handled, is still on its way.
+        last_line.cancel();
+        let _ = publisher.await;
+        let _ = nats.flush().await;
     })
     .await;
     Ok(())

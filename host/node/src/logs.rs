@@ -12,6 +12,7 @@ use odeon_capabilities::log::{Level, Line, Sink};
 use odeon_capabilities::per_app::PerApp;
 use odeon_protocol::{AppId, HostId, LogLevel, LogLine, Revision, subjects};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
@@ -169,11 +170,27 @@ impl Rate {
     }
 }
 
-/// Publishes lines until the queue is closed.
-pub(crate) async fn publish(client: async_nats::Client, host: HostId, mut lines: mpsc::Receiver<Encoded>) {
+/// Publishes lines until it is told that the last one was written, and publishes that, too.
+pub(crate) async fn publish(
+    client: async_nats::Client,
+    host: HostId,
+    mut lines: mpsc::Receiver<Encoded>,
+    last: CancellationToken,
+) {
     let mut batch = Vec::new();
-    while lines.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        if batch.len() < BATCH_MAX {
+    loop {
+        tokio::select! {
+            got = lines.recv_many(&mut batch, BATCH_MAX) => {
+                if got == 0 {
+                    return;
+                }
+            }
+            () = last.cancelled(), if !lines.is_closed() => {
+                lines.close(); // what is in it still comes
+                continue;
+            }
+        }
+        if batch.len() < BATCH_MAX && !last.is_cancelled() {
             tokio::time::sleep(Duration::from_millis(BATCH_MS)).await;
             while batch.len() < BATCH_MAX {
                 let Ok(line) = lines.try_recv() else { break };

@@ -102,15 +102,27 @@ impl StateDir {
     /// Writes many pieces of desired state with one wait for the disk. Each is there whole or not at all.
     pub(crate) fn put_desired(&self, batch: &BTreeMap<AppId, Signed<DesiredApp>>) -> Result<()> {
         let mut written = Vec::with_capacity(batch.len());
+        let placed = self.write_desired(batch, &mut written);
+        for (new, ..) in written {
+            self.remove(&new); // a full disk must not fill with what has no name yet
+        }
+        placed
+    }
+
+    fn write_desired(
+        &self,
+        batch: &BTreeMap<AppId, Signed<DesiredApp>>,
+        written: &mut Vec<(String, String, File)>,
+    ) -> Result<()> {
         for (app, sealed) in batch {
             let name = format!("desired/{app}.json");
             let (new, file) = self.create(&name, &serde_json::to_vec(sealed)?)?;
             written.push((new, name, file));
             if written.len() == OPEN_FILES_MAX {
-                self.place(&mut written)?;
+                self.place(written)?;
             }
         }
-        self.place(&mut written)
+        self.place(written)
     }
 
     /// Gives written files their names, when all of them are on the disk.
