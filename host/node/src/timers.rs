@@ -2,7 +2,7 @@
 //!
 //! Every second each timer is looked at. One that is due is claimed by writing its next state into the stage's
 //! bucket, on condition that nobody wrote meanwhile; whoever succeeds runs it and renews a lease. The rules are
-//! [`odeon_protocol::timers`]. Without NATS nothing new begins, and what runs goes on.
+//! [`odeon_protocol::timers`]. Without NATS nothing new begins, and what runs ends before its lease does: nobody knows who has it then.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,7 @@ use odeon_protocol::bucket::{self, News};
 use odeon_protocol::timers::{LEASE_MS, Timer, TimerState, TimerStep};
 use odeon_protocol::{AppId, HostId, Revision, subjects};
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::Host;
@@ -34,6 +35,8 @@ const RUNNING_APPS_MAX: usize = 256;
 const FURTHER_RUNS_MAX: usize = 32;
 /// Runs at once of one app.
 const RUNS_OF_APP_MAX: usize = 8;
+/// So long before its lease ends a run ends that could not renew it: clocks of hosts differ.
+const RENEW_MARGIN: Duration = Duration::from_secs(2);
 /// How long a host tries to say how a run ended, in seconds; then its lease has ended.
 const TELL_S_MAX: u64 = 30;
 
@@ -261,21 +264,24 @@ async fn act(host: &Arc<Host>, client: &Client, served: &Served, at: usize, key:
         .context("nobody learns how the run ended")
 }
 
-/// Holds the lease. Ends when somebody else has it.
+/// Holds the lease. Ends when somebody else has it, or may have it: whoever takes over may reach NATS where this host does not.
 async fn renew(states: &kv::Store, key: &str, me: &HostId) {
+    let third = Duration::from_millis(LEASE_MS.unsigned_abs() / 3);
+    let mut held = Instant::now();
     loop {
-        tokio::time::sleep(Duration::from_millis(LEASE_MS.unsigned_abs() / 3)).await;
+        tokio::time::sleep(third).await;
+        let asked = Instant::now();
         let mut lost = false;
         let renewed = bucket::change_value(states, key, |state: Option<TimerState>| {
             let state = state.and_then(|state| state.renewed(me, now_ms()));
             lost = state.is_none();
             state
         });
-        match renewed.await {
-            Ok(_) if lost => return,
-            Ok(_) => {}
-            // Whoever takes over needs NATS too: as long as nobody reaches it, the run goes on.
-            Err(error) => warn!(timer = key, "the lease is not renewed: {error:#}"),
+        match tokio::time::timeout_at(held + 3 * third - RENEW_MARGIN, renewed).await {
+            Ok(Ok(_)) if lost => return,
+            Ok(Ok(_)) => held = asked,
+            Ok(Err(error)) => warn!(timer = key, "the lease is not renewed: {error:#}"),
+            Err(_) => return,
         }
     }
 }
