@@ -62,34 +62,45 @@ fn refuses(event: &str, payload_bytes: usize, limits: EventLimits) -> Option<Str
     (payload_bytes > most).then(|| format!("a payload may have {most} bytes, not {payload_bytes}"))
 }
 
-/// Takes up to `most` events out of an outbox, oldest first, in the transaction of `session`: they are gone when it is
-/// committed. So are those that cannot be sent, which would hold up the others for ever. Of a name that is too long only so
-/// much comes here that it is seen, and nothing of such a payload.
-pub async fn take(
+/// Reads up to `most` events of an outbox, oldest first and without those of some names, and holds them in the transaction of `session`, so
+/// that nobody else sends them. Of a name that is too long only so much comes here that it is seen, and nothing of such a payload.
+pub async fn hold(
     session: &sql::session::Session,
     limits: EventLimits,
     most: i64,
+    without: impl Iterator<Item = &str>,
 ) -> Result<Taken, sql::Error> {
     let statement = format!(
-        "DELETE FROM odeon_outbox WHERE id IN (SELECT id FROM odeon_outbox ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED) \
-         RETURNING id, left(event, {NAME_BYTES_MAX} + 1), octet_length(payload)::int8, \
-         CASE WHEN octet_length(payload) <= {} THEN payload ELSE '' END",
+        "SELECT id, left(event, {NAME_BYTES_MAX} + 1), octet_length(payload)::int8, \
+         CASE WHEN octet_length(payload) <= {} THEN payload ELSE '' END \
+         FROM odeon_outbox WHERE event <> ALL (string_to_array($2, ',')) ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED",
         limits.payload_bytes_max
     );
-    let Rows { values, .. } = session.execute_returning(&statement, vec![Value::Int64(most)]).await?;
+    let without = without.collect::<Vec<_>>().join(","); // names have no comma
+    let values = vec![Value::Int64(most), Value::Text(without)];
+    let Rows { values, .. } = session.execute_returning(&statement, values).await?;
     let mut taken = Taken::default();
     for row in values.chunks_exact(4) {
         if let [Value::Int64(id), Value::Text(event), Value::Int64(bytes), Value::Text(payload)] = row {
             match refuses(event, usize::try_from(*bytes).unwrap_or(usize::MAX), limits) {
-                Some(why) => taken.refused.push(why),
+                Some(why) => taken.refused.push((*id, why)),
                 None => {
                     taken.events.push(Waiting { id: *id, event: event.clone(), payload: payload.clone() });
                 }
             }
         }
     }
-    taken.events.sort_by_key(|event| event.id);
     Ok(taken)
+}
+
+/// Takes events out of an outbox: they are gone when the transaction of `session` is committed.
+pub async fn remove(
+    session: &sql::session::Session,
+    ids: impl Iterator<Item = i64>,
+) -> Result<(), sql::Error> {
+    let ids = ids.map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+    let statement = "DELETE FROM odeon_outbox WHERE id = ANY (string_to_array($1, ',')::int8[])";
+    session.execute_returning(statement, vec![Value::Text(ids)]).await.map(drop)
 }
 
 /// What was in an outbox.
@@ -97,8 +108,8 @@ pub async fn take(
 pub struct Taken {
     /// Oldest first.
     pub events: Vec<Waiting>,
-    /// Why each of the others cannot be sent.
-    pub refused: Vec<String>,
+    /// The numbers of the others, and why they cannot be sent: they would hold up the others for ever.
+    pub refused: Vec<(i64, String)>,
 }
 
 /// An event in an outbox.

@@ -1,21 +1,23 @@
 //! Events of the apps that serve here: those that they triggered are sent, those that they handle are taken.
 //!
-//! After a commit the app's outbox is emptied into the stage's stream, in a transaction that ends when the stream has
+//! After a commit the app's outbox is emptied into the stage's stream, in a transaction that takes out what the stream has
 //! confirmed; now and then it is looked at anyway, for what a host that died left in it. What the app wrote there itself and
 //! cannot be sent is taken out, and told in its log. A handler pulls from its durable
 //! consumer as much as it can run. The rules are [`odeon_protocol::events`]. Invariant: what the stream has not
 //! confirmed stays in the outbox, and what a handler has not taken stays in the stream.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use async_nats::Client;
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::{self, AckKind, Message};
 use async_nats::{HeaderMap, header};
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use odeon_capabilities::events::{EventLimits, Taken, take};
+use odeon_capabilities::events::{EventLimits, Taken, hold, remove};
 use odeon_capabilities::log::{Level, Line, Sink as _};
 use odeon_capabilities::sql::session::Session;
 use odeon_protocol::AppId;
@@ -69,9 +71,10 @@ pub(crate) fn look_after(host: &Arc<Host>, served: &Arc<Served>) {
 /// Empties the outbox of an app for ever.
 async fn send_all(host: &Arc<Host>, served: &Served) {
     let mut pause = PAUSE_S;
+    let mut full = Full::default();
     loop {
-        match send_some(host, served).await {
-            Ok(sent) if sent == SENT_MAX => {} // there are more
+        match send_some(host, served, &mut full).await {
+            Ok(seen) if seen == SENT_MAX => {} // there are more
             Ok(_) => {
                 pause = PAUSE_S;
                 let told = served.outbox.notified();
@@ -86,18 +89,30 @@ async fn send_all(host: &Arc<Host>, served: &Served) {
     }
 }
 
-/// Sends the oldest events, and says how many were taken out.
-async fn send_some(host: &Host, served: &Served) -> Result<i64> {
+/// Names of events of which the stream took no more, and when: they hold up no others.
+#[derive(Default)]
+struct Full(HashMap<String, Instant>);
+
+impl Full {
+    /// Those that are not asked about now.
+    fn names(&mut self) -> impl Iterator<Item = &str> {
+        self.0.retain(|_, since| since.elapsed() < Duration::from_secs(LOOK_S));
+        self.0.keys().map(String::as_str)
+    }
+}
+
+/// Sends the oldest events, and says how many it saw.
+async fn send_some(host: &Host, served: &Served, full: &mut Full) -> Result<i64> {
     let client = host.client.get().context("NATS was not reached yet")?;
     let session = Session::new(host.pools.clone(), served.id.as_str()).paid_by(served.payer.clone());
-    let sent = send(client, served, &session).await;
+    let sent = send(client, served, &session, full).await;
     match &sent {
         Ok(_) => session.commit().await.map_err(|error| anyhow!("{error:?}"))?,
         Err(_) => session.abandon().await,
     }
     session.release().await;
-    let Taken { events, refused } = sent?;
-    if let Some(why) = refused.first() {
+    let Sent { taken: Taken { events, refused }, broke } = sent?;
+    if let Some((_, why)) = refused.first() {
         let message = format!(
             "{} events of odeon_outbox cannot be sent and were taken out; of one of them: {why}",
             refused.len()
@@ -105,12 +120,22 @@ async fn send_some(host: &Host, served: &Served) -> Result<i64> {
         let (level, source, request_id) = (Level::Warning, "host", String::new());
         served.log.take(Line { level, source, message, request_id, error_code: None, origin: None });
     }
-    Ok(i64::try_from(events.len() + refused.len()).unwrap_or(SENT_MAX))
+    broke.map_or_else(|| Ok(i64::try_from(events.len() + refused.len()).unwrap_or(SENT_MAX)), Err)
 }
 
-async fn send(client: &Client, served: &Served, session: &Session) -> Result<Taken> {
-    let taken =
-        take(session, LIMITS, SENT_MAX).await.map_err(|error| anyhow!("read the outbox: {error:?}"))?;
+/// What was held to be sent, and why not all of it was, where it was not for the events.
+struct Sent {
+    taken: Taken,
+    broke: Option<anyhow::Error>,
+}
+
+/// Sends events that it holds, and takes out of the outbox what the stream confirmed.
+async fn send(client: &Client, served: &Served, session: &Session, full: &mut Full) -> Result<Sent> {
+    let outbox = |error| anyhow!("read the outbox: {error:?}");
+    let taken = hold(session, LIMITS, SENT_MAX, full.names()).await.map_err(outbox)?;
+    if taken.events.is_empty() && taken.refused.is_empty() {
+        return Ok(Sent { taken, broke: None });
+    }
     let jetstream = jetstream::new(client.clone());
     if !taken.events.is_empty() {
         has_room(&jetstream, &served.id).await?;
@@ -124,10 +149,24 @@ async fn send(client: &Client, served: &Served, session: &Session) -> Result<Tak
         let payload = event.payload.clone().into();
         confirmations.push(jetstream.publish_with_headers(subject, headers, payload).await?);
     }
-    for confirmation in confirmations {
-        confirmation.await.context("the stream did not take an event")?;
+    let mut gone: Vec<i64> = taken.refused.iter().map(|(id, _)| *id).collect();
+    let mut broke = None;
+    for (event, confirmation) in taken.events.iter().zip(confirmations) {
+        match confirmation.await {
+            Ok(_) => gone.push(event.id),
+            Err(error) if error.kind() == PublishErrorKind::Other => {
+                if full.0.insert(event.event.clone(), Instant::now()).is_none() {
+                    warn!(app = served.name, event = event.event, "the stream takes none of these: {error}");
+                }
+            }
+            Err(error) => {
+                broke = Some(anyhow::Error::from(error).context("the stream did not take an event"));
+                break;
+            }
+        }
     }
-    Ok(taken)
+    remove(session, gone.into_iter()).await.map_err(outbox)?;
+    Ok(Sent { taken, broke })
 }
 
 /// The stream is for the events of all apps: one whose handlers do not take what it triggers fills no more than its part.
@@ -225,8 +264,8 @@ async fn bury(
     let client = host.client.get().context("NATS was not reached yet")?;
     let mut headers = HeaderMap::new();
     headers.insert("odeon-event", message.subject.as_str());
-    let cut = why.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_BYTES_MAX).last();
-    headers.insert("odeon-reason", why[..cut.unwrap_or(0)].replace(['\r', '\n'], " "));
+    let cut = why.floor_char_boundary(REASON_BYTES_MAX);
+    headers.insert("odeon-reason", why[..cut].replace(['\r', '\n'], " "));
     let subject = events::dead_subject(&served.id, &handler.name);
     let jetstream = jetstream::new(client.clone());
     let sent = jetstream.publish_with_headers(subject, headers, message.payload.clone()).await?;

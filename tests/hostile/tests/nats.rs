@@ -332,6 +332,26 @@ async fn who_leaves_events_to_wait_holds_up_itself(site: &Installation, jetstrea
     assert_eq!(waiting(jetstream, "events", &told).await, 0);
     stream.purge().filter(&floods[0]).await.unwrap();
     eventually("it is sent", async || (waiting(jetstream, "events", &told).await == 1).then_some(())).await;
+
+    // Of one name the stream has all that it takes, and the outbox holds more than is sent at once: others leave all the same.
+    let database = site.database("stage_development").await;
+    let schema = "select schema_name from odeon.apps where name = 'Teller'";
+    let schema: String = database.query_one(schema, &[]).await.unwrap().get(0);
+    let flood = "(event, payload) select 'Flood1', '{}' from generate_series(1, 150)";
+    database.batch_execute(&format!("insert into {schema}.odeon_outbox {flood}")).await.unwrap();
+    assert_eq!(site.get(&site.url("development", "/Teller/rest/A/Tell")).await.0, StatusCode::OK);
+    eventually("the event behind them is sent", async || {
+        (waiting(jetstream, "events", &told).await == 2).then_some(())
+    })
+    .await;
+    let left = format!("select event, count(*) from {schema}.odeon_outbox group by event");
+    eventually("what the stream does not take stays, and nothing else", async || {
+        let left = database.query(&left, &[]).await.unwrap();
+        let left: Vec<(String, i64)> = left.iter().map(|row| (row.get(0), row.get(1))).collect();
+        (left == [("Flood1".to_owned(), 150)]).then_some(())
+    })
+    .await;
+    assert_eq!(waiting(jetstream, "events", &floods[1]).await, APP_WAITING_MAX / 2);
 }
 
 /// Rights stand in a token that only an account's key signs, and the account in one that only the operator's does.
