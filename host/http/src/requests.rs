@@ -11,8 +11,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Classes of status.
-const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+/// Classes of status, and those whose caller went away before there was one.
+const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "gone"];
+/// The last of them.
+const GONE: usize = CLASSES.len() - 1;
 
 /// Labels of a series.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,7 +37,11 @@ impl Requests {
     /// Tells them to whoever reads the metrics.
     pub fn register(registry: &mut Registry) -> Self {
         let family = Family::default();
-        registry.register("requests", "Requests by app and class of status", family.clone());
+        registry.register(
+            "requests",
+            "Requests by app and class of status; gone: the caller went away before there was one",
+            family.clone(),
+        );
         let strays = AppRequests::new(String::new(), &family);
         Self { family, apps: Mutex::default(), strays }
     }
@@ -66,9 +72,17 @@ impl AppRequests {
         Self { app, family: family.clone(), counters: Default::default() }
     }
 
+    /// Counts a request when it is answered, or given up.
+    pub fn begin(&self) -> Asked<'_> {
+        Asked { requests: self, class: GONE }
+    }
+
     /// Counts a request that was answered with `status`.
     pub fn count(&self, status: StatusCode) {
-        let at = class(status);
+        self.count_in(class(status));
+    }
+
+    fn count_in(&self, at: usize) {
         let labels = || Labels { app: self.app.clone(), class: CLASSES[at] };
         self.counters[at].get_or_init(|| self.family.get_or_create_owned(&labels())).inc();
     }
@@ -79,6 +93,25 @@ impl AppRequests {
             counter.get_or_init(Counter::default); // one that no series has
             self.family.remove(&Labels { app: self.app.clone(), class });
         }
+    }
+}
+
+/// A request that is not counted yet.
+pub struct Asked<'r> {
+    requests: &'r AppRequests,
+    class: usize,
+}
+
+impl Asked<'_> {
+    /// It has an answer.
+    pub fn answered(mut self, status: StatusCode) {
+        self.class = class(status);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.requests.count_in(self.class);
     }
 }
 

@@ -15,7 +15,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -352,7 +352,10 @@ where
 {
     match answered {
         Ok(answer) => {
-            let answer = answer.await;
+            let mut answer = answer.await;
+            if begun.is_last() {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             if is_head {
                 begun.whole(); // nobody sends the body, so that it is not asked for
             }
@@ -432,6 +435,28 @@ mod tests {
         let said = tokio::select! { said = asks => said, () = serves => panic!("nobody stopped it") };
         let [one, two] = [1, 2].map(|own| format!("{own} Some(\"driver\")"));
         assert_eq!(said, [one.clone(), one, two.clone(), two]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_ends_with_an_answer_that_says_so() {
+        let (near, mut far) = tokio::io::duplex(64 << 10);
+        let answer = |_: Request<Received>, _| std::future::ready(Response::new(Full::new(Bytes::new())));
+        let limits = Limits { life_s_max: 60, ..limits::USERS };
+        let server = tokio::spawn(serve_connection(limits, near, ([127, 0, 0, 1], 1).into(), answer));
+        let mut ask = async || {
+            far.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                head.push(char::from(far.read_u8().await.unwrap()));
+            }
+            head.contains("connection: close")
+        };
+        assert!(!ask().await);
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert!(!ask().await);
+        tokio::time::sleep(Duration::from_secs(40)).await; // past its life, and idle for less than it may
+        assert!(ask().await, "a request that was on its way has its answer");
+        server.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -164,7 +164,9 @@ impl Watch {
         if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX) || is_idle && idle_ms > 2 * idle_ms_max {
             return Verdict::Close("it was asked to end before");
         }
-        if now_ms > ms(self.limits.life_s_max) || is_idle && idle_ms > idle_ms_max {
+        // One of HTTP/1 says so with its next answer instead: a request may be on its way already.
+        let is_old = now_ms > ms(self.limits.life_s_max) && !self.is_http1.load(Relaxed);
+        if is_old || is_idle && idle_ms > idle_ms_max {
             return Verdict::Leave;
         }
         Verdict::Stay
@@ -276,6 +278,11 @@ impl Begun {
             return;
         }
         self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+
+    /// Whether its connection is to have no further one, and says so with the answer.
+    pub(crate) fn is_last(&self) -> bool {
+        self.watch.is_http1.load(Relaxed) && self.watch.now_ms() > ms(self.watch.limits.life_s_max)
     }
 
     /// The response is whole, or nobody wants the rest of it.
@@ -409,8 +416,12 @@ mod tests {
         assert_eq!(watch.verdict_at(75_000), Verdict::Stay, "load balancers keep theirs for a minute");
         assert_eq!(watch.verdict_at(76_000), Verdict::Leave);
         assert!(matches!(watch.verdict_at(151_000), Verdict::Close(_)));
-        let _begun = watch.begin(false);
+        let begun = watch.begin(false);
         assert_eq!(watch.verdict_at(3_601_000), Verdict::Leave, "nothing lives for ever");
+        assert!(matches!(watch.verdict_at(3_721_000), Verdict::Close(_)));
+        drop(begun);
+        let _begun = watch.begin(true);
+        assert_eq!(watch.verdict_at(3_601_000), Verdict::Stay, "its next answer says that it is the last");
         assert!(matches!(watch.verdict_at(3_721_000), Verdict::Close(_)));
     }
 

@@ -29,6 +29,7 @@ use odeon_engine::{App, Body, Failure, GuestError, RequestLimits};
 use odeon_http::{Around, ReceiveError, Received, Stop, limits};
 use odeon_protocol::calls::{AUTHORITY, Call, CallError};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::net::TcpListener;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
@@ -110,12 +111,26 @@ impl Around for Charging {
     }
 }
 
+/// Observes how long something takes.
+struct Timed<'m> {
+    started: Instant,
+    seconds: &'m Histogram,
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.seconds.observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
 async fn answer(host: &Host, request: Request<Received>) -> Response<Body> {
-    let started = Instant::now();
-    let _in_flight = host.metrics.begin(); // also when the caller goes away
+    // Also when the caller goes away.
+    let _in_flight = host.metrics.begin();
+    let _seconds = Timed { started: Instant::now(), seconds: &host.metrics.seconds };
     let id = request_id(&request);
     let name = request.uri().path().split('/').nth(1).unwrap_or_default();
     let found = host.apps.find(name).ok_or_else(|| name.to_owned());
+    let asked = found.as_ref().map_or(&host.metrics.requests.strays, |served| &served.requests).begin();
     let outcome = match &found {
         Ok(served) => {
             ASKED.set(Some(served.account.cpu.clone()));
@@ -127,8 +142,7 @@ async fn answer(host: &Host, request: Request<Received>) -> Response<Body> {
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    host.metrics.seconds.observe(started.elapsed().as_secs_f64());
-    found.as_ref().map_or(&host.metrics.requests.strays, |served| &served.requests).count(response.status());
+    asked.answered(response.status());
     response
 }
 

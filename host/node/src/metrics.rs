@@ -56,7 +56,11 @@ impl Metrics {
         let load_seconds = Histogram::new(LOAD_SECONDS);
         let log_lines_dropped = Counter::default();
         registry.register("request_seconds", "Time until the head of the response", seconds.clone());
-        registry.register("requests_in_flight", "Requests whose head was not sent yet", in_flight.clone());
+        registry.register(
+            "requests_in_flight",
+            "Requests whose head was not sent yet, and runs of timers and event handlers",
+            in_flight.clone(),
+        );
         registry.register("apps", "Apps that serve, loaded or not", apps.clone());
         registry.register("apps_loaded", "Apps whose code is in memory", apps_loaded.clone());
         registry.register("app_loads", "Loads of an app's code", loads.clone());

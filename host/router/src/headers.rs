@@ -73,6 +73,7 @@ pub(crate) fn for_host(headers: &mut HeaderMap, host: HeaderValue, id: HeaderVal
         headers.remove(name); // a client may name thousands: each is looked up, and none is compared with all headers
     }
     remove(headers, |name| HOP_BY_HOP.contains(name) || is_ours(name));
+    join_cookies(headers);
     headers.insert(header::HOST, host); // without one the client would tell the app our name for its host
     headers.insert(REQUEST_ID, id);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
@@ -83,6 +84,17 @@ pub(crate) fn for_host(headers: &mut HeaderMap, host: HeaderValue, id: HeaderVal
         let (trace, span) = (rand::random::<u128>() | 1, rand::random::<u64>() | 1);
         if let Ok(parent) = HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-00")) {
             headers.insert(TRACEPARENT, parent);
+        }
+    }
+}
+
+/// HTTP/2 sends each cookie in a field of its own, which HTTP/1 knows nothing of (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut all = headers.get_all(header::COOKIE).iter();
+    if all.next().is_some() && all.next().is_some() {
+        let cookies: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, joined);
         }
     }
 }
@@ -126,6 +138,22 @@ mod tests {
         in_trailers(&mut trailers);
         assert_eq!(trailers.len(), 2, "{trailers:?}");
         assert!(trailers.contains_key("x-sum"));
+    }
+
+    #[test]
+    fn cookies_are_one_field() {
+        let of = |cookies: &[&'static str]| {
+            let field = |cookie: &&'static str| (header::COOKIE, HeaderValue::from_static(cookie));
+            let mut headers: HeaderMap = HeaderMap::new();
+            for (name, value) in cookies.iter().map(field) {
+                headers.append(name, value);
+            }
+            join_cookies(&mut headers);
+            headers.get_all(header::COOKIE).iter().cloned().collect::<Vec<_>>()
+        };
+        assert!(of(&[]).is_empty());
+        assert_eq!(of(&["a=1; b=2"]), ["a=1; b=2"]);
+        assert_eq!(of(&["a=1", "b=2", "session=x"]), ["a=1; b=2; session=x"]);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 //!
 //! A request is sent a second time only if the first try cannot have had an effect: the connection failed
 //! before a byte of the request was sent, the host says that it does not serve the app, or it is a GET or HEAD
-//! without a body and no byte of a response came. Bodies are passed on as streams, never held.
+//! without a body and no byte of a response came. Bodies are passed on as streams; only the beginning of one is held, for a second try.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::{self, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -49,6 +49,10 @@ const REQUESTS_MAX: usize = 8_192;
 const APP_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
 /// Part of all requests that is for apps with few: one of so many.
 const RESERVED_PART: usize = 4;
+/// Of the body of a request so much is held for a second try, in bytes: most that call an app have less.
+const HELD_BYTES_MAX: usize = 16 << 10;
+/// How long a body may take to come back from a try, in milliseconds.
+const BACK_MS_MAX: u64 = 500;
 /// Idle connections kept per host, of all threads together.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
@@ -134,14 +138,15 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
         let id = headers::request_id(request.headers());
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
         let app = self.shared.routes.find(name);
+        let requests = app.as_ref().map_or(&self.metrics().requests.strays, |app| &app.requests);
+        let asked = requests.begin();
         let outcome = match &app {
             Some(app) => self.forward(app, request, &id, peer).await,
             None => Err(Refusal::UnknownApp(name.to_owned())),
         };
         let refused = |refusal| refuse(&refusal, id.to_str().unwrap_or_default());
         let mut response = outcome.unwrap_or_else(refused);
-        let requests = app.as_ref().map_or(&self.metrics().requests.strays, |app| &app.requests);
-        requests.count(response.status());
+        asked.answered(response.status());
         response.headers_mut().insert(REQUEST_ID, id);
         response
     }
@@ -162,7 +167,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
         let mut refusal = None;
         while tried.len() < TRIES_MAX {
             let Some(host) = app.choose(&tried) else { break };
-            let Some(request) = message.next_try(host) else { break };
+            let Some(request) = message.next_try(host).await else { break };
             if !tried.is_empty() {
                 self.metrics().retries.inc();
             }
@@ -211,37 +216,45 @@ fn client<C: Connect + Clone>(connector: C, idle_connections_max: usize) -> Clie
         .pool_max_idle_per_host(idle_connections_max)
         .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
         .http1_max_buf_size(HEAD_BYTES_MAX as usize)
-        .retry_canceled_requests(false) // whether a request may be sent again is decided here
+        .retry_canceled_requests(true) // only what was not sent, because a kept connection had been closed
         .build(connector)
 }
 
 /// What is sent, and may have to be sent again.
 struct Message {
     parts: Parts,
-    body: Option<Received>,
-    /// Where a body comes back that a try did not touch.
-    back: Option<oneshot::Receiver<Received>>,
+    body: Option<Lent>,
+    /// Where a body comes back that can be sent again.
+    back: Option<oneshot::Receiver<Lent>>,
     /// Sending it twice does what sending it once does.
     is_repeatable: bool,
 }
 
 impl Message {
-    fn new(parts: Parts, body: Received) -> Self {
+    fn new(mut parts: Parts, body: Received) -> Self {
         let is_empty = body.is_end_stream();
         let is_repeatable = matches!(parts.method, Method::GET | Method::HEAD) && is_empty;
-        Self { parts, body: (!is_empty).then_some(body), back: None, is_repeatable }
+        if !is_empty && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            // Of a method that has no body as a rule, one without a length would stay behind.
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let body =
+            (!is_empty).then(|| Lent { body, held: Held::default(), again: VecDeque::new(), back: None });
+        Self { parts, body, back: None, is_repeatable }
     }
 
-    /// The request for the next host. `None` when the body, or a part of it, went out already.
-    fn next_try(&mut self, host: &Host) -> Option<Request<SentBody>> {
-        if let Some(mut back) = self.back.take() {
-            self.body = Some(back.try_recv().ok()?);
+    /// The request for the next host. `None` when more of the body went out already than is held.
+    async fn next_try(&mut self, host: &Host) -> Option<Request<SentBody>> {
+        if let Some(back) = self.back.take() {
+            // The connection that had it is being closed, if the host answered before it had all of it.
+            let back = tokio::time::timeout(Duration::from_millis(BACK_MS_MAX), back);
+            self.body = Some(back.await.ok()?.ok()?);
         }
         let passed = match self.body.take() {
-            Some(body) => {
+            Some(lent) => {
                 let (back, receiver) = oneshot::channel();
                 self.back = Some(receiver);
-                Lent { body: Some(body), back: Some(back) }.boxed()
+                Returning { lent: Some(Lent { back: Some(back), ..lent }) }.boxed()
             }
             None => Empty::new().map_err(|never| match never {}).boxed(),
         };
@@ -253,13 +266,52 @@ impl Message {
     }
 }
 
-/// A body that goes back to where it came from when nobody asked it for a byte.
+/// A body that was lent to a try.
 struct Lent {
-    body: Option<Received>,
-    back: Option<oneshot::Sender<Received>>,
+    body: Received,
+    held: Held,
+    /// What went out before, and goes out again.
+    again: VecDeque<Bytes>,
+    back: Option<oneshot::Sender<Lent>>,
 }
 
-impl hyper::body::Body for Lent {
+/// What went out of a body, as long as that is little.
+#[derive(Default)]
+struct Held {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Lent {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
+        if let Some(piece) = self.again.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && self.back.is_some()
+        {
+            match frame.data_ref().filter(|piece| self.held.bytes + piece.len() <= HELD_BYTES_MAX) {
+                Some(piece) => {
+                    self.held.bytes += piece.len();
+                    self.held.pieces.push(piece.clone());
+                }
+                None => {
+                    self.back = None; // too much of it, or trailers: it is sent once
+                    self.held = Held::default();
+                }
+            }
+        }
+        polled
+    }
+}
+
+/// A body that goes back to where it came from, unless too much of it went out or it broke.
+struct Returning {
+    lent: Option<Lent>,
+}
+
+impl hyper::body::Body for Returning {
     type Data = Bytes;
     type Error = ReceiveError;
 
@@ -267,33 +319,45 @@ impl hyper::body::Body for Lent {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
-        self.back = None;
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(cx).map_ok(without_ours),
-            None => Poll::Ready(None),
+        let Some(lent) = &mut self.lent else { return Poll::Ready(None) };
+        let polled = lent.poll(cx);
+        if matches!(polled, Poll::Ready(Some(Err(_)))) {
+            self.lent = None;
         }
+        polled.map_ok(without_ours)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Received::is_end_stream)
+        self.lent.as_ref().is_none_or(|lent| lent.again.is_empty() && lent.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(SizeHint::default, Received::size_hint)
+        let Some(lent) = &self.lent else { return SizeHint::default() };
+        let again: usize = lent.again.iter().map(Bytes::len).sum();
+        let (left, again) = (lent.body.size_hint(), again as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(left.lower() + again);
+        if let Some(upper) = left.upper() {
+            hint.set_upper(upper + again);
+        }
+        hint
+    }
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        if let Some(mut lent) = self.lent.take()
+            && let Some(back) = lent.back.take()
+        {
+            lent.again = lent.held.pieces.iter().cloned().collect();
+            let _ = back.send(lent); // nobody waits for it when the request was answered
+        }
     }
 }
 
 fn without_ours(mut frame: Frame<Bytes>) -> Frame<Bytes> {
     frame.trailers_mut().into_iter().for_each(headers::in_trailers);
     frame
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let (Some(back), Some(body)) = (self.back.take(), self.body.take()) {
-            let _ = back.send(body); // nobody waits for it when the request was answered
-        }
-    }
 }
 
 /// A request that failed because of its body, for which no host can help.

@@ -178,6 +178,10 @@ async fn a_host_that_does_not_serve_the_app_is_passed_over() {
     for _ in 0..20 {
         assert_eq!(router.get("/Shop/").await.0, StatusCode::OK);
     }
+    for _ in 0..20 {
+        let (status, seen) = router.post("/Shop/").await;
+        assert!(status == StatusCode::OK && seen.ends_with("a body"), "{status} {seen}");
+    }
     let alone = Router::to(&[&other.address]).await;
     let answer = alone.client.get(format!("{}/Shop/", alone.url)).send().await.unwrap();
     assert_eq!(answer.headers()["retry-after"], "1", "it says when to come back");
@@ -209,6 +213,19 @@ async fn a_request_carries_its_id_and_no_header_of_this_hop() {
     assert!(!seen.contains("x-secret") && !seen.contains("\r\nte:"), "{seen}");
     let answer = send("x".repeat(65)).await.unwrap();
     assert_ne!(answer.headers()["x-request-id"], "x".repeat(65).as_str(), "an id may have 64 bytes");
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_passed_on_whatever_the_method() {
+    let host = FakeHost::start(Behaviour::Echo).await;
+    let router = Router::to(&[&host.address]).await;
+    for method in ["GET", "DELETE", "POST"] {
+        let head = format!("{method} /Shop/ HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked");
+        let seen = router.raw(&format!("{head}\r\nconnection: close\r\n\r\n4\r\nbody\r\n0\r\n\r\n")).await;
+        assert!(seen.starts_with("HTTP/1.1 200"), "{seen}");
+        let (_, seen) = seen.split_once("\r\n\r\n").unwrap();
+        assert!(seen.contains("transfer-encoding: chunked"), "{seen}");
+    }
 }
 
 #[tokio::test]
