@@ -5,9 +5,12 @@
 //! [`Around::run`].
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use hyper::rt::Executor;
+
+use crate::watch::Watch;
 
 /// Runs something around polls. A clone belongs to one task of a connection, and may remember what it learned there.
 pub trait Around: Clone + Send + Sync + 'static {
@@ -35,16 +38,28 @@ pub(crate) fn inside<F: Future>(mut around: impl Around, task: F) -> impl Future
     })
 }
 
-/// Starts tasks of a connection for hyper.
+/// Starts tasks of a connection for hyper, and ends those of streams that are to end.
 #[derive(Clone)]
-pub(crate) struct Tasks<W>(pub(crate) W);
+pub(crate) struct Tasks<W> {
+    pub(crate) around: W,
+    pub(crate) watch: Arc<Watch>,
+}
 
 impl<W: Around, F> Executor<F> for Tasks<W>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        tokio::spawn(inside(self.0.clone(), task));
+        let task = inside(self.around.clone(), task);
+        match self.watch.take_stream() {
+            None => drop(tokio::spawn(task)),
+            Some(end) => drop(tokio::spawn(async move {
+                tokio::select! {
+                    () = task => {}
+                    () = end.notified() => {} // what is dropped is reset
+                }
+            })),
+        }
     }
 }
 
@@ -55,7 +70,6 @@ mod tests {
     use std::cell::Cell;
     use std::convert::Infallible;
     use std::pin::Pin;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Context;
 

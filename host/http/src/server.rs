@@ -276,7 +276,7 @@ impl<W: Around> Connection<W> {
             async move { Ok::<_, Infallible>(wrapped(answered, begun, is_head).await) }
         });
         let socket = TokioIo::new(LetOthers::over(Watched { socket, watch: watch.clone() }));
-        let builder = builder(Tasks(around));
+        let builder = builder(Tasks { around, watch: watch.clone() });
         let mut connection = pin!(builder.serve_connection(socket, service));
         let mut leaving = false;
         // Polled with every piece that comes or goes: whoever looks at connections wakes those that are to end.

@@ -18,6 +18,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::limits::{
@@ -68,9 +69,20 @@ pub(crate) struct Watch {
     has_order: AtomicBool,
     order: Mutex<Verdict>,
     waker: AtomicWaker,
-    /// Pieces of responses that were handed over, and since when the next one was not asked for.
-    unread: Mutex<BTreeMap<u64, u64>>,
+    /// Pieces of responses that were handed over, whose next one was not asked for yet.
+    unread: Mutex<BTreeMap<u64, Unread>>,
+    /// The end of the stream whose request began just now, for the task that it is given.
+    begun_stream: Mutex<Option<StreamEnd>>,
 }
+
+/// A piece of a response that was handed over.
+struct Unread {
+    since_ms: u64,
+    stream: Option<StreamEnd>,
+}
+
+/// Ends one stream of HTTP/2.
+pub(crate) type StreamEnd = Arc<Notify>;
 
 impl Watch {
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
@@ -93,6 +105,7 @@ impl Watch {
             order: Mutex::new(Verdict::Stay),
             waker: AtomicWaker::new(),
             unread: Mutex::default(),
+            begun_stream: Mutex::default(),
         })
     }
 
@@ -101,7 +114,26 @@ impl Watch {
         self.is_http1.store(is_http1, Relaxed);
         let number = self.begun.fetch_add(1, Relaxed);
         self.bytes_due.fetch_add(REQUEST_BYTES, Relaxed);
-        Begun { watch: self.clone(), number, is_unread: false, is_whole: false }
+        let stream = (!is_http1).then(StreamEnd::default);
+        if stream.is_some() {
+            *self.begun_stream.lock().unwrap_or_else(PoisonError::into_inner) = stream.clone();
+        }
+        Begun { watch: self.clone(), number, stream, is_unread: false, is_whole: false }
+    }
+
+    /// The end of the stream that began just now: its task ends when it is told so.
+    pub(crate) fn take_stream(&self) -> Option<StreamEnd> {
+        self.begun_stream.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends streams whose answers nobody reads: others of the connection may be other people's.
+    fn end_unread(&self, now_ms: u64) {
+        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        for stream in
+            unread.values().filter(|unread| unread.is_old(now_ms)).filter_map(|old| old.stream.as_ref())
+        {
+            stream.notify_one();
+        }
     }
 
     /// A piece of a request's body came.
@@ -190,7 +222,7 @@ impl Watch {
             return true;
         }
         let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
-        unread.values().any(|since| now_ms.saturating_sub(*since) > ms(UNREAD_S_MAX))
+        unread.values().any(|unread| unread.stream.is_none() && unread.is_old(now_ms))
     }
 
     fn now_ms(&self) -> u64 {
@@ -238,7 +270,11 @@ impl Watches {
 
     /// Looks at all connections. False when there are none.
     pub(crate) fn look(&mut self) -> bool {
-        self.each(|watch| watch.tell(watch.verdict_at(watch.now_ms())));
+        self.each(|watch| {
+            let now_ms = watch.now_ms();
+            watch.end_unread(now_ms);
+            watch.tell(watch.verdict_at(now_ms));
+        });
         !self.0.is_empty()
     }
 
@@ -252,6 +288,12 @@ impl Watches {
     }
 }
 
+impl Unread {
+    fn is_old(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.since_ms) > ms(UNREAD_S_MAX)
+    }
+}
+
 fn ms(seconds: u64) -> u64 {
     seconds * 1_000
 }
@@ -260,6 +302,8 @@ fn ms(seconds: u64) -> u64 {
 pub(crate) struct Begun {
     watch: Arc<Watch>,
     number: u64,
+    /// Of HTTP/2.
+    stream: Option<StreamEnd>,
     is_unread: bool,
     is_whole: bool,
 }
@@ -268,8 +312,8 @@ impl Begun {
     /// A piece of the response was handed over.
     pub(crate) fn gave(&mut self) {
         self.is_unread = true;
-        let now = self.watch.now_ms();
-        self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, now);
+        let unread = Unread { since_ms: self.watch.now_ms(), stream: self.stream.clone() };
+        self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, unread);
     }
 
     /// The next piece is asked for.
@@ -394,6 +438,7 @@ pub(crate) fn patience(waited: Duration, bytes: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use futures_util::FutureExt as _;
     use http_body::Body as _;
     use http_body_util::Full;
 
@@ -452,7 +497,7 @@ mod tests {
     #[test]
     fn a_client_that_does_not_read_is_left() {
         let watch = Watch::new(USERS);
-        let mut begun = watch.begin(false);
+        let mut begun = watch.begin(true);
         begun.gave();
         assert_eq!(watch.verdict_at(30_000), Verdict::Stay);
         assert_eq!(watch.verdict_at(31_000), Verdict::Close("the client does not read"));
@@ -477,13 +522,28 @@ mod tests {
     fn also_the_last_piece_of_an_answer_must_be_taken() {
         let watch = Watch::new(USERS);
         let body = Full::new(Bytes::from_static(b"small"));
-        let mut sending = Sending::answer(body, watch.begin(false));
+        let mut sending = Sending::answer(body, watch.begin(true));
         let piece = Pin::new(&mut sending).poll_frame(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(piece, Poll::Ready(Some(Ok(_)))) && sending.is_end_stream());
         assert_eq!(watch.verdict_at(30_000), Verdict::Stay);
         assert_eq!(watch.verdict_at(31_000), Verdict::Close("the client does not read"));
         drop(sending);
         assert_eq!(watch.verdict_at(31_000), Verdict::Stay, "it was taken");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads_ends_and_no_other() {
+        let watch = Watch::new(USERS);
+        let [mut paused, mut read] = [(); 2].map(|()| watch.begin(false));
+        let (end, other) = (paused.stream.clone().unwrap(), read.stream.clone().unwrap());
+        paused.gave();
+        read.gave();
+        read.asked();
+        watch.end_unread(30_000);
+        assert!(end.notified().now_or_never().is_none(), "it has half a minute");
+        watch.end_unread(31_000);
+        assert!(end.notified().now_or_never().is_some() && other.notified().now_or_never().is_none());
+        assert_eq!(watch.verdict_at(31_000), Verdict::Stay, "the connection has others");
     }
 
     #[test]

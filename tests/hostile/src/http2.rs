@@ -157,14 +157,21 @@ impl Http2 {
         Some(Frame { kind: bytes[3], flags: bytes[4], stream, payload: bytes[9..].to_vec() })
     }
 
-    /// The first frame for which `wanted` is true; none when the connection was closed before.
+    /// The first frame for which `wanted` is true; none when the connection was closed before. Answers pings meanwhile.
     pub async fn find(&mut self, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
         loop {
             let frame = self.next().await?;
             if wanted(&frame) {
                 return Some(frame);
             }
+            self.pong(&frame).await;
         }
+    }
+
+    /// Answers a ping, if this is one; false when the other side has closed.
+    async fn pong(&mut self, ping: &Frame) -> bool {
+        let is_asked = ping.kind == kind::PING && ping.flags & ACK == 0;
+        !is_asked || self.send(&frame(kind::PING, ACK, 0, &ping.payload)).await
     }
 
     /// Answers pings until the other side closes; whether it does within `patience`.
@@ -174,13 +181,11 @@ impl Http2 {
             match timeout_at(deadline, self.read_frame()).await {
                 Err(_) => return false,
                 Ok(None) => return true,
-                Ok(Some(ping)) if ping.kind == kind::PING && ping.flags & ACK == 0 => {
-                    let pong = frame(kind::PING, ACK, 0, &ping.payload);
-                    if !self.send(&pong).await {
+                Ok(Some(frame)) => {
+                    if !self.pong(&frame).await {
                         return true;
                     }
                 }
-                Ok(Some(_)) => {}
             }
         }
     }
