@@ -7,6 +7,8 @@
 #![allow(dead_code, reason = "the harness has more than these tests use")]
 
 mod harness;
+#[path = "queries/parameters.rs"]
+mod parameters;
 
 use harness::{Answer, App, Reply, long, sources, text, value};
 use odeon_compiler::{check, render};

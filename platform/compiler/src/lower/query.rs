@@ -27,6 +27,8 @@ const WHOLE: u32 = u32::MAX;
 struct Column {
     path: Vec<usize>,
     sql: String,
+    /// Its parameters stand nowhere else in the statement, so it is fetched whoever reads it.
+    binds: bool,
 }
 
 impl Generator<'_, '_> {
@@ -37,14 +39,19 @@ impl Generator<'_, '_> {
         let keys = statement.rows();
         let rows = std::mem::take(&mut statement.text);
         let counted = statement.bound.len();
-        let totals: Vec<String> = query.totals.iter().map(|total| statement.total(total)).collect();
+        let (mut totals, mut binding) = (Vec::new(), Vec::new());
+        for total in &query.totals {
+            let before = statement.bound.len();
+            totals.push(statement.total(total));
+            binding.push(statement.bound.len() > before);
+        }
         let wants_count = self.uses.reads(count);
         let wants_list = self.uses.reads(list) || !wants_count;
         // `max: 0` says in the model that all rows are meant.
         let is_zero = |max: &TExpr| matches!(max.kind, TKind::Constant(Constant::Integer(0)));
         let is_paged = query.start.is_some() || query.max.as_ref().is_some_and(|max| !is_zero(max));
 
-        let columns = self.columns(&statement, &keys, &totals, list);
+        let columns = self.columns(&statement, &keys, &totals, &binding, list);
         let select: Vec<&str> = columns.iter().map(|column| column.sql.as_str()).collect();
         let head = format!("SELECT {}{rows}", select.join(", "));
         let order = statement.order(&keys, &totals);
@@ -121,32 +128,35 @@ impl Generator<'_, '_> {
         }
     }
 
-    /// The columns that are used; one at least, because a row of none is no row.
+    /// The columns that are used, and the totals that bind values; one at least, because a row of none is no row.
     fn columns(
         &self,
         statement: &Statement<'_>,
         keys: &[String],
         totals: &[String],
+        binding: &[bool],
         list: usize,
     ) -> Vec<Column> {
         let query = statement.query;
         let mut columns: Vec<Column> = Vec::new();
         if query.is_grouped() {
-            let all = keys.iter().chain(totals).enumerate();
-            columns.extend(all.map(|(at, sql)| Column { path: vec![at], sql: sql.clone() }));
+            // The values of a key are those of GROUP BY.
+            let binds = keys.iter().map(|_| false).chain(binding.iter().copied());
+            let all = keys.iter().chain(totals).zip(binds).enumerate();
+            columns.extend(all.map(|(at, (sql, binds))| Column { path: vec![at], sql: sql.clone(), binds }));
         } else {
             for (at, source) in query.sources.iter().enumerate() {
                 for index in 0..self.shared.named.records[source.record].fields.len() {
                     let path = if query.short { vec![index] } else { vec![at, index] };
-                    columns.push(Column { path, sql: statement.brief(at, index) });
+                    columns.push(Column { path, sql: statement.brief(at, index), binds: false });
                 }
             }
             for (at, (name, _)) in query.calculated.iter().enumerate() {
                 let path = vec![query.sources.len() + at];
-                columns.push(Column { path, sql: format!("{0}.{0}", quoted(name)) });
+                columns.push(Column { path, sql: format!("{0}.{0}", quoted(name)), binds: false });
             }
         }
-        let used: Vec<bool> = columns.iter().map(|c| self.fetches.uses(list, &c.path)).collect();
+        let used: Vec<bool> = columns.iter().map(|c| c.binds || self.fetches.uses(list, &c.path)).collect();
         let first = used.iter().position(|used| *used).unwrap_or(0);
         let kept = columns.into_iter().enumerate().filter(|(at, _)| *at == first || used[*at]);
         kept.map(|(_, column)| column).collect()

@@ -3,7 +3,7 @@
 //! [`Script`] is a fake of `odeon:sql/session`: it hands out prepared answers in order and records what
 //! was asked. What SQL means to PostgreSQL is tested where there is one; here it is read as text.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -259,6 +259,15 @@ impl App {
     }
 }
 
+/// As PostgreSQL does, the fake refuses a statement whose parameters are not `$1` to as many as have values.
+#[track_caller]
+fn agree(statement: &str, values: usize) {
+    let number = |part: &str| part.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<usize>().ok();
+    let named: BTreeSet<usize> = statement.split('$').skip(1).filter_map(number).collect();
+    let given: BTreeSet<usize> = (1..=values).collect();
+    assert_eq!(named, given, "the parameters of {statement}");
+}
+
 fn rows(columns: usize, values: Vec<Val>) -> Val {
     let columns = (0..columns).map(|at| Val::String(format!("c{at}"))).collect();
     Val::Result(Ok(Some(Box::new(Val::Record(vec![
@@ -299,6 +308,7 @@ fn session(linker: &mut Linker<State>, script: &Arc<Mutex<Script>>) {
             let Val::String(statement) = &params[0] else { panic!("sql is text") };
             let Val::List(bound) = &params[1] else { panic!("params are a list") };
             let bound: Vec<String> = bound.iter().map(shown).collect();
+            agree(statement, bound.len());
             if let Some(result) = cursor(&mut script, statement, &bound) {
                 results[0] = result;
                 return Ok(());
