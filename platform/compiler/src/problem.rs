@@ -101,8 +101,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("OML0901", "internal compiler error"),
 ];
 
-/// Problems of one model that are told, in number. Nobody reads on, and finding the place of each takes
-/// as long as its file.
+/// Problems of one model that are told, in number: nobody reads on.
 const PROBLEMS_MAX: usize = 500;
 
 /// Collects problems while the stages run.

@@ -4,10 +4,11 @@
 //! themselves, and properties that do not apply. Invariant: every record and action that was parsed
 //! is in [`Named`], in the order entities, structures; actions keep their order.
 
+mod cycles;
 mod keys;
 mod rows;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use odeon_oml::schema::DeleteRule;
 
@@ -33,9 +34,6 @@ const BASIC: &[(&str, Type)] = &[
     ("BinaryData", Type::Binary),
 ];
 
-/// Structures in structures, in levels. With a list at each of them a document is twice as deep, and the
-/// runtime reads JSON of 64 levels.
-const STRUCTURE_DEPTH_MAX: usize = 30;
 /// Longest name in PostgreSQL, in bytes.
 const IDENTIFIER_BYTES_MAX: usize = 63;
 /// ODC's default length of a Text attribute, in characters.
@@ -66,22 +64,23 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         let record = entity_record(entity, parsed, &scope, problems);
         named.records.push(record);
     }
+    let mut tables: BTreeMap<&str, usize> = BTreeMap::new();
     for (at, entity) in parsed.entities.iter().enumerate() {
         let table = named.records[at].table();
         if [OUTBOX, ROLES].contains(&table) {
             problems.error("OML0004", entity.name.span, format!("the table `{table}` is Odeon's"));
         }
-        let stored = |home: &Home| *home != Home::Library;
-        let others = named.records.iter().zip(&parsed.entities).take(at);
-        let mut others = others.filter(|(_, other)| stored(&other.home) && stored(&entity.home));
-        if let Some((other, _)) = others.find(|(other, _)| other.table() == table) {
+        if entity.home == Home::Library {
+            continue; // it has no table
+        }
+        let first = *tables.entry(table).or_insert(at);
+        let other = &named.records[first];
+        // Two of one name were reported.
+        if first != at && other.name != entity.name.text {
             let message =
                 format!("`{}` is stored as `{table}`, and so is `{}`", entity.name.text, other.name);
             let span = entity.stored_as.as_ref().unwrap_or(&entity.name).span;
-            // Two of one name were reported.
-            if other.name != entity.name.text {
-                problems.error("OML0004", span, message);
-            }
+            problems.error("OML0004", span, message);
         }
     }
     for structure in &parsed.structures {
@@ -103,7 +102,7 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         });
     }
     rows::link(parsed, &mut named, problems);
-    find_cycles(&named, problems);
+    cycles::find(&named, problems);
     let mut seen = BTreeSet::new();
     for (index, action) in parsed.actions.iter().enumerate() {
         let def = action_def(action, &scope, problems);
@@ -130,23 +129,25 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     });
     named.records.reserve_rows(aggregates.sum());
     named.types = scope;
-    for (index, name) in parsed.exceptions.iter().enumerate() {
-        let built_in = EXCEPTIONS.iter().any(|e| e.name == name.text);
-        if built_in || parsed.exceptions[..index].iter().any(|e| e.text == name.text) {
+    let mut seen: BTreeSet<&str> = EXCEPTIONS.iter().map(|built_in| built_in.name).collect();
+    for name in &parsed.exceptions {
+        if !seen.insert(&name.text) {
             problems.error("OML0004", name.span, format!("the exception `{}` exists already", name.text));
         }
         named.exceptions.push(name.text.clone());
     }
-    for (index, role) in parsed.roles.iter().enumerate() {
+    let mut seen = BTreeSet::new();
+    for role in &parsed.roles {
         let name = &role.name;
-        if parsed.roles[..index].iter().any(|other| other.name.text == name.text) {
+        if !seen.insert(&name.text) {
             problems.error("OML0004", name.span, format!("the role `{}` exists already", name.text));
         }
         named.roles.push(RoleDef { name: name.text.clone(), own: role.own, public: role.public });
     }
     named.events = parsed.events.iter().map(|event| event_def(event, &named.types, problems)).collect();
-    for (index, event) in parsed.events.iter().enumerate() {
-        if parsed.events[..index].iter().any(|other| other.name.text == event.name.text) {
+    let mut seen = BTreeSet::new();
+    for event in &parsed.events {
+        if !seen.insert(&event.name.text) {
             let message = format!("the event `{}` exists already", event.name.text);
             problems.error("OML0004", event.name.span, message);
         }
@@ -337,12 +338,13 @@ fn entity_record(
         let active = FieldDef::plain("Is_Active", Type::Boolean);
         fields.push(FieldDef { default: Some(Constant::Boolean(true)), ..active });
     }
+    let mut names: BTreeSet<String> = fields.iter().map(|field| field.name.clone()).collect();
     let own = fields_of(&entity.attributes, scope, problems);
     for (declared, mut field) in entity.attributes.iter().zip(own) {
         if keys::is_key(declared) {
             continue;
         }
-        if fields.iter().any(|f| f.name == field.name) {
+        if !names.insert(field.name.clone()) {
             let message = format!("`{}` is an attribute of every such entity already", field.name);
             problems.error("OML0004", declared.name.span, message);
             continue;
@@ -396,13 +398,15 @@ fn entity_record(
         }
         fields.push(field);
     }
-    for (at, field) in fields.iter().enumerate() {
-        if let Some(other) = fields[..at].iter().find(|other| other.column == field.column) {
+    let mut columns: BTreeMap<&str, &FieldDef> = BTreeMap::new();
+    for field in &fields {
+        if let Some(other) = columns.get(field.column.as_str()) {
             let declared = entity.attributes.iter().find(|d| d.name.text == field.name);
             let message =
                 format!("`{}` is stored as `{}`, and so is `{}`", field.name, field.column, other.name);
             problems.error("OML0004", declared.map_or(entity.name.span, |d| d.name.span), message);
         }
+        columns.entry(&field.column).or_insert(field);
     }
     let table = view_or_table(&entity.stored_as.as_ref().unwrap_or(&entity.name).text);
     let (home, public) = (entity.home.clone(), entity.public);
@@ -430,79 +434,9 @@ pub(crate) fn unknown_attribute(name: &Name, of: &str, fields: &[FieldDef], prob
     problems.error_hint("OML0104", name.span, format!("`{of}` has no attribute `{}`", name.text), hint);
 }
 
-/// A record that contains itself, directly or through others, would have no end. Lists end the search:
-/// an empty list contains nothing, but its descriptor would still be endless, so they count too.
-/// Without recursion: the text decides how long a chain of structures is.
-fn find_cycles(named: &Named, problems: &mut Problems<'_>) {
-    let parts: Vec<Vec<usize>> = named.records.iter().map(parts_of).collect();
-    // Settled from the inside out: a record is as deep as its deepest part, and one more.
-    let mut depths: Vec<Option<usize>> = vec![None; parts.len()];
-    let mut containers: Vec<Vec<usize>> = vec![Vec::new(); parts.len()];
-    let mut open: Vec<usize> = parts.iter().map(Vec::len).collect();
-    for (index, parts) in parts.iter().enumerate() {
-        for part in parts {
-            containers[*part].push(index);
-        }
-    }
-    let mut ready: Vec<usize> = (0..parts.len()).filter(|i| open[*i] == 0).collect();
-    while let Some(index) = ready.pop() {
-        let inner = parts[index].iter().filter_map(|part| depths[*part]).max().unwrap_or(0);
-        depths[index] = Some(inner + 1);
-        for container in &containers[index] {
-            open[*container] -= 1;
-            if open[*container] == 0 {
-                ready.push(*container);
-            }
-        }
-    }
-    for (index, record) in named.records.iter().enumerate() {
-        match depths[index] {
-            None if contains_itself(index, &parts) => {
-                let message = format!("the structure `{}` contains itself", record.name);
-                problems.error("OML0301", record.span, message);
-            }
-            // Those around the first one that is too deep are not to blame.
-            Some(depth) if depth == STRUCTURE_DEPTH_MAX + 1 => {
-                let message =
-                    format!("`{}` nests structures deeper than {STRUCTURE_DEPTH_MAX} levels", record.name);
-                let hint = "refer to the inner ones by an identifier or a key".to_owned();
-                problems.error_hint("OML0306", record.span, message, Some(hint));
-            }
-            None | Some(_) => {}
-        }
-    }
-}
-
-fn parts_of(record: &RecordDef) -> Vec<usize> {
-    let parts = record.fields.iter().filter_map(|field| {
-        let mut ty = &field.ty;
-        while let Type::List(of) = ty {
-            ty = of;
-        }
-        if let Type::Record(part) = ty { Some(*part) } else { None }
-    });
-    let mut parts: Vec<usize> = parts.collect();
-    parts.sort_unstable();
-    parts.dedup();
-    parts
-}
-
-fn contains_itself(goal: usize, parts: &[Vec<usize>]) -> bool {
-    let mut seen = vec![false; parts.len()];
-    let mut next = parts[goal].clone();
-    while let Some(part) = next.pop() {
-        if part == goal {
-            return true;
-        }
-        if !std::mem::replace(&mut seen[part], true) {
-            next.extend(&parts[part]);
-        }
-    }
-    false
-}
-
 fn settings(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'_>) -> Vec<SettingDef> {
     let mut settings: Vec<SettingDef> = Vec::new();
+    let mut seen = BTreeSet::new();
     for setting in declared {
         let mut ty = scope.type_of(&setting.type_name, problems);
         if ty.is_identifier() || matches!(ty, Type::Record(_) | Type::List(_) | Type::Binary) {
@@ -513,7 +447,7 @@ fn settings(declared: &[Declared], scope: &TypeNames, problems: &mut Problems<'_
         if let (Some(_), Some(default)) = (setting.secret, &setting.default) {
             problems.error("OML0303", default.span, "a secret has no default: it would be in the model");
         }
-        if settings.iter().any(|other| other.name == setting.name.text) {
+        if !seen.insert(&setting.name.text) {
             let message = format!("the setting `{}` exists already", setting.name.text);
             problems.error("OML0004", setting.name.span, message);
         }

@@ -14,26 +14,7 @@ use crate::types::{EntityDef, FieldDef, Named, RecordDef, Type, Typed};
 
 pub(crate) fn schema(typed: &Typed) -> Schema {
     let named = &typed.named;
-    // Rows of a library are in the code, and those of other apps are in other schemas.
-    let entities: Vec<(usize, &RecordDef)> = named
-        .records
-        .iter()
-        .enumerate()
-        .filter(|(_, record)| record.entity.as_ref().is_some_and(|entity| entity.home == Home::Own))
-        .collect();
-    let mut placed: Vec<usize> = Vec::new();
-    let mut is_placed = vec![false; named.records.iter().count()];
-    while placed.len() < entities.len() {
-        let mut left = entities.iter().filter(|(index, _)| !is_placed[*index]);
-        let ready = |(index, record): &&(usize, &RecordDef)| {
-            let mut refers = record.fields.iter().filter_map(|field| target(named, field));
-            refers.all(|to| to == *index || is_placed[to])
-        };
-        let first = left.clone().next();
-        let Some((next, _)) = left.find(ready).or(first) else { break };
-        is_placed[*next] = true;
-        placed.push(*next);
-    }
+    let placed = order(named);
     let tables = placed.iter().filter_map(|index| {
         let record = &named.records[*index];
         Some(table(named, record, record.entity.as_ref()?))
@@ -72,6 +53,36 @@ pub(crate) fn schema(typed: &Typed) -> Schema {
         columns: ROLE_COLUMNS.map(|c| (c.to_owned(), ColumnType::Text { length: None })).to_vec(),
     }));
     Schema { tables, public, foreign }
+}
+
+/// The entities that have tables: the first in the model whose references are placed comes next, or else the first.
+fn order(named: &Named) -> Vec<usize> {
+    let records = || named.records.iter().enumerate();
+    let mut waits = vec![0_usize; records().count()];
+    let mut referrers: Vec<Vec<usize>> = vec![Vec::new(); waits.len()];
+    // Rows of a library are in the code, and those of other apps are in other schemas.
+    let own = |record: &RecordDef| record.entity.as_ref().is_some_and(|entity| entity.home == Home::Own);
+    let mut left: BTreeSet<usize> = records().filter(|(_, r)| own(r)).map(|(index, _)| index).collect();
+    for index in &left {
+        let refers = named.records[*index].fields.iter().filter_map(|field| target(named, field));
+        for to in refers.filter(|to| to != index) {
+            waits[*index] += 1;
+            referrers[to].push(*index);
+        }
+    }
+    let mut ready: BTreeSet<usize> = left.iter().copied().filter(|index| waits[*index] == 0).collect();
+    let mut placed = Vec::new();
+    while let Some(next) = ready.pop_first().or_else(|| left.first().copied()) {
+        left.remove(&next);
+        placed.push(next);
+        for referrer in &referrers[next] {
+            waits[*referrer] -= 1;
+            if waits[*referrer] == 0 && left.contains(referrer) {
+                ready.insert(*referrer);
+            }
+        }
+    }
+    placed
 }
 
 fn public_table(record: &RecordDef) -> PublicTable {
@@ -142,8 +153,8 @@ fn table(named: &Named, record: &RecordDef, entity: &EntityDef) -> Table {
             },
             auto_number: field.auto_number && !entity.is_static,
         });
-        let own = named.records.iter().position(|other| std::ptr::eq(other, record));
-        if field.ty.identifies().is_some() && !(is_key && field.ty.identifies() == own) {
+        let refers = field.ty.identifies().map(|to| &named.records[to]);
+        if refers.is_some_and(|other| !(is_key && std::ptr::eq(other, record))) {
             let foreign_key = target(named, field).map(|to| ForeignKey {
                 column: field.column.clone(),
                 references: named.records[to].table().to_owned(),

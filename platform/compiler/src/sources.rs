@@ -27,15 +27,23 @@ pub(crate) struct SourceFile {
     pub(crate) path: String,
     pub(crate) text: String,
     pub(crate) chars: Vec<char>,
+    /// Where the lines end.
+    breaks: Vec<u32>,
+}
+
+impl SourceFile {
+    fn new(path: String, text: String) -> SourceFile {
+        let chars: Vec<char> = text.chars().collect();
+        let breaks = chars.iter().zip(0u32..).filter(|(c, _)| **c == '\n').map(|(_, at)| at).collect();
+        SourceFile { path, text, chars, breaks }
+    }
 }
 
 impl Sources {
     /// Takes files as (relative path, text).
     pub fn new(files: impl IntoIterator<Item = (String, String)>) -> Sources {
-        let mut files: Vec<SourceFile> = files
-            .into_iter()
-            .map(|(path, text)| SourceFile { path, chars: text.chars().collect(), text })
-            .collect();
+        let mut files: Vec<SourceFile> =
+            files.into_iter().map(|(path, text)| SourceFile::new(path, text)).collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
         Sources { files }
     }
@@ -44,42 +52,24 @@ impl Sources {
     pub(crate) fn position(&self, span: Span) -> (String, u32, u32, u32) {
         let Some(file) = self.files.get(span.file as usize) else { return (String::new(), 1, 1, 1) };
         let start = (span.start as usize).min(file.chars.len());
-        let before = &file.chars[..start];
-        let line = before.iter().filter(|c| **c == '\n').count() as u32 + 1;
-        let line_start = before.iter().rposition(|c| *c == '\n').map_or(0, |at| at + 1);
-        let line_end =
-            file.chars[start..].iter().position(|c| *c == '\n').map_or(file.chars.len(), |n| start + n);
+        let line = file.breaks.partition_point(|at| (*at as usize) < start);
+        let line_start = line.checked_sub(1).map_or(0, |before| file.breaks[before] as usize + 1);
+        let line_end = file.breaks.get(line).map_or(file.chars.len(), |at| *at as usize);
         let end = (span.end as usize).clamp(start, line_end.max(start));
         let column = (start - line_start) as u32 + 1;
-        (file.path.clone(), line, column, column + (end - start).max(1) as u32)
+        (file.path.clone(), line as u32 + 1, column, column + (end - start).max(1) as u32)
     }
 
-    /// To find the lines of many places.
-    pub(crate) fn lines(&self) -> Lines<'_> {
-        let breaks = self.files.iter().map(|file| {
-            let breaks = file.chars.iter().zip(0u32..).filter(|(c, _)| **c == '\n').map(|(_, at)| at);
-            (file.path.as_str(), breaks.collect())
-        });
-        Lines { files: breaks.collect() }
+    /// The file of a span, and its line, counted from 1.
+    pub(crate) fn place(&self, span: Span) -> (&str, usize) {
+        match self.files.get(span.file as usize) {
+            Some(file) => (&file.path, file.breaks.partition_point(|at| *at < span.start) + 1),
+            None => ("", 1),
+        }
     }
 
     pub(crate) fn line(&self, path: &str, line: u32) -> Option<&str> {
         let file = self.files.iter().find(|file| file.path == path)?;
         file.text.lines().nth(line as usize - 1)
-    }
-}
-
-/// The paths of files, and where their lines end.
-pub(crate) struct Lines<'s> {
-    files: Vec<(&'s str, Vec<u32>)>,
-}
-
-impl<'s> Lines<'s> {
-    /// The file of a span, and its line, counted from 1.
-    pub(crate) fn place(&self, span: Span) -> (&'s str, usize) {
-        match self.files.get(span.file as usize) {
-            Some((path, breaks)) => (path, breaks.partition_point(|at| *at < span.start) + 1),
-            None => ("", 1),
-        }
     }
 }

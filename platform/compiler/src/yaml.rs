@@ -167,39 +167,122 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Where each character of a scalar stands, found by walking its source once. Quotes, escapes and
+    /// Where each character of a scalar stands, found by walking its source once. Quotes, indentation and
     /// folded line ends are passed over; an escaped character stands where its escape ends.
+    /// Invariant: the walk never goes back, so it takes as many steps as the source has characters.
     fn places(&self, text: &str, style: ScalarStyle, start: u32, end: u32) -> Vec<u32> {
-        let mut at = start;
-        let last = (end as usize).min(self.chars.len()) as u32;
-        match style {
-            ScalarStyle::Plain => {}
-            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => at += 1,
+        let last = (end as usize).min(self.chars.len());
+        let source = &self.chars[..last];
+        let mut at = start as usize;
+        let escapes = match style {
+            ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+                at += 1;
+                style == ScalarStyle::DoubleQuoted
+            }
             // The scanner says where a block's text begins, not where its `>` or `|` stands.
             ScalarStyle::Literal | ScalarStyle::Folded => {
-                while at < last && self.chars[at as usize].is_whitespace() {
+                while source.get(at).is_some_and(|c| c.is_whitespace()) {
                     at += 1;
                 }
+                false
             }
-        }
+            ScalarStyle::Plain => false,
+        };
         let mut places = Vec::with_capacity(text.len());
         for c in text.chars() {
-            let mut probe = at;
-            while probe < last && self.chars[probe as usize] != c {
-                probe += 1;
-            }
-            if c.is_whitespace() {
-                places.push(at.min(last.saturating_sub(1)));
-                if at < last && self.chars[at as usize].is_whitespace() {
+            let mut place = at;
+            while let Some(next) = source.get(at) {
+                place = at;
+                if *next == '\\' && escapes {
+                    let (escaped, length) = escape(&source[at + 1..]);
+                    at += 1 + length;
+                    place = at - 1;
+                    if escaped == Some(c) {
+                        break;
+                    }
+                } else if c.is_whitespace() {
+                    // A fold is one space, whatever was written.
+                    at += usize::from(next.is_whitespace());
+                    break;
+                } else {
                     at += 1;
+                    if *next == c {
+                        break;
+                    }
                 }
-            } else if probe < last {
-                places.push(probe);
-                at = probe + 1;
-            } else {
-                places.push(at.min(last.saturating_sub(1))); // written as an escape
             }
+            // Two single quotes are one.
+            if c == '\'' && style == ScalarStyle::SingleQuoted {
+                at += 1;
+            }
+            places.push(place.min(last.saturating_sub(1)) as u32);
         }
         places
+    }
+}
+
+/// The character that an escape stands for, none at the end of a line, and how long it is behind its `\`.
+fn escape(written: &[char]) -> (Option<char>, usize) {
+    let code = |digits: usize| {
+        let digits = &written[1..written.len().min(1 + digits)];
+        let code =
+            digits.iter().filter_map(|digit| digit.to_digit(16)).fold(0, |code, digit| code << 4 | digit);
+        (char::from_u32(code), 1 + digits.len())
+    };
+    let Some(word) = written.first() else { return (None, 0) };
+    match word {
+        'x' => code(2),
+        'u' => code(4),
+        'U' => code(8),
+        // The indentation of the next line is no part of the text.
+        '\n' | '\r' => (None, written.iter().take_while(|c| c.is_whitespace()).count()),
+        '0' => (Some('\0'), 1),
+        'a' => (Some('\x07'), 1),
+        'b' => (Some('\x08'), 1),
+        't' => (Some('\t'), 1),
+        'n' => (Some('\n'), 1),
+        'v' => (Some('\x0b'), 1),
+        'f' => (Some('\x0c'), 1),
+        'r' => (Some('\r'), 1),
+        'e' => (Some('\x1b'), 1),
+        'N' => (Some('\u{85}'), 1),
+        '_' => (Some('\u{a0}'), 1),
+        'L' => (Some('\u{2028}'), 1),
+        'P' => (Some('\u{2029}'), 1),
+        other => (Some(*other), 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands at the places of the scalar that a text is.
+    #[track_caller]
+    fn stands(source: &str, expected: &str) {
+        let sources = Sources::new([("app.yaml".to_owned(), source.to_owned())]);
+        let node = read(&sources, 0, &mut Problems::new(&sources)).expect("it is YAML");
+        let Shape::Scalar(scalar) = node.shape else { panic!("{source} is a scalar") };
+        assert_eq!(scalar.places.len(), scalar.text.chars().count());
+        assert!(scalar.places.is_sorted(), "{:?}", scalar.places);
+        let at: String = scalar.places.iter().map(|at| sources.files[0].chars[*at as usize]).collect();
+        assert_eq!(at, expected, "{source}");
+    }
+
+    #[test]
+    fn every_character_of_a_scalar_has_its_place() {
+        stands("a b", "a b");
+        stands("a  b\n   c", "a  b\nc");
+        stands("'it''s \"x\" '' '", "it's \"x\" ' ");
+        stands("|\n  ab\n    c\n  d\n", "ab\n  c\nd\n");
+        stands(">\n  a\n  b\n", "a\nb\n");
+    }
+
+    #[test]
+    fn an_escaped_character_stands_where_its_escape_ends() {
+        stands(r#""a\u00e9\n\x20né\"n""#, "a9n0né\"n");
+        stands("\"a \\\n   b\\\r\n  \\  c\"", "a b  c");
+        // No character is taken for one that comes later.
+        stands(r#""\u00e9x\U000000e9é""#, "9x9é");
     }
 }

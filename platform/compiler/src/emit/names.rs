@@ -14,7 +14,7 @@
 use wasm_encoder::{Encode, NameMap, NameSection};
 
 use crate::plan::{Function, Mark};
-use crate::sources::{Lines, Sources};
+use crate::sources::Sources;
 
 /// Bytes of one name: a few fewer than engines read. The nodes at the end of a longer action have none.
 const NAME_BYTES_MAX: usize = 90_000;
@@ -27,11 +27,10 @@ pub(super) fn section(
     first: u32,
     sources: &Sources,
 ) -> Vec<u8> {
-    let lines = sources.lines();
     let mut names = NameMap::new();
     for ((function, offsets), index) in functions.iter().zip(offsets).zip(first..) {
         if !function.name.is_empty() {
-            names.append(index, &name(function, offsets, &lines));
+            names.append(index, &name(function, offsets, sources));
         }
     }
     let mut section = NameSection::new();
@@ -43,14 +42,14 @@ pub(super) fn section(
     encoded.split_off(at)
 }
 
-fn name(function: &Function, offsets: &[usize], lines: &Lines<'_>) -> String {
+fn name(function: &Function, offsets: &[usize], sources: &Sources) -> String {
     let mut name = function.name.clone();
-    let file = function.nodes.first().map(|(_, span)| lines.place(*span).0);
+    let file = function.nodes.first().map(|(_, span)| sources.place(*span).0);
     name.push('\t');
     name.push_str(file.unwrap_or_default());
     for (Mark { node, .. }, offset) in function.marks.iter().zip(offsets) {
         let line = match node.map(|node| &function.nodes[node]) {
-            Some((node, span)) => format!("\n{offset}:{}:{node}", lines.place(*span).1),
+            Some((node, span)) => format!("\n{offset}:{}:{node}", sources.place(*span).1),
             None => format!("\n{offset}::"),
         };
         if name.len() + line.len() > NAME_BYTES_MAX {

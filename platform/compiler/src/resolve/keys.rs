@@ -18,40 +18,59 @@ pub(super) fn is_key(declared: &Declared) -> bool {
     declared.name.text == KEY
 }
 
+/// Where the search for what identifies an entity's rows ends.
+#[derive(Clone)]
+enum End {
+    Key(Type),
+    /// At the Id of this entity, which cannot be one.
+    Wrong(usize),
+    /// Nowhere: an Id that is its own, or that of an entity whose Id is.
+    Ring,
+}
+
 /// What the identifiers of each entity are, by their places.
 pub(super) fn keys(parsed: &Parsed, scope: &TypeNames, problems: &mut Problems<'_>) -> Vec<Type> {
-    let number = |at: usize| Type::Identifier(Some(at));
+    let mut ends: Vec<Option<End>> = vec![None; parsed.entities.len()];
     let mut keys = Vec::new();
-    for at in 0..parsed.entities.len() {
+    for (at, entity) in parsed.entities.iter().enumerate() {
         // An identifier of an entity whose Id is one of another entity, and so on, is one of the last.
-        let (mut of, mut steps) = (at, 0);
-        keys.push(loop {
+        let (mut of, mut passed) = (at, Vec::new());
+        let end = loop {
+            if let Some(known) = &ends[of] {
+                break known.clone();
+            }
+            ends[of] = Some(End::Ring); // for whoever comes back to it
+            passed.push(of);
             let Some(declared) = parsed.entities[of].attributes.iter().find(|d| is_key(d)) else {
-                break number(of);
+                break End::Key(Type::Identifier(Some(of)));
             };
-            let word = &declared.type_name;
-            match basic(&word.text) {
-                Some(Type::Integer | Type::Long) => break number(of),
-                Some(Type::Text) => break Type::TextIdentifier(Some(of)),
+            let word = &declared.type_name.text;
+            match basic(word) {
+                Some(Type::Integer | Type::Long) => break End::Key(Type::Identifier(Some(of))),
+                Some(Type::Text) => break End::Key(Type::TextIdentifier(Some(of))),
                 Some(_) | None => {}
             }
-            let entity = word.text.strip_suffix(" Identifier").and_then(|of| scope.places.get(of.trim()));
-            let Some(next) = entity.filter(|place| **place < scope.entities) else {
-                if of == at {
-                    let message = format!("`{}` cannot identify a row", word.text);
-                    let hint =
-                        "an Id is a Long Integer, a Text, or the identifier of another entity".to_owned();
-                    problems.error_hint("OML0304", word.span, message, Some(hint));
-                }
-                break number(at);
-            };
-            (of, steps) = (*next, steps + 1);
-            if of == at || steps > parsed.entities.len() {
-                let entity = &parsed.entities[at];
-                let own = entity.attributes.iter().find(|d| is_key(d)).map_or(word, |d| &d.type_name);
-                problems.error("OML0301", own.span, format!("the Id of `{}` is its own", entity.name.text));
-                break number(at);
+            let entity = word.strip_suffix(" Identifier").and_then(|of| scope.places.get(of.trim()));
+            let Some(next) = entity.filter(|place| **place < scope.entities) else { break End::Wrong(of) };
+            of = *next;
+        };
+        passed.into_iter().for_each(|of| ends[of] = Some(end.clone()));
+        let own = entity.attributes.iter().find(|d| is_key(d)).map_or(&entity.name, |d| &d.type_name);
+        match &end {
+            End::Wrong(of) if *of == at => {
+                let message = format!("`{}` cannot identify a row", own.text);
+                let hint = "an Id is a Long Integer, a Text, or the identifier of another entity".to_owned();
+                problems.error_hint("OML0304", own.span, message, Some(hint));
             }
+            End::Ring => {
+                let message = format!("the Id of `{}` is its own", entity.name.text);
+                problems.error("OML0301", own.span, message);
+            }
+            End::Key(_) | End::Wrong(_) => {}
+        }
+        keys.push(match end {
+            End::Key(key) => key,
+            End::Wrong(_) | End::Ring => Type::Identifier(Some(at)),
         });
     }
     keys

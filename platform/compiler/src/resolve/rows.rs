@@ -4,6 +4,8 @@
 //! Invariant: a row that leaves here without a problem can be inserted: its texts fit, what is mandatory
 //! is there, and every identifier is one of the entity referred to.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::unknown_attribute;
 use crate::ast::{self, Name, Parsed};
 use crate::literal;
@@ -21,6 +23,7 @@ pub(super) fn rows(
     problems: &mut Problems<'_>,
 ) -> Vec<(String, i64, Vec<Option<String>>)> {
     let mut rows: Vec<(String, i64, Vec<Option<String>>)> = Vec::new();
+    let mut ids = BTreeSet::new();
     for (order, (name, values)) in entity.records.iter().enumerate() {
         let mut row: Vec<Option<String>> = fields
             .iter()
@@ -57,7 +60,7 @@ pub(super) fn rows(
             }
         }
         let id = row[0].as_deref().and_then(|id| id.parse().ok()).unwrap_or(0);
-        if rows.iter().any(|(_, other, _)| *other == id) {
+        if !ids.insert(id) {
             problems.error(
                 "OML0004",
                 name.span,
@@ -75,6 +78,7 @@ fn too_long(text: &str, field: &FieldDef) -> bool {
 
 /// Fills in the references of all rows, and reports what a mandatory attribute misses.
 pub(super) fn link(parsed: &Parsed, named: &mut Named, problems: &mut Problems<'_>) {
+    let mut known: BTreeMap<usize, Known> = BTreeMap::new();
     for (index, entity) in parsed.entities.iter().enumerate() {
         for (row, (name, values)) in entity.records.iter().enumerate() {
             for (key, value) in values {
@@ -83,7 +87,8 @@ pub(super) fn link(parsed: &Parsed, named: &mut Named, problems: &mut Problems<'
                     continue; // the Id, or reported by `rows`
                 };
                 let Some(target) = fields[at].ty.identifies() else { continue };
-                let id = referred(&named.records[target], value, problems);
+                let known = known.entry(target).or_insert_with(|| Known::of(&named.records[target]));
+                let id = referred(&named.records[target], known, value, problems);
                 if let Some(def) = &mut named.records[index].entity {
                     def.rows[row].2[at] = id.map(|id| id.to_string());
                 }
@@ -93,15 +98,33 @@ pub(super) fn link(parsed: &Parsed, named: &mut Named, problems: &mut Problems<'
     }
 }
 
+/// The records of an entity that others refer to: there may be as many who do as there are records.
+#[derive(Default)]
+struct Known {
+    ids: BTreeSet<i64>,
+    names: BTreeMap<String, i64>,
+}
+
+impl Known {
+    fn of(target: &RecordDef) -> Known {
+        let mut known = Known::default();
+        for (name, id, _) in target.entity.iter().flat_map(|entity| &entity.rows) {
+            known.ids.insert(*id);
+            known.names.entry(name.clone()).or_insert(*id);
+        }
+        known
+    }
+}
+
 /// The identifier that a value stands for: a record's name, its Id, or 0 for none.
-fn referred(target: &RecordDef, value: &Name, problems: &mut Problems<'_>) -> Option<i64> {
+fn referred(target: &RecordDef, known: &Known, value: &Name, problems: &mut Problems<'_>) -> Option<i64> {
     // That a static entity may only refer to static ones has been said.
     let rows = target.entity.as_ref().filter(|e| e.is_static).map(|e| &e.rows)?;
     let number = value.text.parse::<i64>().ok();
     if number == Some(0) {
         return None;
     }
-    let found = rows.iter().find(|(name, id, _)| *name == value.text || number == Some(*id));
+    let found = number.filter(|id| known.ids.contains(id)).or_else(|| known.names.get(&value.text).copied());
     if found.is_none() {
         let message = match number {
             Some(id) => format!("`{}` has no record with the Id {id}", target.name),
@@ -117,7 +140,7 @@ fn referred(target: &RecordDef, value: &Name, problems: &mut Problems<'_>) -> Op
         });
         problems.error_hint("OML0107", value.span, message, Some(hint));
     }
-    found.map(|(_, id, _)| *id)
+    found
 }
 
 /// What the entity's check refuses at run time is refused here too.

@@ -7,6 +7,9 @@
 use super::{answers, one};
 use odeon_compiler::{Sources, compile};
 
+/// Elements of one kind: whoever looked at all of them for each would not come back.
+const MANY: usize = 100_000;
+
 /// One line for each number.
 fn lines(count: usize, line: impl Fn(usize) -> String) -> String {
     (0..count).map(|n| line(n) + "\n").collect()
@@ -101,7 +104,43 @@ fn elements_of_an_app() {
 }
 
 #[test]
+fn names_that_must_differ() {
+    let all = |section: &str, what: &str| {
+        check(format!("app: T\n{section}:\n{}", lines(MANY, |n| format!("  N{n}: {what}"))));
+    };
+    all("exceptions", "{}");
+    all("roles", "{}");
+    all("settings", "Text");
+    all("entities", "{}");
+}
+
+#[test]
+fn identifiers_of_identifiers() {
+    let next = |n| format!("  E{n}: {{ attributes: {{ Id: E{} Identifier }} }}", n + 1);
+    check(format!("app: T\nentities:\n{}  E{MANY}: {{}}\n", lines(MANY, next)));
+}
+
+#[test]
+fn records_of_static_entities() {
+    let records = lines(MANY, |n| format!("      R{n}: {{ Id: {}, Next: R{n} }}", MANY - n));
+    check(format!(
+        "app: T\nentities:\n  E:\n    static: true\n    attributes: {{ Next: E Identifier }}\n    records:\n{records}"
+    ));
+}
+
+#[test]
+fn structures_inside_themselves() {
+    // A ring, and a chain that leads to it.
+    let ring = lines(MANY, |n| format!("  S{n}: {{ attributes: {{ N: S{} }} }}", (n + 1) % (MANY / 2)));
+    let compiled = compile(&Sources::new(one(format!("app: T\nstructures:\n{ring}"))));
+    assert!(compiled.problems.iter().all(|problem| problem.code == "OML0301"));
+    assert_eq!(compiled.problems.first().map(|problem| problem.line), Some(3));
+}
+
+#[test]
 fn texts_and_expressions() {
+    // An escape in a text is six characters in the file, and none of them may be looked at again for the next one.
+    check(action(&format!("    flow:\n      - log: \"\\\"{}\\\"\"\n", "\\u00e9".repeat(1 << 20))));
     check(action(&format!("    flow:\n      - log: '\"{}\"'\n", "x".repeat(3 << 20))));
     check(action(&format!("    flow:\n      - log: 'If({})'\n", vec!["1"; 20_000].join(","))));
     check(action(&format!("    flow:\n      - log: '{}'\n", "(".repeat(50_000))));
