@@ -12,12 +12,13 @@
 //! with the power of their number. A dynamic sort is looked up at run time among the texts that stand here.
 //! Invariant: FROM, WHERE and GROUP BY are made first, so the query that counts binds the first parameters.
 
-use wasm_encoder::{Instruction, ValType};
+use wasm_encoder::{BlockType, Instruction, ValType};
 
-use super::Generator;
 use super::sql::{COLLATION, Statement, is_text, quoted, sql_type};
 use super::stream::Opened;
-use crate::ast::{Join, TotalKind};
+use super::{Generator, word};
+use crate::ast::{Binary, Join, TotalKind};
+use crate::literal;
 use crate::types::*;
 
 /// The runtime's word for "the attribute itself is the column".
@@ -35,7 +36,8 @@ impl Generator<'_, '_> {
     pub(super) fn aggregate(&mut self, query: &Query, list: usize, count: usize) {
         let named = self.shared.named;
         let open = vec![false; query.sources.len()];
-        let mut statement = Statement { named, query, open, text: String::new(), bound: Vec::new() };
+        let (text, bound, guard, guards) = (String::new(), Vec::new(), None, Vec::new());
+        let mut statement = Statement { named, query, open, text, bound, guard, guards };
         let keys = statement.rows();
         let rows = std::mem::take(&mut statement.text);
         let counted = statement.bound.len();
@@ -58,8 +60,7 @@ impl Generator<'_, '_> {
         let page = statement.page();
 
         // All values first: one may come from an action that runs statements, too.
-        let bound = statement.bound.iter().take(if wants_list { usize::MAX } else { counted });
-        let held: Vec<(u32, Type)> = bound.map(|value| (self.hold(value), value.ty.clone())).collect();
+        let held = self.hold_all(&statement, if wants_list { usize::MAX } else { counted });
         if wants_list {
             let sql = self.temporary(ValType::I32);
             match &query.dynamic_sort {
@@ -119,6 +120,45 @@ impl Generator<'_, '_> {
         }
         self.code.push(Instruction::LocalSet(count as u32));
         self.leave_if_raised();
+    }
+
+    /// The locals that hold the first values of a statement.
+    fn hold_all(&mut self, statement: &Statement<'_>, most: usize) -> Vec<(u32, Type)> {
+        let mut held: Vec<(u32, Type)> = Vec::new();
+        let mut guards: Vec<u32> = Vec::new();
+        for bound in statement.bound.iter().take(most) {
+            // Those that speak of the values before this one.
+            while let Some(guard) = statement.guards.get(guards.len()).filter(|g| g.parameter < held.len()) {
+                let holds = self.temporary(ValType::I32);
+                self.code.push(Instruction::LocalGet(held[guard.parameter].0));
+                if !guard.holds {
+                    self.code.push(Instruction::I32Eqz);
+                }
+                if let Some(outer) = guard.outer {
+                    self.code.extend([Instruction::LocalGet(guards[outer]), Instruction::I32And]);
+                }
+                self.code.push(Instruction::LocalSet(holds));
+                guards.push(holds);
+            }
+            let ty = bound.value.ty.clone();
+            let Some(guard) = bound.guard else {
+                held.push((self.hold(&bound.value), ty));
+                continue;
+            };
+            let local = self.temporary(word(&ty));
+            self.code.push(Instruction::LocalGet(guards[guard]));
+            self.open(Instruction::If(BlockType::Empty));
+            self.expression(&bound.value);
+            self.code.extend([Instruction::LocalSet(local), Instruction::Else]);
+            match literal::default_of(&ty) {
+                Some(default) => self.constant(&default),
+                None => self.code.push(Instruction::I32Const(0)), // no bytes
+            }
+            self.code.push(Instruction::LocalSet(local));
+            self.close();
+            held.push((local, ty));
+        }
+        held
     }
 
     fn bind_held(&mut self, held: &[(u32, Type)]) {
@@ -264,8 +304,9 @@ impl Statement<'_> {
         }
         for (at, filter) in query.filters.iter().enumerate() {
             self.text.push_str(if at == 0 { " WHERE " } else { " AND " });
-            self.condition(filter);
+            self.link(Binary::And, filter, Self::condition);
         }
+        self.guard = None;
         let keys: Vec<String> =
             query.keys.iter().map(|(_, key)| self.text_of(|this| this.expression(key))).collect();
         if !keys.is_empty() {

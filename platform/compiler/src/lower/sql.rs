@@ -3,7 +3,7 @@
 //! A part of an expression that does not touch the tested row is evaluated in the guest and bound; only what
 //! touches it becomes SQL. Names are quoted and unqualified, every parameter carries its type, so the
 //! statement means the same however it is prepared. Values never become part of the text.
-//! Invariant: parameters are bound in the order of their numbers.
+//! Invariant: parameters are bound in the order of their numbers, and computed only where the app would compute them.
 
 use std::sync::LazyLock;
 
@@ -262,7 +262,52 @@ pub(super) struct Statement<'s> {
     /// Which sources may have no row here, because a join keeps rows without one.
     pub(super) open: Vec<bool>,
     pub(super) text: String,
-    pub(super) bound: Vec<TExpr>,
+    pub(super) bound: Vec<Bound>,
+    /// What must hold for the app to compute a value that is bound here.
+    pub(super) guard: Option<usize>,
+    pub(super) guards: Vec<Guard>,
+}
+
+/// A value that is computed by the app; where its guard does not hold, a default stands for it.
+pub(super) struct Bound {
+    pub(super) value: TExpr,
+    pub(super) guard: Option<usize>,
+}
+
+/// A condition that does not touch the row: the app has its value, at a parameter, before those that depend on it.
+pub(super) struct Guard {
+    pub(super) parameter: usize,
+    /// The value that lets the others be computed.
+    pub(super) holds: bool,
+    /// What must hold besides.
+    pub(super) outer: Option<usize>,
+}
+
+/// Whether a value can be computed whatever a condition before it says: that raises nothing and asks nobody.
+fn is_safe(value: &TExpr) -> bool {
+    let own = match value.kind {
+        TKind::Constant(_)
+        | TKind::Null
+        | TKind::Local(_)
+        | TKind::Field(..)
+        | TKind::Length(_)
+        | TKind::Not(_)
+        | TKind::Concat(..)
+        | TKind::Compare(..)
+        | TKind::Logic(..)
+        | TKind::If(..) => true,
+        TKind::Broken
+        | TKind::Setting(_)
+        | TKind::Attribute(..)
+        | TKind::Calculated(_)
+        | TKind::Item(..)
+        | TKind::Negate(_)
+        | TKind::Arithmetic(..)
+        | TKind::Convert(_)
+        | TKind::Builtin(..)
+        | TKind::Invoke(..) => false,
+    };
+    own && value.parts().into_iter().all(is_safe)
 }
 
 impl Statement<'_> {
@@ -305,12 +350,8 @@ impl Statement<'_> {
     /// may be compared in the way that joins and indexes are made for.
     pub(super) fn condition(&mut self, expr: &TExpr) {
         match &expr.kind {
-            TKind::Logic(Binary::And, a, b) if touches_row(a) || touches_row(b) => {
-                self.text.push('(');
-                self.condition(a);
-                self.text.push_str(" AND ");
-                self.condition(b);
-                self.text.push(')');
+            TKind::Logic(Binary::And, a, b) if touches_row(expr) => {
+                self.logic(Binary::And, [a, b], Self::condition);
             }
             TKind::Compare(Binary::Equal, a, b)
                 if a.ty.is_identifier() && touches_row(a) && touches_row(b) =>
@@ -347,8 +388,52 @@ impl Statement<'_> {
     }
 
     pub(super) fn parameter(&mut self, value: &TExpr) {
-        self.bound.push(value.clone());
-        self.text.push_str(&format!("${}::{}", self.bound.len(), sql_type(&value.ty)));
+        let number = self.bind(value);
+        self.text.push_str(&format!("${number}::{}", sql_type(&value.ty)));
+    }
+
+    /// The number of the parameter that a value is bound to.
+    fn bind(&mut self, value: &TExpr) -> usize {
+        let guard = self.guard.filter(|_| !is_safe(value));
+        self.bound.push(Bound { value: value.clone(), guard });
+        self.bound.len()
+    }
+
+    /// Both sides of `and` or `or`. As in the app, a side that does not touch the row decides whether
+    /// what stands behind it is computed, however long the chain.
+    fn logic(&mut self, op: Binary, sides: [&TExpr; 2], write: fn(&mut Self, &TExpr)) {
+        let outer = self.guard;
+        self.chain(op, sides, write);
+        self.guard = outer;
+    }
+
+    fn chain(&mut self, op: Binary, [a, b]: [&TExpr; 2], write: fn(&mut Self, &TExpr)) {
+        self.text.push('(');
+        self.link(op, a, write);
+        self.text.push_str(&format!(" {} ", op.symbol()));
+        self.link(op, b, write);
+        self.text.push(')');
+    }
+
+    /// One side of several; those behind it are guarded by it.
+    pub(super) fn link(&mut self, op: Binary, side: &TExpr, write: fn(&mut Self, &TExpr)) {
+        if !touches_row(side) {
+            self.parameter(side);
+            self.guard_by(Some(self.bound.len()), op == Binary::And);
+        } else if let TKind::Logic(same, a, b) = &side.kind
+            && *same == op
+        {
+            self.chain(op, [a, b], write);
+        } else {
+            write(self, side);
+        }
+    }
+
+    /// What is bound from here on is computed only where the parameter of that number has this value.
+    fn guard_by(&mut self, number: Option<usize>, holds: bool) {
+        let Some(number) = number else { return };
+        self.guards.push(Guard { parameter: number - 1, holds, outer: self.guard });
+        self.guard = Some(self.guards.len() - 1);
     }
 
     pub(super) fn expression(&mut self, expr: &TExpr) {
@@ -366,7 +451,8 @@ impl Statement<'_> {
             }
             TKind::Negate(a) => self.around("(-", a, ")"),
             TKind::Not(a) => self.around("(NOT ", a, ")"),
-            TKind::Arithmetic(op, a, b) | TKind::Logic(op, a, b) => self.between(a, op.symbol(), b),
+            TKind::Arithmetic(op, a, b) => self.between(a, op.symbol(), b),
+            TKind::Logic(op, a, b) => self.logic(*op, [a, b], Self::expression),
             TKind::Concat(a, b) => self.between(a, "||", b),
             TKind::Compare(Binary::Like, a, b) => self.like(a, b),
             TKind::Compare(op, a, b) => self.compare(*op, a, b),
@@ -382,8 +468,14 @@ impl Statement<'_> {
             TKind::Convert(a) => self.around("(", a, &format!(")::{}", sql_type(&expr.ty))),
             TKind::If(c, a, b) => {
                 self.around("(CASE WHEN ", c, " THEN ");
+                let outer = self.guard;
+                let condition = (!touches_row(c)).then_some(self.bound.len());
+                self.guard_by(condition, true);
                 self.around("", a, " ELSE ");
+                self.guard = outer;
+                self.guard_by(condition, false);
                 self.around("", b, " END)");
+                self.guard = outer;
             }
             TKind::Builtin(builtin, arguments) => {
                 let mut rest = builtin.sql(arguments).unwrap_or_default();
@@ -425,8 +517,7 @@ impl Statement<'_> {
         if touches_row(other) || !matches!(row.kind, TKind::Attribute(..)) {
             self.between(row, "IS NOT DISTINCT FROM", other);
         } else {
-            self.bound.push(other.clone());
-            let other = format!("${}::{}", self.bound.len(), sql_type(&other.ty));
+            let other = format!("${}::{}", self.bind(other), sql_type(&other.ty));
             self.expression(row);
             self.text.push_str(&format!(" IS NOT NULL AND {other} IS NOT NULL AND "));
             self.expression(row);
