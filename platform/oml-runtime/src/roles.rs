@@ -1,12 +1,13 @@
 //! Roles: who calls, and what they may be.
 //!
 //! Who has a role lies in a table of the app's schema, which the compiler writes to. Users are compared to the letter.
-//! Invariant: when the database cannot be asked, nobody has a role.
+//! Invariant: when the database cannot be asked, nobody has a role, and what was written stays written.
 
 use alloc::string::String;
 
-use crate::bindings::odeon::sql::session::{self, Value};
+use crate::bindings::odeon::sql::session::Value;
 use crate::memory::{new_text, text};
+use crate::sql;
 
 /// Who calls; empty when nobody said.
 static mut USER: String = String::new();
@@ -37,7 +38,7 @@ pub(crate) fn has(role: &str, of: &str) -> bool {
     let statement = alloc::format!(
         "SELECT count(*) FROM {table} WHERE role COLLATE \"C\" = $1 AND member COLLATE \"C\" = $2"
     );
-    let rows = session::query(&statement, &[Value::Text(role.into()), Value::Text(member)]);
+    let rows = sql::ask(&statement, &[Value::Text(role.into()), Value::Text(member)]);
     rows.is_ok_and(|rows| matches!(rows.values.first(), Some(Value::Int64(count)) if *count > 0))
 }
 

@@ -51,24 +51,37 @@ unsafe extern "C" fn rt_protect(by: i32) {
     PROTECTED = PROTECTED.wrapping_add_signed(by);
 }
 
-/// Runs a statement, behind a savepoint where a handler may go on after it failed.
-fn run<T>(writes: bool, statement: impl FnOnce(&[Value]) -> Result<T, Error>) -> Result<T, Error> {
-    let params = params();
+/// Whether a statement that comes now runs behind a savepoint, because a handler may go on after it failed.
+pub(crate) fn is_guarded(writes: bool) -> bool {
     // SAFETY: one thread.
-    let guarded = unsafe {
+    unsafe {
         WRITTEN |= writes;
         PROTECTED > 0 && WRITTEN
-    };
-    if !guarded {
-        return statement(&params);
     }
+}
+
+/// Runs a statement, and undoes it alone when it fails.
+pub(crate) fn alone<T, E: From<Error>>(statement: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     session::execute("SAVEPOINT odeon_try", &[])?;
-    let outcome = statement(&params);
+    let outcome = statement();
     if outcome.is_err() {
         session::execute("ROLLBACK TO SAVEPOINT odeon_try", &[])?;
     }
     session::execute("RELEASE SAVEPOINT odeon_try", &[])?;
     outcome
+}
+
+/// Runs a statement with what was bound for it.
+fn run<T>(writes: bool, statement: impl FnOnce(&[Value]) -> Result<T, Error>) -> Result<T, Error> {
+    let params = params();
+    if is_guarded(writes) { alone(|| statement(&params)) } else { statement(&params) }
+}
+
+/// Runs a SELECT of Odeon's own, whose failure is nobody's: it leaves the transaction as it was.
+pub(crate) fn ask(statement: &str, params: &[Value]) -> Result<Rows, Error> {
+    // SAFETY: one thread.
+    let written = unsafe { WRITTEN };
+    if written { alone(|| session::query(statement, params)) } else { session::query(statement, params) }
 }
 
 macro_rules! binders {
@@ -401,15 +414,20 @@ unsafe extern "C" fn rt_abort() {
     rollback();
 }
 
-fn failed(error: &Error) {
-    let (kind, detail) = match error {
+/// What an error says, and what it says it about.
+pub(crate) fn said(error: &Error) -> (&'static str, &str) {
+    match error {
         Error::Constraint(name) => ("the constraint is broken", name),
         Error::Conflict(detail) => ("another transaction is in the way", detail),
         Error::Denied(detail) => ("not allowed", detail),
         Error::Invalid(detail) => ("the statement is not valid", detail),
         Error::Limit(detail) => ("a limit was met", detail),
         Error::Unavailable(detail) => ("the database is not available", detail),
-    };
+    }
+}
+
+fn failed(error: &Error) {
+    let (kind, detail) = said(error);
     let status = if matches!(error, Error::Unavailable(_)) { 503 } else { 500 };
     raise_as(DATABASE, status, &alloc::format!("Database exception: {kind}: {detail}"));
 }

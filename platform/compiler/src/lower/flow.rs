@@ -178,7 +178,7 @@ impl Generator<'_, '_> {
         self.address(name);
         self.code.push(Instruction::LocalGet(record));
         self.address(descriptor);
-        self.call("rt_trigger");
+        self.run("rt_trigger");
         self.leave_if_raised();
     }
 

@@ -4,7 +4,7 @@
 use odeon_compiler::Sources;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 
-use crate::harness::{App, Reply, sources};
+use crate::harness::{Answer, App, Reply, sources};
 
 const SUPPORT: &str = r#"
 app: Support
@@ -195,4 +195,43 @@ fn an_app_says_what_others_may_use_and_what_it_uses() {
     let handled = |handler: &odeon_compiler::Handler| (handler.app.clone(), handler.event.clone());
     let handlers: Vec<_> = support.handlers.iter().chain(&desk.handlers).map(handled).collect();
     assert_eq!(handlers, [(None, "Closed".to_owned()), (Some("Support".to_owned()), "Closed".to_owned())]);
+}
+
+#[test]
+fn an_event_is_written_in_the_transaction_as_a_row_is() {
+    // What follows in a `try` that goes on is undone alone, and so is an event that is not taken.
+    let app = App::start(&sources(
+        "app: T
+entities: { E: { attributes: { Name: Text } } }
+events: { Closed: { payload: { Id: Long Integer } } }
+rest:
+  A:
+    methods:
+      M:
+        flow:
+          - trigger: Closed
+          - try: [ { get: E, id: IntegerToIdentifier(1) }, { trigger: Closed } ]
+            handlers: [ { exception: All, abort_transaction: false, do: [] } ]
+          - try: [ { trigger: Closed } ]
+            handlers: [ { exception: All, abort_transaction: false, do: [] } ]
+",
+    ));
+    let done = || Answer::Touched(0);
+    app.answers([done(), Answer::Fails("invalid", "x"), done(), done(), done(), done()]);
+    assert_eq!(app.get("/T/rest/A/M").status, 200);
+    let event = "event Closed {\"Id\":0}";
+    assert_eq!(
+        app.seen(),
+        [
+            event,
+            "execute: SAVEPOINT odeon_try []",
+            "query: SELECT \"Id\", \"Name\" FROM \"E\" WHERE \"Id\" = $1::int8 [int64(1)]",
+            "execute: ROLLBACK TO SAVEPOINT odeon_try []",
+            "execute: RELEASE SAVEPOINT odeon_try []",
+            "execute: SAVEPOINT odeon_try []",
+            event,
+            "execute: RELEASE SAVEPOINT odeon_try []",
+            "commit",
+        ]
+    );
 }

@@ -34,6 +34,13 @@ rest:
             user: '"u-bob"'
           - revoke: Member
             user: GetUserId()
+      Keep:
+        roles: []
+        outputs: { Ok: Boolean }
+        flow:
+          - grant: Lead
+            user: '"u-bob"'
+          - assign: { Ok: CheckLeadRole() }
   Free:
     methods: { Who: { outputs: { Id: Text }, flow: [ assign: { Id: GetUserId() } ] } }
 "#;
@@ -92,6 +99,26 @@ fn roles_are_granted_and_revoked_in_the_transaction() {
             "execute: INSERT INTO odeon_roles (role, member) SELECT $1::text, $2::text WHERE NOT EXISTS (SELECT 1 FROM odeon_roles WHERE role COLLATE \"C\" = $1::text AND member COLLATE \"C\" = $2::text) [text(\"Lead\"), text(\"u-bob\")]",
             "execute: DELETE FROM odeon_roles WHERE role COLLATE \"C\" = $1::text AND member COLLATE \"C\" = $2::text [text(\"Member\"), text(\"u-ann\")]",
             "commit",
+        ]
+    );
+}
+
+#[test]
+fn a_role_that_cannot_be_asked_about_undoes_nothing() {
+    let done = || Answer::Touched(0);
+    let answers = vec![Answer::Touched(1), done(), Answer::Fails("invalid", "no table"), done(), done()];
+    let (reply, seen) = ann("Keep", answers);
+    assert_eq!((reply.status, reply.body.as_str()), (200, "false"));
+    let tail: Vec<&str> =
+        seen[seen.len() - 5..].iter().map(|statement| &statement[..20.min(statement.len())]).collect();
+    assert_eq!(
+        tail,
+        [
+            "execute: SAVEPOINT o",
+            "query: SELECT count(",
+            "execute: ROLLBACK TO",
+            "execute: RELEASE SAV",
+            "commit"
         ]
     );
 }
