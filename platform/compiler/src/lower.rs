@@ -34,6 +34,7 @@ use crate::plan::{Data, Function, Mark, Plan};
 use crate::runtime::Runtime;
 use crate::sources::Span;
 use crate::types::*;
+use crate::walk::calls;
 
 // Kinds of descriptors, as in the runtime's `values`.
 const BOOLEAN: u32 = 0;
@@ -54,17 +55,18 @@ const PHONE: u32 = 13;
 const FLAT: u32 = 1 << 31;
 
 pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) -> Plan {
+    let calls = calls(typed);
     let mut shared = Shared {
         named: &typed.named,
         runtime,
         data: Data::new(runtime.heap_base.next_multiple_of(16)),
         descriptors: BTreeMap::new(),
-        ending: stream::ending(&typed.bodies),
+        ending: stream::ending(&typed.bodies, &calls),
         entries: Vec::new(),
     };
     let descriptor = shared.data.reserve(6);
     let mut plan = Plan { descriptor, ..Plan::default() };
-    let recursive = recursion::recursive(&typed.bodies);
+    let recursive = recursion::recursive(&calls);
     let requests: BTreeMap<usize, &Request> = typed.requests.iter().map(|r| (r.action, r)).collect();
     for (index, (def, body)) in typed.named.actions.iter().zip(&typed.bodies).enumerate() {
         plan.functions.push(match (requests.get(&index), typed.remotes.get(&index)) {

@@ -202,3 +202,12 @@ pub(crate) fn callees(nodes: &[TNode]) -> Vec<usize> {
     found.dedup();
     found
 }
+
+/// For every action those that it calls. A method of somebody else's API calls the hooks of the API.
+pub(crate) fn calls(typed: &Typed) -> Vec<Vec<usize>> {
+    let mut calls: Vec<Vec<usize>> = typed.bodies.iter().map(|body| callees(&body.nodes)).collect();
+    for request in &typed.requests {
+        calls[request.action].extend(request.before.into_iter().chain(request.after));
+    }
+    calls
+}

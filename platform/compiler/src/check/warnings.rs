@@ -6,10 +6,10 @@
 use crate::ast::{Action, ActionKind, Binary, Declared, Parsed};
 use crate::problem::Problems;
 use crate::types::*;
-use crate::walk::{callees, each_node};
+use crate::walk::{calls, each_node};
 
 pub(super) fn warn(parsed: &Parsed, typed: &Typed, problems: &mut Problems<'_>) {
-    let calls: Vec<Vec<usize>> = typed.bodies.iter().map(|body| callees(&body.nodes)).collect();
+    let calls = calls(typed);
     unused_actions(parsed, typed, &calls, problems);
     let queries = querying(&typed.bodies, &calls);
     for (index, (action, body)) in parsed.actions.iter().zip(&typed.bodies).enumerate() {

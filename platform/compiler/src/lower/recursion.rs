@@ -1,17 +1,13 @@
 //! Which actions may call themselves, directly or through others: only those count how deep they are.
 
-use crate::types::*;
-use crate::walk::callees;
-
 /// For every action whether it is on a circle of calls. An action between two circles counts too, which costs
 /// it two calls and nothing else.
-pub(super) fn recursive(bodies: &[Body]) -> Vec<bool> {
-    let calls: Vec<Vec<usize>> = bodies.iter().map(|body| callees(&body.nodes)).collect();
+pub(super) fn recursive(calls: &[Vec<usize>]) -> Vec<bool> {
     let mut callers: Vec<Vec<usize>> = vec![Vec::new(); calls.len()];
     for (caller, callees) in calls.iter().enumerate() {
         callees.iter().for_each(|callee| callers[*callee].push(caller));
     }
-    let (mut down, up) = (without_end(&calls, &callers), without_end(&callers, &calls));
+    let (mut down, up) = (without_end(calls, &callers), without_end(&callers, calls));
     down.iter_mut().zip(up).for_each(|(down, up)| *down &= up);
     down
 }

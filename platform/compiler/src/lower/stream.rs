@@ -6,6 +6,7 @@
 //! A cursor lives as long as its transaction and needs a round trip per batch, so a query is read this way only
 //!
 //! - when nothing but one `for_each`, behind it in the same flow, reads its list, and nobody its count;
+//! - when nobody assigns another list to it;
 //! - when it has no limit and is not of static entities: few rows are one round trip as it is;
 //! - when nothing between the query and the end of the loop can end the transaction.
 //!
@@ -28,11 +29,11 @@ pub(super) struct Opened {
 }
 
 /// For every action whether it may end the transaction, itself or through others.
-pub(super) fn ending(bodies: &[Body]) -> Vec<bool> {
+pub(super) fn ending(bodies: &[Body], calls: &[Vec<usize>]) -> Vec<bool> {
     let mut ends: Vec<bool> = bodies.iter().map(|body| ends_transaction(&body.nodes, &[])).collect();
     let mut callers: Vec<Vec<usize>> = vec![Vec::new(); bodies.len()];
-    for (caller, body) in bodies.iter().enumerate() {
-        callees(&body.nodes).into_iter().for_each(|callee| callers[callee].push(caller));
+    for (caller, callees) in calls.iter().enumerate() {
+        callees.iter().for_each(|callee| callers[*callee].push(caller));
     }
     let mut next: Vec<usize> = (0..ends.len()).filter(|action| ends[*action]).collect();
     while let Some(action) = next.pop() {
@@ -58,6 +59,14 @@ fn ends_transaction(nodes: &[TNode], ending: &[bool]) -> bool {
 pub(super) fn streamed(nodes: &[TNode], uses: &keep::Uses, shared: &Shared<'_>) -> BTreeSet<usize> {
     let mut found = BTreeSet::new();
     in_flow(nodes, uses, shared, &mut found);
+    each_node(nodes, &mut |node| {
+        let TNodeKind::Assign(pairs) = &node.kind else { return };
+        for (target, _) in pairs {
+            if let TKind::Local(variable) = target.kind {
+                found.remove(&variable);
+            }
+        }
+    });
     found
 }
 

@@ -199,3 +199,20 @@ fn an_api_without_a_url_needs_the_setting() {
     let reply = app.get("/T/rest/A/Run");
     assert!(reply.body.contains("Api.Ping: the setting Api_BaseURL is not set"), "{}", reply.body);
 }
+
+#[test]
+fn a_hook_that_calls_its_own_api_comes_to_an_end() {
+    let app = App::start(&sources(
+        "app: T
+consume: { Api: { url: http://a.example.com, on_before_request: Stamp, methods: { Ping: {} } } }
+actions:
+  Stamp:
+    inputs: { Request: HTTPRequest }
+    outputs: { CustomizedRequest: HTTPRequest }
+    flow: [ assign: { CustomizedRequest: Request }, call: Api.Ping ]
+rest: { A: { methods: { Run: { flow: [ { call: Api.Ping } ] } } } }
+",
+    ));
+    let reply = app.get("/T/rest/A/Run");
+    assert!(reply.body.contains("Actions call one another more than 250 levels deep"), "{}", reply.body);
+}

@@ -306,13 +306,20 @@ actions:
           - return
   Ends:
     flow: [ commit ]
+  Sign:
+    inputs: {{ Request: HTTPRequest }}
+    outputs: {{ CustomizedRequest: HTTPRequest }}
+    flow: [ assign: {{ CustomizedRequest: Request }}, call: Ends ]
+consume:
+  Far: {{ url: "https://far.example.com", methods: {{ Ping: {{}} }} }}
+  Signed: {{ url: "https://far.example.com", on_before_request: Sign, methods: {{ Ping: {{}} }} }}
 rest:
   A:
     methods:
       Run:
         inputs: {{ N: Integer }}
         outputs: {{ Out: Text, Sum: Long Integer }}
-        locals: {{ Pairs: Pair List, P: Pair }}
+        locals: {{ Pairs: Pair List, P: Pair, Mine: E List }}
         flow:
 {indented}"#
     )))
@@ -419,6 +426,7 @@ fn a_list_is_made_where_more_than_one_loop_over_all_of_it_wants_it() {
                 Answer::Rows(vec![long(1)]),
             ]);
         }
+        app.script.lock().unwrap().others = [Ok((200, "text/plain", ""))].into();
         assert_eq!(app.get("/S/rest/A/Run").status, 200);
         assert!(app.seen()[0].starts_with(kind), "{flow}\n{:?}", app.seen());
     };
@@ -432,5 +440,9 @@ fn a_list_is_made_where_more_than_one_loop_over_all_of_it_wants_it() {
     whole(&format!("{list}{}", each.replace("do: [", "do: [ commit,")), "query");
     whole(&format!("{list}{}", each.replace("do: [", "do: [ call: Ends,")), "query");
     whole(&format!("{list}- call: Ends\n{each}"), "query");
+    whole(&format!("{list}{}", each.replace("do: [", "do: [ call: Far.Ping,")), "cursor");
+    whole(&format!("{list}{}", each.replace("do: [", "do: [ call: Signed.Ping,")), "query");
+    whole(&format!("{list}- assign: {{ Rows.List: Mine }}\n{each}"), "query");
+    whole(&format!("{list}{each}- assign: {{ Rows.List: Mine }}\n"), "query");
     whole(&format!("{list}{}", each.replace("  as", "  max: 3\n  as")), "query");
 }
