@@ -319,8 +319,8 @@ unsafe fn one(outcome: Result<Rows, Error>, desc: u32, absent: u32) -> u32 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn rt_check(record: u32, desc: u32, entity: u32) {
     let mut problems = String::new();
-    // The Id in front is the database's.
-    for index in 1..field_count(desc) {
+    // An Id that the database counts is neither mandatory nor has it a length.
+    for index in 0..field_count(desc) {
         let (field, slot) = (field(desc, index), record + index * 8);
         let problem = {
             if field.is_mandatory() && is_empty(slot, field.desc) {

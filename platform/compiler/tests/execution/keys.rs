@@ -109,6 +109,38 @@ fn a_number_that_the_app_says_is_written_as_it_is() {
 }
 
 #[test]
+fn an_id_that_the_app_says_is_checked_as_other_attributes_are() {
+    let app = App::start(&sources(
+        r#"
+app: T
+entities:
+  Country: { attributes: { Id: { type: Text, length: 2 }, Name: Text } }
+  Old: { attributes: { Id: { type: Long Integer, auto_number: false }, Name: Text } }
+  City: { attributes: { Name: { type: Text, mandatory: true } } }
+rest:
+  A:
+    methods:
+      Country:
+        inputs: { Id: Text }
+        locals: { C: Country }
+        flow: [ assign: { C.Id: TextToIdentifier(Id), C.Name: Id }, { create_or_update: Country, record: C } ]
+      Old: { locals: { O: Old }, flow: [ { create: Old, record: O } ] }
+      City: { locals: { C: City }, flow: [ assign: { C.Name: '"Graz"' }, { create: City, record: C } ] }
+"#,
+    ));
+    for (path, said) in [
+        ("Country?Id=AUT", "Database exception: Country.Id holds 2 characters at most, not 3"),
+        ("Country", "Database exception: Country.Id must not be empty"),
+        ("Old", "Database exception: Old.Id must not be empty"),
+    ] {
+        let reply = app.get(&format!("/T/rest/A/{path}"));
+        assert!(reply.body.contains(said), "{path}: {} {:?}", reply.body, app.seen());
+    }
+    app.answers([Answer::Rows(vec![long(1)])]);
+    assert_eq!(app.get("/T/rest/A/City").status, 200, "the database counts its Id");
+}
+
+#[test]
 fn the_database_gets_what_the_attributes_say() {
     let checked = check(&sources(MODEL));
     assert_eq!(checked.problems, []);
