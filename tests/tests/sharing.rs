@@ -83,7 +83,7 @@ entities:
   Row:
     public: true
     stored_as: Line
-    attributes: { Name: { type: Text, stored_as: Title }, State: State Identifier }
+    attributes: { Name: { type: Text, stored_as: Title }, State: State Identifier, Keeper: Hidden Identifier }
   Hidden: { attributes: { Secret: Text } }
   State: { static: true, public: true, records: { Open: {}, Closed: {} } }
 rest:
@@ -123,7 +123,7 @@ rest:
         flow:
           - aggregate: [ Owner.Row, { entity: Owner.State, on: Row.State = State.Id } ]
             name: Found
-            where: Row.State = Entities.Owner.State.Open
+            where: Row.State = Entities.Owner.State.Open and Row.Keeper <> 5 # nobody keeps it
             sort: [Row.Name]
             max: 10
           - for_each: Found.List

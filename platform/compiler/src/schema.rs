@@ -51,6 +51,7 @@ pub(crate) fn schema(typed: &Typed) -> Schema {
         name: ROLES.to_owned(),
         view: format!("{app}.{ROLES}"),
         columns: ROLE_COLUMNS.map(|c| (c.to_owned(), ColumnType::Text { length: None })).to_vec(),
+        identifiers: Some(Vec::new()),
     }));
     Schema { tables, public, foreign }
 }
@@ -96,11 +97,13 @@ fn foreign_table(record: &RecordDef) -> Option<ForeignTable> {
     let (_, name) = record.name.split_once('.')?;
     let columns =
         record.fields.iter().map(|field| (field.name.clone(), column_type(&field.ty, field.length)));
+    let identifiers = record.fields.iter().filter(|field| field.ty.is_identifier());
     Some(ForeignTable {
         app: app.clone(),
         name: name.to_owned(),
         view: table.clone(),
         columns: columns.collect(),
+        identifiers: Some(identifiers.map(|field| field.name.clone()).collect()),
     })
 }
 

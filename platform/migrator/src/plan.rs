@@ -61,6 +61,11 @@ fn both(have: &[ForeignTable], want: &[ForeignTable]) -> Vec<ForeignTable> {
                 let is_gone =
                     |(name, _): &&(String, ColumnType)| !table.columns.iter().any(|(n, _)| n == name);
                 let gone: Vec<_> = old.columns.iter().filter(is_gone).cloned().collect();
+                let is_identifier = |name: &&String| gone.iter().any(|(gone, _)| gone == *name);
+                let of_old = old.identifiers.iter().flatten().filter(is_identifier).cloned();
+                if let Some(identifiers) = &mut table.identifiers {
+                    identifiers.extend(of_old);
+                }
                 table.columns.extend(gone);
             }
             None => all.push(old.clone()),
@@ -356,6 +361,7 @@ mod tests {
             foreign: vec![ForeignTable {
                 view: view.to_owned(),
                 columns: columns.iter().map(|name| ((*name).to_owned(), ColumnType::LongInteger)).collect(),
+                identifiers: Some(columns.iter().map(|name| (*name).to_owned()).collect()),
                 ..ForeignTable::default()
             }],
             ..Schema::default()

@@ -3,13 +3,13 @@
 //! A view belongs to the reader's NOLOGIN role, which is granted SELECT on the columns that the view shows and nothing
 //! else, so a login still has rights in its own schema only, and a view cannot be written through. Views are made when
 //! the reader is migrated, and again when what the other app shows changes; an attribute that the other app does not
-//! have is shown as the default of its type. They stay until the reader is undeployed: the revision before may still
+//! have is shown as the default of its type, and what the other app may leave empty is NULL for identifiers only. They stay until the reader is undeployed: the revision before may still
 //! serve. Rejected: granting the reader's login SELECT on the tables, which shows every column and their names in the
 //! database, and survives in the reader's sessions.
 //! Invariant: a grant exists only for a view that needs it.
 
 use anyhow::{Context as _, Result};
-use odeon_oml::schema::{ForeignTable, PublicTable, Schema};
+use odeon_oml::schema::{ColumnType, ForeignTable, PublicTable, Schema};
 use odeon_protocol::{AppId, MigrateCommand};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row as _};
@@ -42,7 +42,7 @@ pub(crate) async fn share(
             revoke(tx, &reader, &names(&producer.app)).await?;
             let read = after.foreign.iter().filter(|table| table.app == producer.name);
             for table in read {
-                if show(tx, &reader, &names(&producer.app), &producer.public, table).await? {
+                if show(tx, &reader, &names(&producer.app), &producer.schema, table).await? {
                     steps.push(format!("reads {}.{}", table.app, table.name));
                 }
             }
@@ -54,7 +54,7 @@ pub(crate) async fn share(
             drop_views(tx, &reader, &foreign).await?;
             revoke(tx, &reader, &shown).await?;
             for table in &foreign {
-                show(tx, &reader, &shown, &after.public, table).await?;
+                show(tx, &reader, &shown, after, table).await?;
             }
         }
     }
@@ -66,7 +66,7 @@ pub(crate) async fn share(
 struct Producer {
     app: AppId,
     name: String,
-    public: Vec<PublicTable>,
+    schema: Schema,
 }
 
 /// The apps that are read, before or after, and are there.
@@ -87,7 +87,7 @@ async fn producers(
         Ok(Producer {
             app: row.get::<String, _>(0).parse().context("the stored app")?,
             name: row.get(1),
-            public: row.get::<Json<Schema>, _>(2).0.public,
+            schema: row.get::<Json<Schema>, _>(2).0,
         })
     };
     rows.iter().map(producer).collect()
@@ -143,22 +143,11 @@ async fn show(
     tx: &mut PgConnection,
     reader: &Names,
     shown: &Names,
-    public: &[PublicTable],
+    schema: &Schema,
     table: &ForeignTable,
 ) -> Result<bool> {
-    let Some(there) = public.iter().find(|there| there.name == table.name) else { return Ok(false) };
-    let mut granted = Vec::new();
-    let mut selected = Vec::new();
-    for (attribute, column_type) in &table.columns {
-        let value = match there.columns.iter().find(|(name, _)| name == attribute) {
-            Some((_, column)) => {
-                granted.push(quoted(column));
-                format!("t.{}", quoted(column))
-            }
-            None => format!("{}::{}", quoted_literal(default_value(*column_type)), sql_type(*column_type)),
-        };
-        selected.push(format!("{value} as {}", quoted(attribute)));
-    }
+    let Some(there) = schema.public.iter().find(|there| there.name == table.name) else { return Ok(false) };
+    let (granted, selected) = columns(schema, there, table);
     let base = format!("{}.{}", shown.schema, quoted(&there.table));
     run(tx, format!("set local role {}", shown.owner)).await?;
     run(tx, format!("grant usage on schema {} to {}", shown.schema, reader.owner)).await?;
@@ -176,6 +165,81 @@ async fn show(
     Ok(true)
 }
 
+/// The columns that a view reads, and what it selects. There is no NULL to the reader but in identifiers: one of an
+/// entity that it does not see is a number to it.
+fn columns(schema: &Schema, there: &PublicTable, table: &ForeignTable) -> (Vec<String>, Vec<String>) {
+    let (mut granted, mut selected) = (Vec::new(), Vec::new());
+    let stored = schema.tables.iter().find(|stored| stored.name == there.table);
+    for (attribute, column_type) in &table.columns {
+        let is_identifier = table.identifiers.as_ref().is_some_and(|all| all.contains(attribute));
+        let value = match there.columns.iter().find(|(name, _)| name == attribute) {
+            Some((_, name)) => {
+                granted.push(quoted(name));
+                let column = stored.and_then(|stored| stored.columns.iter().find(|c| c.name == *name));
+                match column.filter(|column| column.nullable) {
+                    Some(column) if table.identifiers.is_some() && !is_identifier => {
+                        format!("coalesce(t.{}, {})", quoted(name), default_of(column.column_type))
+                    }
+                    Some(_) | None => format!("t.{}", quoted(name)),
+                }
+            }
+            None if is_identifier => format!("null::{}", sql_type(*column_type)),
+            None => default_of(*column_type),
+        };
+        selected.push(format!("{value} as {}", quoted(attribute)));
+    }
+    (granted, selected)
+}
+
+fn default_of(column_type: ColumnType) -> String {
+    format!("{}::{}", quoted_literal(default_value(column_type)), sql_type(column_type))
+}
+
 async fn as_admin(tx: &mut PgConnection) -> Result<()> {
     run(tx, "reset role".to_owned()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use odeon_oml::schema::{Column, Table};
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_an_identifier_to_the_reader_is_null() {
+        let column = |name: &str, nullable| Column {
+            name: name.to_owned(),
+            column_type: ColumnType::LongInteger,
+            nullable,
+            default: None,
+            auto_number: false,
+        };
+        let columns_there = vec![column("Id", false), column("Open", true), column("Own", true)];
+        let shown = columns_there.iter().map(|column| (column.name.clone(), column.name.clone())).collect();
+        let there = PublicTable { name: "T".into(), table: "T".into(), columns: shown, only: None };
+        let stored = Table { name: "T".into(), columns: columns_there, ..Table::default() };
+        let schema = Schema { tables: vec![stored], ..Schema::default() };
+        let names = ["Id", "Open", "Own", "Gone", "Lost"];
+        let mut table = ForeignTable {
+            columns: names.map(|name| (name.to_owned(), ColumnType::LongInteger)).to_vec(),
+            identifiers: Some(["Id", "Open", "Gone"].map(str::to_owned).to_vec()),
+            ..ForeignTable::default()
+        };
+        let (granted, selected) = columns(&schema, &there, &table);
+        assert_eq!(granted, [r#""Id""#, r#""Open""#, r#""Own""#]);
+        assert_eq!(
+            selected,
+            [
+                r#"t."Id" as "Id""#,
+                r#"t."Open" as "Open""#,
+                r#"coalesce(t."Own", '0'::bigint) as "Own""#,
+                r#"null::bigint as "Gone""#,
+                r#"'0'::bigint as "Lost""#,
+            ]
+        );
+        // A schema that does not say it is shown as it was.
+        table.identifiers = None;
+        let (_, selected) = columns(&schema, &there, &table);
+        assert_eq!(selected[2..4], [r#"t."Own" as "Own""#, r#"'0'::bigint as "Gone""#]);
+    }
 }

@@ -43,6 +43,10 @@ pub struct ForeignTable {
     pub view: String,
     /// The attributes that the view shows, and their types.
     pub columns: Vec<(String, ColumnType)>,
+    /// Those of them that are identifiers to the app that reads: NULL is the null identifier there, and every other
+    /// attribute has a value. Schemas made before this was known do not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifiers: Option<Vec<String>>,
 }
 
 /// One entity.

@@ -276,6 +276,9 @@ fn a_public_entity_of_another_app_is_read_through_a_view() {
     assert!(note.foreign_keys.is_empty() && note.indexes.len() == 1, "{note:?}");
     let views: Vec<&str> = checked.schema.foreign.iter().map(|table| table.view.as_str()).collect();
     assert_eq!(views, ["Support.State", "Support.Ticket"]);
+    // The owner is of an entity that nobody else sees: a number here, and never NULL.
+    let identifiers = checked.schema.foreign[1].identifiers.as_deref();
+    assert_eq!(identifiers, Some(&["Id".to_owned(), "State".to_owned()][..]));
     let used = &checked.interface.uses["Support"];
     assert_eq!(used.entities.keys().collect::<Vec<_>>(), ["State", "Ticket"]);
     assert_eq!(odeon_compiler::conflicts(used, &support.interface.public), []);
