@@ -9,6 +9,8 @@
 mod harness;
 #[path = "queries/parameters.rs"]
 mod parameters;
+#[path = "queries/texts.rs"]
+mod texts;
 
 use harness::{Answer, App, Reply, long, sources, text, value};
 use odeon_compiler::{check, render};

@@ -308,7 +308,7 @@ impl Statement<'_> {
         }
         self.guard = None;
         let keys: Vec<String> =
-            query.keys.iter().map(|(_, key)| self.text_of(|this| this.expression(key))).collect();
+            query.keys.iter().map(|(_, key)| self.text_of(|this| this.comparable(key))).collect();
         if !keys.is_empty() {
             self.text.push_str(&format!(" GROUP BY {}", keys.join(", ")));
         }
@@ -318,7 +318,7 @@ impl Statement<'_> {
     fn total(&mut self, total: &Total) -> String {
         let of = match &total.of {
             None => return "count(*)".to_owned(),
-            Some(of) => self.text_of(|this| this.expression(of)),
+            Some(of) => self.text_of(|this| this.comparable(of)),
         };
         match total.kind {
             TotalKind::Count => format!("count({of})"),

@@ -499,6 +499,14 @@ impl Statement<'_> {
         }
     }
 
+    /// An expression by which rows are grouped, or a largest value is chosen.
+    pub(super) fn comparable(&mut self, expr: &TExpr) {
+        self.expression(expr);
+        if is_text(&expr.ty) && !collates(expr) {
+            self.text.push_str(&format!(" {COLLATION}"));
+        }
+    }
+
     /// Identifiers may be empty in the database, where the language knows the null identifier; it
     /// equals itself and nothing else.
     fn compare(&mut self, op: Binary, a: &TExpr, b: &TExpr) {
@@ -575,10 +583,32 @@ pub(super) fn is_text(ty: &Type) -> bool {
     matches!(ty, Type::Text | Type::Email | Type::Phone)
 }
 
-/// Whether a text comes from a column, which says how it compares.
+/// Whether a text comes from a column, which says how it compares: as in the database, where what a text is made of
+/// hands that on, and what only decides about it, as the condition of an `If` does, says nothing.
 fn collates(expr: &TExpr) -> bool {
-    let from_row = matches!(expr.kind, TKind::Attribute(..) | TKind::Calculated(_)) && is_text(&expr.ty);
-    from_row || expr.parts().into_iter().any(collates)
+    if !is_text(&expr.ty) {
+        return false;
+    }
+    match &expr.kind {
+        TKind::Attribute(..) | TKind::Calculated(_) => true,
+        TKind::Concat(a, b) | TKind::If(_, a, b) => collates(a) || collates(b),
+        TKind::Convert(a) => collates(a),
+        TKind::Builtin(_, arguments) => arguments.iter().any(collates),
+        TKind::Broken
+        | TKind::Constant(_)
+        | TKind::Null
+        | TKind::Local(_)
+        | TKind::Setting(_)
+        | TKind::Field(..)
+        | TKind::Item(..)
+        | TKind::Length(_)
+        | TKind::Negate(_)
+        | TKind::Not(_)
+        | TKind::Arithmetic(..)
+        | TKind::Compare(..)
+        | TKind::Logic(..)
+        | TKind::Invoke(..) => false,
+    }
 }
 
 /// What stands for an attribute of a source without a row; none for identifiers, which may be NULL.
