@@ -50,10 +50,21 @@ pub(crate) fn raise_as(kind: u32, status: u32, message: &str) {
     }
 }
 
-/// The kind of the exception on its way, as other apps know it; they know nothing of the app's own.
-pub(crate) unsafe fn kind_for_others() -> Option<u32> {
-    let kind = EXCEPTION.kind;
-    (kind >= SECURITY).then_some(kind.min(USER))
+/// The kind of the exception on its way, as other apps know it. They know nothing of the app's own, and of what is
+/// not User or Security only that the action ran and failed.
+pub(crate) unsafe fn kind_for_others() -> u32 {
+    match EXCEPTION.kind {
+        kind if kind >= SECURITY => kind.min(USER),
+        _ => UNNAMED,
+    }
+}
+
+/// Raises what an action of another app ended with, as far as it says.
+pub(crate) fn raise_of_other(kind: u32, status: u32, action: &str, said: &str) {
+    match kind {
+        kind if kind >= SECURITY => raise_as(kind.min(USER), status, said),
+        _ => raise(500, &alloc::format!("{action} failed: {said}")),
+    }
 }
 
 /// Takes the exception off its way: status and message. Parameters that were bound for a statement which was

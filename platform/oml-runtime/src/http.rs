@@ -311,7 +311,7 @@ unsafe fn triggered(path: &str, request: &IncomingRequest) -> Answer {
             json::write(&mut body, i64::from(frame + field_count(inputs) * 8), outputs, true);
             Answer { status: 200, body, ..Answer::default() }
         }
-        Err(Failed { status, message, kind }) => refuse(status as u16, message, kind),
+        Err(Failed { status, message, kind }) => refuse(status as u16, message, Some(kind)),
     }
 }
 
@@ -338,7 +338,7 @@ struct Failed {
     status: u32,
     message: String,
     /// What other apps know it as.
-    kind: Option<u32>,
+    kind: u32,
 }
 
 unsafe fn fits(route: Route, path: &[String]) -> bool {

@@ -7,7 +7,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use crate::exceptions::{COMMUNICATION, KIND_HEADER, raise, raise_as};
+use crate::exceptions::{COMMUNICATION, KIND_HEADER, raise, raise_as, raise_of_other};
 use crate::http::USER_HEADER;
 use crate::json;
 use crate::memory::{rd32, rt_alloc, text, wr64};
@@ -17,7 +17,8 @@ use crate::values::rt_new_record;
 
 /// Seconds that a call may take, as in ODC.
 const CALL_S_MAX: u64 = 100;
-/// The other app was not asked: nobody serves it, or it is too busy.
+/// The other app was not asked: nobody serves it, or it is too busy. An action that ran says how it ended, whatever the
+/// status, so that nobody tries again what may have been done.
 const NOT_ASKED: [u16; 4] = [421, 502, 503, 504];
 
 /// Calls a service action with a frame of inputs, and gives a record of its outputs.
@@ -46,11 +47,11 @@ unsafe extern "C" fn rt_call_service(row: u32, inputs: u32) -> u32 {
         let said = String::from_utf8_lossy(&received.body);
         let status = u32::from(received.status);
         match received.header(KIND_HEADER).and_then(|kind| kind.parse().ok()) {
-            Some(kind) => raise_as(kind, status, &said),
+            Some(kind) => raise_of_other(kind, status, name, &said),
             None if NOT_ASKED.contains(&received.status) => {
                 raise_as(COMMUNICATION, 502, &format!("{name}: no answer: {said}"));
             }
-            None => raise(500, &format!("{name} failed: {said}")),
+            None => raise_of_other(0, status, name, &said),
         }
     } else if !received.body.is_empty() {
         let slot = rt_alloc(8);

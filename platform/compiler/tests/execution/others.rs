@@ -42,6 +42,7 @@ event_handlers:
 
 const DESK: &str = r#"
 app: Desk
+exceptions: { Own: {} }
 actions:
   Log:
     inputs: { Title: Text, Unrelated: Integer }
@@ -63,6 +64,8 @@ rest:
             handlers:
               - exception: User
                 do: [ assign: { Why: '"user " + ExceptionMessage' } ]
+              - exception: Own
+                do: [ assign: { Why: '"own"' } ]
               - exception: Security
                 do: [ assign: { Why: '"security " + ExceptionMessage' } ]
               - exception: Communication
@@ -114,7 +117,13 @@ fn other_apps_see_the_kind_of_user_and_security_exceptions_only() {
     assert_eq!((reply.status, reply.body.as_str()), (404, "no ticket 0"));
     assert_eq!(reply.exception.as_deref(), Some("16"), "its own exception is a User exception to others");
     let reply = trigger(&support, "/Support/services/Get", r#"{"Id":1}"#);
-    assert_eq!((reply.status, reply.body.as_str(), reply.exception), (500, "Division by zero", None));
+    assert_eq!((reply.status, reply.body.as_str()), (500, "Division by zero"));
+    assert_eq!(reply.exception.as_deref(), Some("1"), "it ran, and that is all that others know");
+    // The events of an app may be away, and yet its action has run.
+    support.script.lock().unwrap().events_full = true;
+    let reply = trigger(&support, "/Support/services/Get", r#"{"Id":4}"#);
+    assert_eq!((reply.status, reply.exception.as_deref()), (503, Some("1")));
+    assert_eq!(trigger(&support, "/Support/services/Get", "{}").exception, None, "it did not run");
 }
 
 #[test]
@@ -137,6 +146,8 @@ fn a_call_sends_a_record_and_reads_one() {
     );
     assert!(get(Ok((403, "text/plain", "not you"))).contains("security not you"));
     assert!(get(Ok((500, "text/plain", "oh"))).contains("other Support.Get failed: oh"));
+    assert!(get(Ok((502, "text/plain", "gone"))).contains("other Support.Get failed: gone"), "it ran");
+    assert!(get(Ok((418, "text/plain", "tea"))).contains("user tea"), "and not an exception of the caller's");
     assert!(get(Ok((503, json, "busy"))).contains("away Support.Get: no answer: busy"));
     assert!(
         get(Err(ErrorCode::ConnectionRefused)).contains("away Support.Get: no answer: it cannot be reached")

@@ -117,8 +117,11 @@ impl WasiHttpHooks for Others {
             let (status, kind, body) = script.others.pop_front().expect("an answer was prepared")?;
             let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
             let response = hyper::Response::builder().status(status).header("content-type", kind);
+            // As hosts pass on what apps say.
             let response = match status {
-                403 => response.header("odeon-exception", "8"), // as hosts pass on what apps say
+                403 => response.header("odeon-exception", "8"),
+                418 => response.header("odeon-exception", "17"),
+                502 => response.header("odeon-exception", "1"),
                 _ => response,
             };
             let response = response.body(body);
