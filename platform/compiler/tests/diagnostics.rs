@@ -291,6 +291,10 @@ fn records_refer_to_records_that_exist() {
         "Austia",
         "error[OML0107]: `Country` has no record `Austia`\n  --> app.yaml:6:28\n 6 |     records: { Wien: { In: Austia } }\n   |                            ^^^^^^\n  hint: did you mean `Austria`?\n",
     );
+    // 0 is the null identifier, so it is no record's.
+    for id in ["0", "-7"] {
+        problems(&model("1").replace("Id: 7", &format!("Id: {id}")), "OML0207@7:64");
+    }
     let schema = check(&sources(&model("Peru"))).schema;
     let city = schema.tables.iter().find(|t| t.name == "City").unwrap();
     assert_eq!(city.records[0][4..], [Some("7".to_owned()), None]);

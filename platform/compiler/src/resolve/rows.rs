@@ -51,6 +51,10 @@ pub(super) fn rows(
                     let message = format!("`{}` holds {most} characters at most, not {count}", key.text);
                     problems.error("OML0207", value.span, message);
                 }
+                Some(Constant::Long(id)) if is_reference && id < 1 => {
+                    let message = format!("`{id}` identifies no record; an Id is 1 or more");
+                    problems.error("OML0207", value.span, message);
+                }
                 Some(constant) => row[index] = Some(literal::shown(&constant)),
                 None if *ty == Type::Unknown => {}
                 None => {
