@@ -227,9 +227,9 @@ fn written(write: impl FnOnce(&mut String)) -> u32 {
     unsafe { new_text(&out) }
 }
 
+/// In whole seconds, as the language knows and writes them.
 fn now_us() -> i64 {
-    let now = wall_clock::now();
-    now.seconds as i64 * 1_000_000 + i64::from(now.nanoseconds / 1000)
+    wall_clock::now().seconds as i64 * SECOND_US
 }
 
 /// Moves an instant; leaving 1900 to 3000 gives the default, as every built-in does with bad input.

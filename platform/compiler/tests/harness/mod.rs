@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use wasmtime::component::{Component, Linker, ResourceTable, Val};
 use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::{
@@ -83,6 +84,22 @@ struct State {
 
 /// What an instance may have: far less than a host gives, so that a test sees what is not freed.
 const MEMORY_BYTES: usize = 12 << 20;
+
+/// A clock that always says the end of the second [`NOW`].
+struct Stopped;
+
+/// 2026-11-22 10:20:30, in seconds since 1970.
+const NOW: u64 = 1795342830;
+
+impl HostWallClock for Stopped {
+    fn resolution(&self) -> Duration {
+        Duration::from_nanos(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::new(NOW, 999_999_999)
+    }
+}
 
 /// A fake of everybody whom an app may call.
 struct Others(Arc<Mutex<Script>>);
@@ -226,7 +243,7 @@ impl App {
     where
         B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + 'static,
     {
-        let wasi = WasiCtx::builder().inherit_stdio().build();
+        let wasi = WasiCtx::builder().inherit_stdio().wall_clock(Stopped).build();
         let limits = StoreLimitsBuilder::new().memory_size(self.memory_bytes).build();
         let (http, table) = (WasiHttpCtx::new(), ResourceTable::new());
         let state = State { wasi, http, table, hooks: Others(self.script.clone()), limits };
