@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 
 /// Expressions over the attributes of `P`, each made a text by what stands in front.
 const EXPRESSIONS: &[(&str, &str)] = &[
+    ("DecimalToText", "P.D / 3"),
+    ("DecimalToText", "P.L / 7"),
+    ("DecimalToText", "P.D * 0.2"),
     ("DecimalToText", "Abs(P.D)"),
     ("DecimalToText", "Mod(P.D, P.E)"),
     ("DecimalToText", "Mod(P.L, P.I)"),

@@ -116,6 +116,20 @@ rest:
               - assign: { Sums.Sum: Row.Sum, Sums.Mean: Row.Mean, Sums.Last: Row.Last }
               - list_append: Out
                 element: Sums
+      Exact:
+        outputs: { Out: Text }
+        locals: { Ids: Customer Identifier List }
+        flow:
+          - aggregate: Order
+            name: Found
+            calculated: { Third: (Order.Total + 99999999999999990) / 3, Tiny: (Order.Total - 9.99999999) * 0.6 }
+            where: [ Order.Total = 10, Tiny = 0.00000001 ]
+            max: 5
+          - aggregate: Order
+            name: All
+            where: 'Ids.Empty or Order.CustomerId = Ids[0]'
+            totals: { N: count, Unread: { sum: Order.Total * 1.2 } }
+          - assign: { Out: 'Found.List[0].Third + " of " + Found.List.Length + " of " + All.List[0].N' }
       Nothing:
         outputs: { Out: Text }
         flow:
@@ -314,6 +328,8 @@ async fn dynamic_sorts_and_pages(app: &App<'_>) {
 }
 
 async fn groups(app: &App<'_>) {
+    // Rounded once at the eighth digit; and what an empty list does not have is not asked for.
+    assert_eq!(app.get("Exact").await, json!("33333333333333333.33333333 of 1 of 4"));
     let sums = |name: &str, known: i64, sum: f64, mean: f64, last: &str| json!({ "Name": name, "Orders": 1, "Known": known, "Sum": sum, "Mean": mean, "Last": last });
     let expected = [
         sums("Ann", 1, 30.0, 10.0, "2026-01-31"),

@@ -224,8 +224,8 @@ fn groups_have_keys_and_totals_only() {
     let (reply, seen) = run(flow, [Answer::Rows(row), Answer::Rows(vec![long(40)])]);
     assert_eq!(reply.body, r#"{"Text":"Ann2031","Other":"","Number":43,"Sum":3.5}"#);
     insta::assert_snapshot!(seen.join("\n"), @r#"
-    query: SELECT COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4), count(*), count("Customer"."Id"), sum("Net"."Net")::numeric FROM "Order" LEFT JOIN "Customer" ON ("Order"."CustomerId" = "Customer"."Id") CROSS JOIN LATERAL (SELECT ("Order"."Total" / $1::numeric) AS "Net") AS "Net" GROUP BY COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4) ORDER BY sum("Net"."Net")::numeric DESC, COALESCE("Customer"."Name", ''), COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4) LIMIT NULLIF(GREATEST($3::int4, 0), 0) [decimal("1.2"), int32(7), int32(3)]
-    query: SELECT count(*) FROM (SELECT 1 FROM "Order" LEFT JOIN "Customer" ON ("Order"."CustomerId" = "Customer"."Id") CROSS JOIN LATERAL (SELECT ("Order"."Total" / $1::numeric) AS "Net") AS "Net" GROUP BY COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4)) AS "rows" [decimal("1.2"), int32(7)]
+    query: SELECT COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4), count(*), count("Customer"."Id"), sum("Net"."Net")::numeric FROM "Order" LEFT JOIN "Customer" ON ("Order"."CustomerId" = "Customer"."Id") CROSS JOIN LATERAL (SELECT round(div("Order"."Total" * 1000000000, $1::numeric) * 0.000000001, 8) AS "Net") AS "Net" GROUP BY COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4) ORDER BY sum("Net"."Net")::numeric DESC, COALESCE("Customer"."Name", ''), COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4) LIMIT NULLIF(GREATEST($3::int4, 0), 0) [decimal("1.2"), int32(7), int32(3)]
+    query: SELECT count(*) FROM (SELECT 1 FROM "Order" LEFT JOIN "Customer" ON ("Order"."CustomerId" = "Customer"."Id") CROSS JOIN LATERAL (SELECT round(div("Order"."Total" * 1000000000, $1::numeric) * 0.000000001, 8) AS "Net") AS "Net" GROUP BY COALESCE("Customer"."Name", ''), (extract(year from ("Order"."PlacedOn")::timestamp)::int4 + $2::int4)) AS "rows" [decimal("1.2"), int32(7)]
     "#);
     // A key keeps its name; totals of everything are one row, and nothing is to be counted.
     let seen = statements(
@@ -699,7 +699,7 @@ fn calculated_attributes_do_not_explode() {
         "- aggregate: Order\n  calculated: { A: Order.Total, B: A * A, C: B * B }\n  where: C > 1\n",
     );
     assert!(
-        seen.contains(r#"CROSS JOIN LATERAL (SELECT ("B"."B" * "B"."B") AS "C") AS "C" WHERE"#),
+        seen.contains(r#"CROSS JOIN LATERAL (SELECT round("B"."B" * "B"."B", 8) AS "C") AS "C" WHERE"#),
         "{seen}"
     );
 }

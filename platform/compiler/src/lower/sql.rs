@@ -451,6 +451,7 @@ impl Statement<'_> {
             }
             TKind::Negate(a) => self.around("(-", a, ")"),
             TKind::Not(a) => self.around("(NOT ", a, ")"),
+            TKind::Arithmetic(op, a, b) if expr.ty == Type::Decimal => self.decimal(*op, a, b),
             TKind::Arithmetic(op, a, b) => self.between(a, op.symbol(), b),
             TKind::Logic(op, a, b) => self.logic(*op, [a, b], Self::expression),
             TKind::Concat(a, b) => self.between(a, "||", b),
@@ -534,6 +535,21 @@ impl Statement<'_> {
             self.text.push_str(&format!(" IS NULL AND {other} IS NULL"));
         }
         self.text.push_str("))");
+    }
+
+    /// Products and quotients are rounded once, at the eighth digit: left to itself, the database keeps all digits of a
+    /// product, and of a quotient 16 that count, wherever the point is. A quotient that is cut off behind the ninth
+    /// digit rounds as the whole one does. What lies in the middle goes away from zero here, and to even in the app.
+    fn decimal(&mut self, op: Binary, a: &TExpr, b: &TExpr) {
+        if op == Binary::Multiply {
+            self.around("round(", a, " * ");
+            self.around("", b, ", 8)");
+        } else if op == Binary::Divide {
+            self.around("round(div(", a, " * 1000000000, ");
+            self.around("", b, ") * 0.000000001, 8)");
+        } else {
+            self.between(a, op.symbol(), b);
+        }
     }
 
     /// Both sides are folded by the rule of the app's own comparison: LIKE knows no collation that is not
