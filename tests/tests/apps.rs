@@ -323,3 +323,93 @@ async fn what_a_deployment_breaks_is_said(site: &Installation, producer: &Path) 
     let _: Value = json!(site.succeed(&["rollback", "Producer", "--stage", "test"]));
     assert_eq!(site.get(&add_in_test).await, (StatusCode::OK, json!(7)));
 }
+
+const TELLER: &str = "app: Teller
+entities: { Row: { attributes: { N: Integer } } }
+events:
+  First: { payload: { N: { type: Integer, mandatory: true } } }
+  Second: { payload: { N: { type: Integer, mandatory: true } } }
+rest:
+  A:
+    methods:
+      First: { inputs: { N: Integer }, flow: [ { trigger: First, with: { N: N } } ] }
+      Second: { inputs: { N: Integer }, flow: [ { trigger: Second, with: { N: N } } ] }
+";
+
+const LISTENER: &str = "app: Listener
+entities:
+  Heard: { attributes: { N: Integer } }
+  Door: { attributes: { N: Integer } }
+event_handlers: { Told: { event: Teller.First, action: Hear } }
+actions:
+  Hear:
+    inputs: { N: Integer }
+    locals: { Row: Heard }
+    flow:
+      - list: Door
+        name: Closed
+        max: 1
+      - if: Closed.Count > 0
+        then: [ { raise: User, message: '\"the door is closed\"' } ]
+      - assign: { Row.N: N }
+      - create: Heard
+        record: Row
+rest:
+  A:
+    methods:
+      Sum:
+        outputs: { Sum: Integer }
+        locals: { Total: Integer }
+        flow:
+          - list: Heard
+            name: All
+          - for_each: All.List
+            as: Each
+            do: [ assign: { Total: Total + Each.N } ]
+          - assign: { Sum: Total }
+";
+
+#[tokio::test]
+async fn a_handler_hears_what_its_revision_listens_to() {
+    let site = Installation::start_with(&["--no-sample", "--event-retry-ms", "1000"]).await;
+    let teller = project(&site, "teller", TELLER);
+    site.succeed(&["publish", text(&teller)]);
+    let listener = project(&site, "listener", LISTENER);
+    site.succeed(&["reference", "Teller", "--project", text(&listener)]);
+    site.succeed(&["publish", text(&listener)]);
+    let tell = async |event: &str, n: u32| {
+        let url = site.url("development", &format!("/Teller/rest/A/{event}?N={n}"));
+        assert!(site.get(&url).await.0.is_success());
+    };
+    let sums_up_to = async |sum: u32| {
+        let url = site.url("development", "/Listener/rest/A/Sum");
+        eventually(&format!("{sum} in all"), async || (site.get(&url).await.1 == json!(sum)).then_some(()))
+            .await;
+    };
+    tell("First", 1).await;
+    sums_up_to(1).await;
+    fs::write(listener.join("app.yaml"), LISTENER.replace("Teller.First", "Teller.Second")).unwrap();
+    site.succeed(&["publish", text(&listener)]);
+    tell("First", 10).await;
+    tell("Second", 100).await;
+    sums_up_to(101).await;
+
+    // A deployment that fails takes nothing from the revision that goes on.
+    let stage = site.database("stage_development").await;
+    let schema = "select schema_name from odeon.apps where name = 'Listener'";
+    let schema: String = stage.query_one(schema, &[]).await.unwrap().get(0);
+    let close = format!("insert into {schema}.\"Door\" (\"N\") values (1)");
+    stage.batch_execute(&close).await.unwrap();
+    tell("Second", 1000).await;
+    eventually("the event waits", async || {
+        site.succeed(&["logs", "Listener"]).contains("the door is closed").then_some(())
+    })
+    .await;
+    let broken = "update assets.revisions r set claim = jsonb_set(claim, '{signature}', '\"\"') \
+                  from assets.assets a where a.key = r.asset_key and a.name = 'Listener' and r.revision = 1";
+    site.database("platform").await.batch_execute(broken).await.unwrap();
+    let said = site.fail(&["deploy", "Listener", "--revision", "1", "--to", "development"]);
+    assert!(said.contains("OS-BERT-50010") && said.contains("revision 2 keeps serving"), "{said}");
+    stage.batch_execute(&format!("delete from {schema}.\"Door\"")).await.unwrap();
+    sums_up_to(1101).await;
+}

@@ -47,6 +47,10 @@ const PULL_S: u64 = 20;
 const PAUSE_S: u64 = 1;
 /// See [`PAUSE_S`].
 const PAUSE_S_MAX: u64 = 30;
+/// Wait before an event that this revision does not listen to is given to another host, in seconds.
+const GIVE_BACK_S: u64 = 2;
+/// How often it is given back: for longer than a rollout takes.
+const GIVE_BACKS_MAX: i64 = 60;
 /// Longest reason that is kept with a dead event, in bytes.
 const REASON_BYTES_MAX: usize = 1_000;
 
@@ -234,6 +238,15 @@ async fn take_some(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandle
 /// Runs a handler for an event, and tells the stage what came of it.
 async fn handle(host: &Host, served: &Served, handler: &EventHandler, message: &Message) -> Result<()> {
     let told = |error: async_nats::Error| anyhow!("tell the stage: {error}");
+    // While a rollout lasts, the consumer of a handler may have the event of one revision and that of the next.
+    if message.subject.as_str() != events::subject(&handler.producer, &handler.event) {
+        let given_back = message.info().map_or(0, |info| info.delivered);
+        let kind = match given_back < GIVE_BACKS_MAX {
+            true => AckKind::Nak(Some(Duration::from_secs(GIVE_BACK_S))),
+            false => AckKind::Term,
+        };
+        return message.ack_with(kind).await.map_err(told);
+    }
     let wall = Duration::from_secs(HANDLER_S_MAX);
     let trigger = Trigger::event(&handler.name, message.payload.clone(), wall);
     let Err(why) = triggers::run(host, served, trigger).await else {

@@ -48,7 +48,7 @@ async fn state(platform: &Platform, wanted: &Deployment) -> Result<DesiredState>
     if wanted.serving { serving(platform, wanted).await } else { Ok(DesiredState::Removed) }
 }
 
-/// Events find their handlers before the hosts do.
+/// Events find their handlers before the hosts do; what handlers leave behind is the reconciler's business.
 async fn put(platform: &Platform, stage: &Stage, wanted: &Deployment, state: DesiredState) -> Result<()> {
     let handlers = match &state {
         DesiredState::Serving(serving) => &serving.handlers[..],

@@ -1,19 +1,21 @@
 //! Keeps a stage as it was asked for. Runs on a nudge (something was heard) and on a timer, and takes no
 //! input: it looks at the database and at the stage each time.
 //!
-//! Four differences, four answers:
+//! Five differences, five answers:
 //! - the stage lacks what the database has, or holds an older generation (an emptied or replayed bucket): write it again;
 //! - the stage is ahead of the database (a restored database): the stage is right, it was sealed by us; adopt it.
 //!   Nothing goes back because a backup was older;
 //! - the stage allows an app more than the operator does, who says less than before: the same again with less, next generation;
-//! - a host with replicas is away for longer than [`HOST_GONE_S`]: plan anew, next generation.
+//! - a host with replicas is away for longer than [`HOST_GONE_S`]: plan anew, next generation;
+//! - a rollout has ended, and what waits in the stage for handlers that are no more still does: take it away.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use odeon_control::{HostView, Spread, place};
-use odeon_protocol::{DesiredApp, DesiredState, HostId};
+use odeon_protocol::{AppId, DesiredApp, DesiredState, Generation, HostId, ReplicaState};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -33,10 +35,11 @@ const HOST_GONE_S: u64 = 10;
 /// Reconciles one stage for ever.
 pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
     let mut changes = stage.changes();
+    let mut tidy = BTreeMap::new();
     loop {
         let _ = tokio::time::timeout(Duration::from_secs(EVERY_S), changes.changed()).await;
         if stage.is_connected()
-            && let Err(error) = once(&platform, &stage).await
+            && let Err(error) = once(&platform, &stage, &mut tidy).await
         {
             warn!(stage = %stage.name, "reconcile: {error:#}");
         }
@@ -44,7 +47,8 @@ pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
     }
 }
 
-async fn once(platform: &Platform, stage: &Stage) -> Result<()> {
+/// `tidy` are the apps, with their generation, that are known to leave nothing behind.
+async fn once(platform: &Platform, stage: &Stage, tidy: &mut BTreeMap<AppId, Generation>) -> Result<()> {
     let seen = stage.seen();
     if !seen.desired_read {
         return Ok(()); // what we have not read we must not correct
@@ -63,7 +67,59 @@ async fn once(platform: &Platform, stage: &Stage) -> Result<()> {
             warn!(stage = %stage.name, app = %deployment.name, "reconcile: {error:#}"); // the others go on
         }
     }
+    tidy_up(platform, stage, &seen, &deployments, tidy).await
+}
+
+/// Takes away what handlers of earlier revisions waited with. Only once the rollout has ended: until then the revision
+/// before serves, and may go on to.
+async fn tidy_up(
+    platform: &Platform,
+    stage: &Stage,
+    seen: &Seen,
+    deployments: &[store::Deployment],
+    tidy: &mut BTreeMap<AppId, Generation>,
+) -> Result<()> {
+    let ended = |deployment: &&store::Deployment| {
+        let found = seen.desired.get(&deployment.app).map(|desired| desired.generation);
+        found == Some(deployment.generation)
+            && tidy.get(&deployment.app) != Some(&deployment.generation)
+            && serves_everywhere(seen, deployment)
+    };
+    let ended: BTreeMap<&AppId, &store::Deployment> =
+        deployments.iter().filter(ended).map(|deployment| (&deployment.app, deployment)).collect();
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let mut busy = BTreeSet::new();
+    for consumer in stage.consumers().await? {
+        let Some(deployment) = ended.get(&consumer.app) else { continue };
+        let handlers = match seen.desired.get(&consumer.app).map(|desired| &desired.state) {
+            Some(DesiredState::Serving(serving)) => &serving.handlers[..],
+            Some(DesiredState::Removed) | None => &[],
+        };
+        if consumer.is_wanted(handlers) {
+            continue;
+        }
+        match hold(platform, deployment).await? {
+            Some(_busy) => stage.narrow(&consumer, handlers).await?,
+            None => {
+                busy.insert(consumer.app); // looked at again, when it is held no more
+            }
+        }
+    }
+    let done = ended.into_values().filter(|deployment| !busy.contains(&deployment.app));
+    tidy.extend(done.map(|deployment| (deployment.app.clone(), deployment.generation)));
     Ok(())
+}
+
+fn serves_everywhere(seen: &Seen, deployment: &store::Deployment) -> bool {
+    !deployment.serving
+        || deployment.placements.iter().all(|host| {
+            let status = seen.replicas.get(&(deployment.app.clone(), host.clone()));
+            status.is_some_and(|status| {
+                status.generation >= deployment.generation && status.state == ReplicaState::Ready
+            })
+        })
 }
 
 async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store::Deployment) -> Result<()> {

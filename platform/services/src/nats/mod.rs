@@ -1,6 +1,7 @@
 //! The Platform's side of NATS: one connection per stage, into that stage's own account.
 
 pub(crate) mod auth;
+pub(crate) mod handlers;
 pub(crate) mod stage;
 pub(crate) mod stages;
 

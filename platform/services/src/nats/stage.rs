@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use async_nats::Client;
 use async_nats::jetstream::object_store::ObjectStore;
-use async_nats::jetstream::{self, consumer, kv, stream};
+use async_nats::jetstream::{self, kv, stream};
 use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
-use odeon_protocol::events::{self, EventHandler};
+use odeon_protocol::events;
 use odeon_protocol::{
     AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId,
     ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
@@ -238,37 +238,6 @@ impl Stage {
     /// The states of the stage's timers.
     pub(crate) async fn timers(&self) -> Result<kv::Store> {
         self.jetstream.get_key_value(subjects::TIMERS_BUCKET).await.context("open the timers bucket")
-    }
-
-    /// Gives each handler of an app its durable consumer, and takes away those of handlers that are no more: what
-    /// they have not taken goes with them.
-    pub(crate) async fn ensure_handlers(&self, app: &AppId, handlers: &[EventHandler]) -> Result<()> {
-        let stream = self.jetstream.get_stream(events::STREAM).await.context("open the stream of events")?;
-        for handler in handlers {
-            let name = events::consumer(app, &handler.name);
-            let config = consumer::pull::Config {
-                durable_name: Some(name.clone()),
-                filter_subject: events::subject(&handler.producer, &handler.event),
-                // Events of before are nobody's business; a consumer that exists stays where it is.
-                deliver_policy: consumer::DeliverPolicy::New,
-                ack_wait: Duration::from_secs(events::ACK_S_MAX),
-                max_ack_pending: events::HANDLING_MAX,
-                max_deliver: -1, // counted by hosts, which put aside what fails
-                ..Default::default()
-            };
-            let made = stream.get_or_create_consumer(&name, config).await;
-            made.map_err(|error| anyhow::anyhow!("make the consumer of handler {}: {error}", handler.name))?;
-        }
-        let wanted: BTreeSet<String> = handlers.iter().map(|h| events::consumer(app, &h.name)).collect();
-        let mut names = stream.consumer_names();
-        while let Some(name) = names.next().await {
-            let name = name.context("list the consumers of the stage")?;
-            if name.starts_with(&events::consumers(app)) && !wanted.contains(&name) {
-                let gone = stream.delete_consumer(&name).await;
-                gone.map_err(|error| anyhow::anyhow!("take away the consumer {name}: {error}"))?;
-            }
-        }
-        Ok(())
     }
 
     async fn follow_observed(self: Arc<Self>) {
