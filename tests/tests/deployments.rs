@@ -25,6 +25,7 @@ async fn a_deployment_works_or_changes_nothing() {
     what_cannot_be_a_component_is_refused(&site).await;
     a_deployment_under_load_fails_no_request(&site).await;
     a_replaced_revision_ends_its_requests(&site).await;
+    every_operation_gets_an_end(&site).await;
     an_app_for_wasi_0_3_may_serve_several_requests_in_one_instance(&site).await;
     an_incompatible_model_leaves_the_old_revision(&site).await;
     a_killed_migration_is_done_again(&site).await;
@@ -171,6 +172,27 @@ async fn a_replaced_revision_ends_its_requests(site: &Installation) {
     let answer = slow.await.unwrap().unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.text().await.unwrap(), "Hello from Odeon\n");
+}
+
+/// Also one that tells what the database cannot keep, and one that ends while the database is away.
+async fn every_operation_gets_an_end(site: &Installation) {
+    let project = site.project("Odd", &[("app: Odd", "app: Odd\n\"no\\0thing\": 1")]);
+    let said = site.fail(&["publish", &project]);
+    assert!(said.contains("no\u{fffd}thing"), "{said}");
+
+    let database = site.database("platform").await;
+    let away = "create sequence deployments.refused; \
+         create function deployments.refuse() returns trigger language plpgsql as $$ begin \
+           perform nextval('deployments.refused'); raise exception 'away' using errcode = '57P03'; end $$; \
+         grant usage on sequence deployments.refused to public; \
+         create trigger away before update on deployments.operations for each row execute function deployments.refuse()";
+    database.batch_execute(away).await.unwrap();
+    let deploying = site.spawn(&["deploy", "Hello", "--revision", "1", "--to", "development"]);
+    let refused = "select 1 from deployments.refused where is_called";
+    eventually("the end cannot be written", async || database.query_opt(refused, &[]).await.unwrap()).await;
+    database.batch_execute("drop trigger away on deployments.operations").await.unwrap();
+    let done = deploying.await.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 async fn an_app_for_wasi_0_3_may_serve_several_requests_in_one_instance(site: &Installation) {

@@ -8,6 +8,7 @@
 //! What must stay true: the Platform never opens a connection to a host, an app or an app's database; every
 //! row belongs to an organization, and every query names it.
 
+mod again;
 mod api;
 mod assets;
 mod builds;
@@ -190,6 +191,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
     deployments::store::ensure_stages(&database, &organization, &settings.stages).await?;
     ensure_token(&database, &settings, &organization).await?;
     deployments::store::end_interrupted(&database).await?;
+    builds::store::end_interrupted(&database).await?;
 
     let stages = Stages::connect(keys.clone(), trusted, &settings.nats_url).await?;
     let platform = Arc::new(Platform {

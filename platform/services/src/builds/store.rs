@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
-use crate::deployments::progress::Progress;
+use crate::deployments::progress::{Message, Progress};
 
 /// A build operation, as told.
 pub(crate) struct BuildOperation {
@@ -49,6 +49,19 @@ pub(crate) async fn end(
     .bind(built.map(|(app, _)| app.as_str()))
     .bind(built.map(|(_, revision)| i32::try_from(revision.0)).transpose()?)
     .bind(serde_json::to_value(&progress.messages)?)
+    .execute(database)
+    .await?;
+    Ok(())
+}
+
+/// Ends what a stopped Platform left running.
+pub(crate) async fn end_interrupted(database: &PgPool) -> Result<()> {
+    let message = Message::error("OS-DPL-50301", "the Platform was restarted meanwhile; ask again");
+    sqlx::query(
+        "update builds.build_operations set status = 'FinishedWithErrors', finished_at = now(), messages = messages || $1 \
+         where status = 'Running'",
+    )
+    .bind(serde_json::to_value([message])?)
     .execute(database)
     .await?;
     Ok(())

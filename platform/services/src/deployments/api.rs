@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use odeon_protocol::{AppName, Revision, StageName};
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -17,8 +18,10 @@ use uuid::Uuid;
 
 use super::limits::OwnLimits;
 use super::operation::{self, Operation, Task};
+use super::progress::{Message, Progress};
 use super::store::{self, Kind, NewOperation};
 use crate::Platform;
+use crate::again::is_away;
 use crate::api::ApiError;
 use crate::api::paging::{Page, Paging};
 use crate::assets;
@@ -114,8 +117,8 @@ async fn publish(
 ) -> Result<(StatusCode, Json<Accepted>), ApiError> {
     caller.require(Scope::Deploy)?;
     let too_long = new.message.chars().count() > MESSAGE_CHARS_MAX;
-    if too_long {
-        let detail = format!("the message may have {MESSAGE_CHARS_MAX} characters");
+    if too_long || new.message.contains('\0') {
+        let detail = format!("the message may have {MESSAGE_CHARS_MAX} characters, none of them NUL");
         return Err(ApiError::bad_request("OS-DPL-40001", detail));
     }
     let name = new.name.map(|name| name.parse::<AppName>()).transpose();
@@ -240,37 +243,66 @@ pub(crate) async fn accept(
     let place = platform.operations.clone().try_acquire_owned().map_err(|_| {
         ApiError::busy(format!("{} operations are running; try again in a moment", crate::OPERATIONS_MAX))
     })?;
-    let app = match &task {
-        Task::Publish { .. } => None,
-        Task::Deploy { app, .. } | Task::Undeploy { app } | Task::Apply { app, .. } => Some(app),
-    };
-    let new = NewOperation {
-        organization: &caller.organization,
-        kind,
-        app,
-        revision,
-        stage: &stage,
-        actor: &caller.actor,
-    };
-    let key = store::begin_operation(&platform.database, new).await?.ok_or_else(|| {
-        ApiError::conflict(
-            "OS-DPL-40901",
-            format!("another deployment of this app to {stage} is running; wait for its end"),
-        )
-    })?;
     let operation = Operation {
-        key,
+        key: Uuid::now_v7(),
         kind,
-        organization: caller.organization.clone(),
-        actor: caller.actor.clone(),
+        organization: caller.organization,
+        actor: caller.actor,
         stage,
         task,
     };
-    tokio::spawn(async move {
-        operation::run(platform, operation).await;
-        drop(place);
-    });
-    Ok(key)
+    // A task of its own: whoever hangs up now leaves nothing that began and is run by nobody.
+    let begun = async move {
+        begin(&platform, &operation, revision).await?;
+        let key = operation.key;
+        tokio::spawn(async move {
+            operation::run(platform, operation).await;
+            drop(place);
+        });
+        Ok(key)
+    };
+    tokio::spawn(begun.in_current_span()).await?
+}
+
+async fn begin(
+    platform: &Arc<Platform>,
+    operation: &Operation,
+    revision: Option<Revision>,
+) -> Result<(), ApiError> {
+    let app = match &operation.task {
+        Task::Publish { .. } => None,
+        Task::Deploy { app, .. } | Task::Undeploy { app } | Task::Apply { app, .. } => Some(app),
+    };
+    let key = operation.key;
+    let new = NewOperation {
+        key,
+        organization: &operation.organization,
+        kind: operation.kind,
+        app,
+        revision,
+        stage: &operation.stage,
+        actor: &operation.actor,
+    };
+    match store::begin_operation(&platform.database, new).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let stage = &operation.stage;
+            let detail = format!("another deployment of this app to {stage} is running; wait for its end");
+            Err(ApiError::conflict("OS-DPL-40901", detail))
+        }
+        Err(error) => {
+            if is_away(&error) {
+                // It may have been written, before the database went away.
+                let platform = platform.clone();
+                let mut told = Progress::default();
+                told.messages.push(Message::error("OS-DPL-50001", "the Platform could not begin it"));
+                tokio::spawn(async move {
+                    operation::end(&platform.database, key, "FinishedWithError", &told).await;
+                });
+            }
+            Err(error.into())
+        }
+    }
 }
 
 fn accepted(key: Uuid) -> (StatusCode, Json<Accepted>) {

@@ -14,6 +14,7 @@ use odeon_protocol::{
     AppId, AppName, Generation, HostId, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
 };
 use serde_json::json;
+use sqlx::PgPool;
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -22,6 +23,7 @@ use super::progress::{Message, Progress};
 use super::store::{self, Deployment, Kind};
 use super::{desired, reconcile};
 use crate::Platform;
+use crate::again::until_written;
 use crate::assets::uploads::Upload;
 use crate::builds::{self, BuildRequest, Built};
 use crate::configurations;
@@ -76,21 +78,37 @@ pub(crate) struct Operation {
 struct Failed;
 type Outcome = Result<Result<(), Failed>>;
 
-/// Runs an operation to its end and writes down how it ended. Every operation gets an end.
+/// Runs an operation to its end and writes down how it ended. Every operation gets an end, whatever it met.
 pub(crate) async fn run(platform: Arc<Platform>, operation: Operation) {
-    let mut progress = Progress::default();
-    let outcome = execute(&platform, &operation, &mut progress).await;
+    let key = operation.key;
+    let (working, mut progress) = (platform.clone(), Progress::default());
+    let work = tokio::spawn(async move {
+        let outcome = execute(&working, &operation, &mut progress).await;
+        (outcome, progress)
+    });
+    let (outcome, mut progress) = work.await.unwrap_or_else(|panic| (Err(panic.into()), Progress::default()));
     let status = match outcome {
         Ok(Ok(())) => "Finished",
         Ok(Err(Failed)) => "FinishedWithError",
         Err(error) => {
-            error!(operation = %operation.key, "{error:#}");
+            error!(operation = %key, "{error:#}");
             progress.messages.push(Message::error("OS-DPL-50001", format!("{error:#}")));
             "FinishedWithError"
         }
     };
-    if let Err(error) = store::save_progress(&platform.database, operation.key, status, &progress).await {
-        error!(operation = %operation.key, "cannot write how the operation ended: {error:#}");
+    end(&platform.database, key, status, &progress).await;
+}
+
+/// Writes down how an operation ended. Until that is written, nobody can deploy the app.
+pub(crate) async fn end(database: &PgPool, key: Uuid, status: &str, progress: &Progress) {
+    let what = format!("the end of operation {key}");
+    let write = || store::save_progress(database, key, status, progress);
+    let Err(error) = until_written(&what, write).await else { return };
+    error!(operation = %key, "what the operation told cannot be written: {error:#}");
+    let mut told = Progress::default();
+    told.messages.push(Message::error("OS-DPL-50001", "what the operation told could not be written"));
+    if let Err(error) = until_written(&what, || store::save_progress(database, key, status, &told)).await {
+        error!(operation = %key, "cannot write how the operation ended: {error:#}");
     }
 }
 
@@ -116,7 +134,9 @@ async fn publish(platform: &Arc<Platform>, operation: &Operation, progress: &mut
     let built = builds::build(platform, request, progress).await;
     let known =
         built.as_ref().ok().and_then(Option::as_ref).map(|built: &Built| (&built.app, built.revision));
-    builds::store::end(&platform.database, build_key, known, progress).await?;
+    let told = &*progress;
+    until_written("the end of a build", || builds::store::end(&platform.database, build_key, known, told))
+        .await?;
     let Some(built) = built? else { return Ok(Err(Failed)) };
     audit(platform, operation, "revision.create", built.name.as_str(), json!({ "revision": built.revision }))
         .await?;
@@ -442,13 +462,8 @@ async fn audit(
     subject: &str,
     detail: serde_json::Value,
 ) -> Result<()> {
-    identity::store::audit(
-        &platform.database,
-        &operation.organization,
-        &operation.actor,
-        action,
-        subject,
-        detail,
-    )
-    .await
+    let (organization, actor) = (&operation.organization, &operation.actor);
+    let write =
+        || identity::store::audit(&platform.database, organization, actor, action, subject, detail.clone());
+    until_written("an audit event", write).await
 }

@@ -94,16 +94,22 @@ impl Message {
             odeon_compiler::Severity::Warning => "Warning",
         };
         let place = Place {
-            file: problem.file.clone(),
+            file: storable(problem.file.clone()),
             line: problem.line,
             column: problem.column,
             end_column: problem.end_column,
         };
         let message = Self::new(severity, problem.code, problem.message.clone());
-        Self { place: Some(place), hint: problem.hint.clone(), ..message }
+        Self { place: Some(place), hint: problem.hint.clone().map(storable), ..message }
     }
 
     fn new(severity: &str, code: &str, text: String) -> Self {
-        Self { at: Utc::now(), severity: severity.into(), code: code.into(), text, place: None, hint: None }
+        let (code, text) = (storable(code.into()), storable(text));
+        Self { at: Utc::now(), severity: severity.into(), code, text, place: None, hint: None }
     }
+}
+
+/// A text that the database can keep: it has none with NUL in it, and what people send may have.
+fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }

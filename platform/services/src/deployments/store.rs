@@ -211,6 +211,7 @@ pub(crate) struct StoredOperation {
 
 /// What an operation is about, when it begins.
 pub(crate) struct NewOperation<'a> {
+    pub(crate) key: Uuid,
     pub(crate) organization: &'a OrganizationId,
     pub(crate) kind: Kind,
     pub(crate) app: Option<&'a AppId>,
@@ -219,14 +220,13 @@ pub(crate) struct NewOperation<'a> {
     pub(crate) actor: &'a str,
 }
 
-/// Notes that an operation began. `None`: another one on the same app and stage is running.
-pub(crate) async fn begin_operation(database: &PgPool, new: NewOperation<'_>) -> Result<Option<Uuid>> {
-    let key = Uuid::now_v7();
+/// Notes that an operation began. False: another one on the same app and stage is running.
+pub(crate) async fn begin_operation(database: &PgPool, new: NewOperation<'_>) -> Result<bool> {
     let done = sqlx::query(
         "insert into deployments.operations (key, organization_id, kind, asset_key, revision, stage, status, created_by) \
          values ($1, $2, $3, $4, $5, $6, 'Running', $7) on conflict (asset_key, stage) where status = 'Running' do nothing",
     )
-    .bind(key)
+    .bind(new.key)
     .bind(new.organization.as_str())
     .bind(new.kind.as_str())
     .bind(new.app.map(AppId::as_str))
@@ -235,7 +235,7 @@ pub(crate) async fn begin_operation(database: &PgPool, new: NewOperation<'_>) ->
     .bind(new.actor)
     .execute(database)
     .await?;
-    Ok((done.rows_affected() == 1).then_some(key))
+    Ok(done.rows_affected() == 1)
 }
 
 /// A publish learns its app only when it is built. False: another operation on it is running.
