@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use odeon_tests::{Installation, odeon};
+use odeon_tests::{Installation, eventually, odeon};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -19,7 +19,26 @@ async fn an_organization_keeps_to_itself() {
     a_token_allows_what_its_scopes_say_until_it_ends(&site).await;
     every_change_is_written_down(&site).await;
     no_secret_is_told(&site).await;
+    who_hangs_up_leaves_nothing_half_done(&site).await;
     an_organization_is_there_with_its_stages_or_not_at_all(&site);
+}
+
+async fn who_hangs_up_leaves_nothing_half_done(site: &Installation) {
+    let mut database = site.database("platform").await;
+    let watcher = site.database("platform").await;
+    let held = database.transaction().await.unwrap();
+    held.batch_execute("lock table identity.organizations").await.unwrap();
+    let request = site.client.post(site.platform("/api/identity/v1/organizations"));
+    let request = request.bearer_auth(site.token().trim()).json(&json!({ "name": "hasty" }));
+    let adding = tokio::spawn(request.send());
+    let waits = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like '%identity.organizations%'";
+    eventually("the Platform is at it", async || watcher.query_opt(waits, &[]).await.unwrap()).await;
+    adding.abort();
+    assert!(adding.await.unwrap_err().is_cancelled());
+    held.rollback().await.unwrap();
+    let added = "select 1 from identity.organizations o join deployments.stages s on s.organization_id = o.id \
+                 where o.name = 'hasty' having count(*) = 3";
+    eventually("it is added", async || watcher.query_opt(added, &[]).await.unwrap()).await;
 }
 
 /// Streams are promised what they may keep, and nats-server promises no more than it was told to have.

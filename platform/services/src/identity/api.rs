@@ -8,9 +8,11 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use chrono::{DateTime, Duration, Utc};
+use odeon_protocol::OrganizationId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::Row as _;
+use tracing::{Instrument as _, warn};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,6 +29,10 @@ const TOKEN_DAYS_MAX: i64 = 366;
 const TOKEN_NAME_BYTES_MAX: usize = 80;
 /// Longest name of an organization, in bytes.
 const ORGANIZATION_NAME_BYTES_MAX: usize = 40;
+/// How long whoever adds an organization waits for its stages to be open.
+const OPEN_MAX: std::time::Duration = std::time::Duration::from_secs(15);
+/// Wait before a stage that did not open is tried again.
+const OPEN_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
     OpenApiRouter::new()
@@ -72,18 +78,29 @@ async fn create_organization(
         );
         return Err(ApiError::bad_request("OS-IDCO-40003", detail));
     }
+    // A task of its own: whoever hangs up leaves no organization whose stages nobody opens.
+    let added = add_organization(platform, caller, new.name);
+    let created = tokio::spawn(added.in_current_span()).await??;
+    Ok((StatusCode::CREATED, Json(created)))
+}
+
+async fn add_organization(
+    platform: Arc<Platform>,
+    caller: Caller,
+    name: String,
+) -> Result<CreatedOrganization, ApiError> {
     let _turn = platform.adding_organization.lock().await;
-    if store::organization_exists(&platform.database, &new.name).await? {
-        let detail = format!("an organization named `{}` exists; choose another name", new.name);
+    if store::organization_exists(&platform.database, &name).await? {
+        let detail = format!("an organization named `{}` exists; choose another name", name);
         return Err(ApiError::conflict("OS-IDCO-40901", detail));
     }
-    let id = platform.keys.organization(&new.name)?;
+    let id = platform.keys.organization(&name)?;
     for stage in &platform.settings.stages {
         platform.stages.make(&id, stage).await.map_err(unmade)?;
     }
     let expires_at = Utc::now() + Duration::days(crate::FIRST_TOKEN_DAYS);
     let mut tx = platform.database.begin().await?;
-    store::add_organization(&mut *tx, &id, &new.name).await?;
+    store::add_organization(&mut *tx, &id, &name).await?;
     for (position, stage) in platform.settings.stages.iter().enumerate() {
         deployments::store::add_stage(&mut *tx, &id, position, stage).await?;
     }
@@ -91,13 +108,25 @@ async fn create_organization(
     let token = store::create_token(&mut *tx, &id, crate::FIRST_TOKEN, &scopes, expires_at).await?;
     for organization in [&id, &caller.organization] {
         let detail = json!({ "id": id });
-        store::audit(&mut *tx, organization, &caller.actor, "organization.create", &new.name, detail).await?;
+        store::audit(&mut *tx, organization, &caller.actor, "organization.create", &name, detail).await?;
     }
     tx.commit().await?;
-    for stage in &platform.settings.stages {
-        platform.open_stage(&id, stage).await?;
+    // It is there now, and its token is told this once: what fails from here on is done again, and is no failure.
+    let opened = tokio::spawn(open_stages(platform.clone(), id.clone()).in_current_span());
+    if tokio::time::timeout(OPEN_MAX, opened).await.is_err() {
+        warn!(organization = %id, "its stages are opened later");
     }
-    Ok((StatusCode::CREATED, Json(CreatedOrganization { id: id.to_string(), token, expires_at })))
+    Ok(CreatedOrganization { id: id.to_string(), token, expires_at })
+}
+
+/// Opens the stages of an organization one after the other, in their order, each until it is open.
+async fn open_stages(platform: Arc<Platform>, organization: OrganizationId) {
+    for stage in &platform.settings.stages {
+        while let Err(error) = platform.open_stage(&organization, stage).await {
+            warn!(%organization, %stage, "the stage is not open yet: {error:#}");
+            tokio::time::sleep(OPEN_PAUSE).await;
+        }
+    }
 }
 
 /// Why the stages of an organization were not made.
