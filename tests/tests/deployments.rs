@@ -362,6 +362,18 @@ async fn logs_are_followed(site: &Installation) {
     .await;
     kill_process(Pid::from_raw(i32::try_from(follow.id()).unwrap()).unwrap(), Signal::TERM).unwrap();
     follow.wait().unwrap();
+
+    // As `head` does, when it has read enough.
+    let mut follow = odeon(site.data());
+    follow.args(["logs", "Hello", "--stage", "test", "--follow"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut follow = follow.spawn().unwrap();
+    drop(follow.stdout.take());
+    let ended = eventually("nobody reads, and it ends", async || {
+        site.get(&url).await;
+        follow.try_wait().unwrap()
+    })
+    .await;
+    assert!(ended.success(), "{ended}");
 }
 
 async fn a_host_trusts_only_what_it_verified(site: &Installation) {

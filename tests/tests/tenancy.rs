@@ -19,8 +19,37 @@ async fn an_organization_keeps_to_itself() {
     a_token_allows_what_its_scopes_say_until_it_ends(&site).await;
     every_change_is_written_down(&site).await;
     no_secret_is_told(&site).await;
+    long_lists_are_whole(&site).await;
     who_hangs_up_leaves_nothing_half_done(&site).await;
     an_organization_is_there_with_its_stages_or_not_at_all(&site);
+}
+
+async fn long_lists_are_whole(site: &Installation) {
+    let more = "insert into assets.assets (key, organization_id, name, kind) \
+                select gen_random_uuid()::text, organization_id, 'More' || n, 'oml' \
+                from assets.assets, generate_series(1, 150) n where name = 'Expenses'";
+    site.database("platform").await.batch_execute(more).await.unwrap();
+    let apps: Value = serde_json::from_str(&site.succeed(&["apps", "--json"])).unwrap();
+    let names = apps.as_array().unwrap().iter().map(|app| app["name"].as_str().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("More")).count(), 150);
+    let token = site.token();
+    let total = async |path: &str, offset: u32| {
+        let (status, page) = site.call(&token, Method::GET, &format!("{path}?offset={offset}"), None).await;
+        assert_eq!(status, StatusCode::OK, "{page}");
+        page["total"].as_i64().unwrap()
+    };
+    let revisions = format!("{ASSETS}/{}/revisions", site.key_of("Expenses"));
+    for path in [
+        ASSETS,
+        &revisions,
+        "/api/portfolios/v2/deployed-assets",
+        "/api/deployments/v1/publish-operations",
+        "/api/identity/v1/audit-events",
+    ] {
+        let all = total(path, 0).await;
+        assert!(all > 0);
+        assert_eq!(total(path, 1000).await, all, "{path} says how many there are, also behind the last one");
+    }
 }
 
 async fn who_hangs_up_leaves_nothing_half_done(site: &Installation) {

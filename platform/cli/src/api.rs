@@ -140,6 +140,7 @@ struct Changed {
 #[derive(Deserialize)]
 struct Page<T> {
     results: Vec<T>,
+    total: usize,
 }
 
 #[derive(Deserialize)]
@@ -202,15 +203,26 @@ impl Api {
             .next()
             .with_context(|| format!("no app is called `{name}`; `odeon apps` lists them"))
     }
-    /// All apps (the first hundred).
+    /// All apps.
     pub(crate) async fn assets(&self) -> Result<Vec<Asset>> {
-        Ok(read::<Page<Asset>>(self.request(Method::GET, "/api/asset-repository/v1/assets")).await?.results)
+        self.all("/api/asset-repository/v1/assets").await
     }
     /// What is deployed where.
     pub(crate) async fn deployed(&self) -> Result<Vec<DeployedAsset>> {
-        Ok(read::<Page<DeployedAsset>>(self.request(Method::GET, "/api/portfolios/v2/deployed-assets"))
-            .await?
-            .results)
+        self.all("/api/portfolios/v2/deployed-assets").await
+    }
+    /// All pages of a list.
+    async fn all<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
+        let mut found = Vec::new();
+        loop {
+            let request = self.request(Method::GET, path).query(&[("offset", found.len())]);
+            let page: Page<T> = read(request).await?;
+            let is_last = page.results.is_empty();
+            found.extend(page.results);
+            if is_last || found.len() >= page.total {
+                return Ok(found);
+            }
+        }
     }
     /// The stages.
     pub(crate) async fn environments(&self) -> Result<Vec<Environment>> {

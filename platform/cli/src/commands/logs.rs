@@ -8,7 +8,7 @@ use odeon_protocol::{LogLevel, LogLine};
 
 use crate::api::Api;
 use crate::layout::Layout;
-use crate::report::say;
+use crate::report;
 
 /// Longest line that is put together, in bytes.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -33,7 +33,9 @@ pub(crate) async fn logs(layout: &Layout, which: Which) -> Result<ExitCode> {
         rest.extend_from_slice(&bytes.context("the log broke off; ask again")?);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
-            print(&line, which.json)?;
+            if !print(&line, which.json)? {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
         if rest.len() > LINE_BYTES_MAX {
             anyhow::bail!("the Platform sent a line of more than {LINE_BYTES_MAX} bytes");
@@ -42,10 +44,10 @@ pub(crate) async fn logs(layout: &Layout, which: Which) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(text: &[u8], json: bool) -> Result<()> {
+/// False when nobody reads any more.
+fn print(text: &[u8], json: bool) -> Result<bool> {
     if json {
-        say(String::from_utf8_lossy(text).trim_end());
-        return Ok(());
+        return Ok(report::print(String::from_utf8_lossy(text).trim_end()));
     }
     let line: LogLine = serde_json::from_slice(text).context("understand a log line")?;
     let level = match line.level {
@@ -64,6 +66,5 @@ fn print(text: &[u8], json: bool) -> Result<()> {
     if !line.request_id.is_empty() {
         text.push_str(&format!(" request {}", line.request_id));
     }
-    say(text);
-    Ok(())
+    Ok(report::print(text))
 }

@@ -8,6 +8,9 @@ use super::ApiError;
 /// Most results of one page.
 const LIMIT_MAX: i64 = 100;
 
+/// The first row of a list: who found none on a page asks it how many there are.
+pub(crate) const FIRST: (i64, i64) = (0, 1);
+
 /// Which part of a list.
 #[derive(Debug, Clone, Copy, Deserialize, IntoParams)]
 pub(crate) struct Paging {

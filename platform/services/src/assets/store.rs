@@ -10,6 +10,8 @@ use sqlx::types::Json;
 use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
+use crate::api::paging::FIRST;
+
 /// An app as the repository knows it.
 pub(crate) struct Asset {
     pub(crate) key: AppId,
@@ -126,6 +128,9 @@ pub(crate) async fn list(
         .bind(limit)
         .fetch_all(database)
         .await?;
+    if rows.is_empty() && offset > 0 {
+        return Ok((Vec::new(), Box::pin(list(database, organization, name, FIRST)).await?.1));
+    }
     let total = rows.first().map_or(0, |row| row.get(5));
     Ok((rows.iter().map(asset).collect::<Result<_>>()?, total))
 }
@@ -190,6 +195,9 @@ pub(crate) async fn revisions(
         .bind(limit)
         .fetch_all(database)
         .await?;
+    if rows.is_empty() && offset > 0 {
+        return Ok((Vec::new(), Box::pin(revisions(database, organization, key, FIRST)).await?.1));
+    }
     let total = rows.first().map_or(0, |row| row.get(13));
     Ok((rows.iter().map(stored_revision).collect::<Result<_>>()?, total))
 }

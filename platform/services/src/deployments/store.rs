@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::limits::OwnLimits;
 use super::progress::Progress;
+use crate::api::paging::FIRST;
 
 /// A row of `deployments.deployments`, with the app's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,9 @@ pub(crate) async fn list(
         .bind(limit)
         .fetch_all(database)
         .await?;
+    if rows.is_empty() && offset > 0 {
+        return Ok((Vec::new(), Box::pin(list(database, organization, FIRST)).await?.1));
+    }
     let total = rows.first().map_or(0, |row| row.get(13));
     Ok((rows.iter().map(deployment).collect::<Result<_>>()?, total))
 }
@@ -331,6 +335,9 @@ pub(crate) async fn operations(
         .bind(limit)
         .fetch_all(database)
         .await?;
+    if rows.is_empty() && offset > 0 {
+        return Ok((Vec::new(), Box::pin(operations(database, organization, publishes, FIRST)).await?.1));
+    }
     let total = rows.first().map_or(0, |row| row.get(14));
     Ok((rows.iter().map(operation).collect(), total))
 }

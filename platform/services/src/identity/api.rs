@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 use super::{Caller, Scope, store};
 use crate::Platform;
 use crate::api::ApiError;
-use crate::api::paging::{Page, Paging};
+use crate::api::paging::{FIRST, Page, Paging};
 use crate::deployments;
 
 /// Longest life of a token, in days.
@@ -243,16 +243,13 @@ async fn audit_events(
 ) -> Result<Json<Page<AuditEvent>>, ApiError> {
     caller.require(Scope::Admin)?;
     let (offset, limit) = paging.checked()?;
-    let rows = sqlx::query(
-        "select at, actor, action, subject, detail, count(*) over () from audit.events \
-         where organization_id = $1 order by id desc offset $2 limit $3",
-    )
-    .bind(caller.organization.as_str())
-    .bind(offset)
-    .bind(limit)
-    .fetch_all(&platform.database)
-    .await?;
-    let total = rows.first().map_or(0, |row| row.get(5));
+    let organization = &caller.organization;
+    let rows = store::audit_events(&platform.database, organization, (offset, limit)).await?;
+    let counted = match rows.is_empty() && offset > 0 {
+        true => &store::audit_events(&platform.database, organization, FIRST).await?,
+        false => &rows,
+    };
+    let total = counted.first().map_or(0, |row| row.get(5));
     let event = |row: &sqlx::postgres::PgRow| AuditEvent {
         at: row.get(0),
         actor: row.get(1),

@@ -6,6 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 use odeon_protocol::OrganizationId;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, PgPool, Row as _};
 use uuid::Uuid;
 
@@ -129,6 +130,19 @@ pub(crate) async fn audit(
         .execute(database)
         .await?;
     Ok(())
+}
+
+/// A page of the trail, newest first: when, who, what, of what, details, and how many there are.
+pub(crate) async fn audit_events(
+    database: &PgPool,
+    organization: &OrganizationId,
+    (offset, limit): (i64, i64),
+) -> Result<Vec<PgRow>> {
+    let rows = sqlx::query(
+        "select at, actor, action, subject, detail, count(*) over () from audit.events \
+         where organization_id = $1 order by id desc offset $2 limit $3",
+    );
+    Ok(rows.bind(organization.as_str()).bind(offset).bind(limit).fetch_all(database).await?)
 }
 
 fn hash(token: &str) -> Vec<u8> {
