@@ -54,16 +54,19 @@ async fn once(platform: &Platform, stage: &Stage, tidy: &mut BTreeMap<AppId, Gen
         return Ok(()); // what we have not read we must not correct
     }
     let deployments = store::of_stage(&platform.database, &stage.organization, &stage.name).await?;
+    let known: BTreeMap<&AppId, &store::Deployment> =
+        deployments.iter().map(|deployment| (&deployment.app, deployment)).collect();
     for found in seen.desired.values() {
         if found.stage == stage.name && found.organization == stage.organization {
-            let ours = deployments.iter().find(|deployment| deployment.app == found.app);
+            let ours = known.get(&found.app);
             if ours.is_none_or(|ours| ours.generation < found.generation) {
                 adopt(platform, stage, found).await?;
             }
         }
     }
+    let mut hosts = host_views(&seen);
     for deployment in &deployments {
-        if let Err(error) = one(platform, stage, &seen, deployment).await {
+        if let Err(error) = one(platform, stage, (&seen, &mut hosts), deployment).await {
             warn!(stage = %stage.name, app = %deployment.name, "reconcile: {error:#}"); // the others go on
         }
     }
@@ -122,7 +125,12 @@ fn serves_everywhere(seen: &Seen, deployment: &store::Deployment) -> bool {
         })
 }
 
-async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store::Deployment) -> Result<()> {
+async fn one(
+    platform: &Platform,
+    stage: &Stage,
+    (seen, hosts): (&Seen, &mut [HostView]),
+    deployment: &store::Deployment,
+) -> Result<()> {
     let found = seen.desired.get(&deployment.app);
     let theirs = found.map(|desired| desired.generation);
     if theirs.is_none_or(|theirs| theirs < deployment.generation) {
@@ -133,9 +141,9 @@ async fn one(platform: &Platform, stage: &Stage, seen: &Seen, deployment: &store
         Ok(())
     } else if found.is_some_and(|found| has_more(found, &platform.settings.limits_max)) {
         let why = "the operator allows less";
-        anew(platform, stage, deployment, deployment.placements.clone(), why).await
+        anew(platform, stage, deployment, &deployment.placements, why).await.map(drop)
     } else {
-        replace_lost(platform, stage, seen, deployment).await
+        replace_lost(platform, stage, hosts, deployment).await
     }
 }
 
@@ -215,53 +223,83 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
     Ok(())
 }
 
+/// `hosts` are those of this look: whoever is chosen for one app is chosen less readily for the next.
 async fn replace_lost(
     platform: &Platform,
     stage: &Stage,
-    seen: &Seen,
+    hosts: &mut [HostView],
     deployment: &store::Deployment,
 ) -> Result<()> {
-    let hosts = host_views(seen);
-    let placed = place(Spread::of_stage(stage.name.as_str()), &hosts, &deployment.placements);
+    let placed = place(Spread::of_stage(stage.name.as_str()), hosts, &deployment.placements);
     // Fewer replicas than before help nobody: a lost host serves again as soon as it is back.
     if placed == deployment.placements || placed.len() < deployment.placements.len() {
         return Ok(());
     }
-    anew(platform, stage, deployment, placed, "a host is away").await
+    if anew(platform, stage, deployment, &placed, "a host is away").await? {
+        count(hosts, &deployment.placements, &placed);
+    }
+    Ok(())
 }
 
-/// Asks for the same again, at these hosts.
+/// What an app's move changes of what hosts hold.
+fn count(hosts: &mut [HostView], from: &[HostId], to: &[HostId]) {
+    for host in hosts {
+        let (was, is) = (from.contains(&host.id), to.contains(&host.id));
+        host.replicas = (host.replicas + u32::from(is)).saturating_sub(u32::from(was));
+    }
+}
+
+/// Asks for the same again, at these hosts. False when somebody else is changing it.
 async fn anew(
     platform: &Platform,
     stage: &Stage,
     deployment: &store::Deployment,
-    placements: Vec<HostId>,
+    placements: &[HostId],
     why: &str,
-) -> Result<()> {
-    let Some(_busy) = hold(platform, deployment).await? else { return Ok(()) };
+) -> Result<bool> {
+    let Some(_busy) = hold(platform, deployment).await? else { return Ok(false) };
     info!(stage = %stage.name, app = %deployment.name, from = ?deployment.placements, to = ?placements, "asking anew: {why}");
     let generation = desired::next_generation(stage, Some(deployment), &deployment.app);
-    let wanted = store::Deployment { generation, placements, ..deployment.clone() };
-    desired::apply(platform, stage, &wanted).await
+    let wanted = store::Deployment { generation, placements: placements.to_vec(), ..deployment.clone() };
+    desired::apply(platform, stage, &wanted).await?;
+    Ok(true)
 }
 
 /// The hosts that may hold replicas: live ones, and those silent for a moment only.
 pub(crate) fn host_views(seen: &Seen) -> Vec<HostView> {
     let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < Duration::from_secs(HOST_GONE_S));
-    let load = |host: &HostId| {
-        let holds = |desired: &&DesiredApp| match &desired.state {
-            DesiredState::Serving(serving) => serving.placements.contains(host),
-            DesiredState::Removed => false,
-        };
-        u32::try_from(seen.desired.values().filter(holds).count()).unwrap_or(u32::MAX)
-    };
+    let mut loads: BTreeMap<&HostId, u32> = BTreeMap::new();
+    for desired in seen.desired.values() {
+        if let DesiredState::Serving(serving) = &desired.state {
+            for host in &serving.placements {
+                *loads.entry(host).or_default() += 1;
+            }
+        }
+    }
     seen.hosts
         .values()
         .filter(|(beat, at)| recent(*at) && beat.accepting)
         .map(|(beat, _)| HostView {
             id: beat.host.clone(),
             zone: beat.zone.clone(),
-            replicas: load(&beat.host),
+            replicas: loads.get(&beat.host).copied().unwrap_or_default(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_replicas_of_a_lost_host_are_shared_out() {
+        let id = |name: &str| name.parse::<HostId>().unwrap();
+        let view = |name: &str| HostView { id: id(name), zone: name.to_owned(), replicas: 10 };
+        let (mut hosts, lost) = ([view("a"), view("b"), view("c")], [id("lost")]);
+        for _ in 0..9 {
+            let placed = place(Spread { replicas: 1 }, &hosts, &lost);
+            count(&mut hosts, &lost, &placed);
+        }
+        assert_eq!(hosts.map(|host| host.replicas), [13; 3]);
+    }
 }
