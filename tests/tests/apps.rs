@@ -324,6 +324,26 @@ async fn what_a_deployment_breaks_is_said(site: &Installation, producer: &Path) 
     assert_eq!(site.get(&add_in_test).await, (StatusCode::OK, json!(7)));
 }
 
+#[tokio::test]
+async fn many_apps_come_to_a_stage_at_once() {
+    let site = Installation::start_with(&["--no-sample"]).await;
+    let names: Vec<String> = (0..8).map(|number| format!("App{number}")).collect();
+    for name in &names {
+        let folder = project(
+            &site,
+            name,
+            &format!("app: {name}\nentities: {{ Row: {{ attributes: {{ N: Integer }} }} }}\n"),
+        );
+        site.succeed(&["publish", text(&folder)]);
+    }
+    let deploy = |name: &String| site.spawn(&["deploy", name, "--revision", "1", "--to", "test"]);
+    let deploying: Vec<_> = names.iter().map(deploy).collect();
+    for done in deploying {
+        let done = done.await.unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+}
+
 const TELLER: &str = "app: Teller
 entities: { Row: { attributes: { N: Integer } } }
 events:

@@ -120,6 +120,9 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
     .await?;
     run_as_owner(&mut tx, &names, statements).await?;
     steps.extend(share(&mut tx, command, &have, &after).await?);
+    if is_new {
+        roles::let_in(&mut tx, &names).await.context("let an app in")?;
+    }
     tx.commit().await.context("commit a migration")?;
     info!(app = %command.app, revision = %command.revision, steps = steps.len(), "migrated");
     Ok(steps)

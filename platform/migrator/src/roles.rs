@@ -59,7 +59,6 @@ pub async fn prepare(database: &PgPool) -> Result<()> {
 pub async fn create(tx: &mut PgConnection, names: &Names) -> Result<String> {
     let Names { schema, owner, login } = names;
     let password = Digest::of(&rand::random::<[u8; 32]>()).to_string();
-    let database: String = sqlx::query("select current_database()::text").fetch_one(&mut *tx).await?.get(0);
     let exists = "select 1 from pg_roles where rolname = $1";
     // Roles belong to the server, schemas to a database: a restored database may find its roles still there.
     for (role, options) in [
@@ -85,11 +84,19 @@ pub async fn create(tx: &mut PgConnection, names: &Names) -> Result<String> {
         format!(
             "alter default privileges for role {owner} in schema {schema} grant usage on sequences to {login}"
         ),
-        format!("grant connect on database \"{}\" to {login}", database.replace('"', "\"\"")),
     ] {
         run(tx, statement).await?;
     }
     Ok(password)
+}
+
+/// Lets an app's login in. The rights on a database are one row of the catalogue, in which two that change it at once would
+/// meet; so they take turns, from here until their end, and this comes last in a transaction.
+pub(crate) async fn let_in(tx: &mut PgConnection, names: &Names) -> Result<()> {
+    let database: String = sqlx::query("select current_database()::text").fetch_one(&mut *tx).await?.get(0);
+    sqlx::query("select pg_advisory_xact_lock(hashtext('odeon.connect'))").execute(&mut *tx).await?;
+    run(tx, format!("grant connect on database \"{}\" to {}", database.replace('"', "\"\""), names.login))
+        .await
 }
 
 /// Runs a statement that was put together here, from names that are safe.
