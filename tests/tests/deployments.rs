@@ -29,6 +29,7 @@ async fn a_deployment_works_or_changes_nothing() {
     an_app_for_wasi_0_3_may_serve_several_requests_in_one_instance(&site).await;
     an_incompatible_model_leaves_the_old_revision(&site).await;
     a_killed_migration_is_done_again(&site).await;
+    a_migration_that_takes_long_is_waited_for(&site).await;
     a_failed_request_leads_to_its_node(&site).await;
     a_save_is_published(&site).await;
     an_app_calls_only_whom_its_settings_allow(&site).await;
@@ -278,6 +279,22 @@ async fn a_killed_migration_is_done_again(site: &Installation) {
     assert_eq!(status, StatusCode::OK, "{made}");
     let (_, list) = site.get(&url).await;
     assert_eq!(list[0]["Place"], "", "the new column is there: {list}");
+}
+
+async fn a_migration_that_takes_long_is_waited_for(site: &Installation) {
+    let database = site.database("stage_development").await;
+    let lock = format!("(hashtext('{}'))", site.key_of("Shop"));
+    database.batch_execute(&format!("select pg_advisory_lock{lock}")).await.unwrap();
+    let project = site.project("Shop", &[]);
+    let publishing = site.spawn(&["publish", &project]);
+    eventually("the Platform hears that it runs", async || {
+        let log = fs::read_to_string(site.process("platform")["log"].as_str().unwrap()).unwrap();
+        log.contains("a migration of `Shop` still runs in development").then_some(())
+    })
+    .await;
+    database.batch_execute(&format!("select pg_advisory_unlock{lock}")).await.unwrap();
+    let done = publishing.await.unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 async fn a_failed_request_leads_to_its_node(site: &Installation) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use odeon_oml::schema::Schema;
-use odeon_protocol::{Generation, MigrateCommand, Refusal, Signed};
+use odeon_protocol::{Generation, MIGRATION_RUNS, MigrateCommand, Refusal, Signed};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row as _};
 use tracing::info;
@@ -67,10 +67,15 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
     let mut tx = migrator.database.begin().await.context("begin a migration")?;
     run(&mut tx, format!("set local lock_timeout = {LOCK_MS_MAX}")).await?;
     run(&mut tx, format!("set local statement_timeout = {STATEMENT_MS_MAX}")).await?;
-    sqlx::query("select pg_advisory_xact_lock(hashtext($1))")
-        .bind(command.app.as_str())
-        .execute(&mut *tx)
-        .await?;
+    // Nobody waits for a migration that runs: it may take longer than whoever asks waits for an answer.
+    let lock = sqlx::query("select pg_try_advisory_xact_lock(hashtext($1))").bind(command.app.as_str());
+    if !lock.fetch_one(&mut *tx).await?.get::<bool, _>(0) {
+        let text = format!(
+            "a migration of `{}` still runs in {}; deploy again when it has ended",
+            command.name, command.stage
+        );
+        bail!(Refusal::new(MIGRATION_RUNS, text));
+    }
     let row = sqlx::query("select epoch, number, model from odeon.apps where app = $1")
         .bind(command.app.as_str())
         .fetch_optional(&mut *tx)
@@ -138,21 +143,31 @@ async fn run_as_owner(tx: &mut PgConnection, names: &Names, statements: Vec<Stri
     Ok(())
 }
 
-/// Data that stand in the way are the user's to deal with; anything else is ours.
+/// Data that stand in the way, or are too many, are the user's to deal with; anything else is ours.
 fn data_refusal(error: anyhow::Error, statement: &str) -> anyhow::Error {
     const UNIQUE: &str = "23505";
     const REFERENCE: &str = "23503";
-    let refusal = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error).and_then(|error| {
-        let code = error.code()?;
-        [UNIQUE, REFERENCE].contains(&code.as_ref()).then(|| {
-            let text = format!("the rows in the database do not fit the new model: {} (while running: {statement}). Nothing was changed", error.message());
+    const TOOK_TOO_LONG: &str = "57014";
+    let told = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+    let code = told.and_then(|told| told.code()).unwrap_or_default();
+    let refusal = match (code.as_ref(), told) {
+        (UNIQUE | REFERENCE, Some(told)) => {
+            let text = format!(
+                "the rows in the database do not fit the new model: {} (while running: {statement}). Nothing was changed",
+                told.message()
+            );
             Refusal::new("OS-DPL-40912", text)
-        })
-    });
-    match refusal {
-        Some(refusal) => refusal.into(),
-        None => error.context(format!("run: {statement}")),
-    }
+        }
+        (TOOK_TOO_LONG, _) => {
+            let seconds = STATEMENT_MS_MAX / 1_000;
+            let text = format!(
+                "a statement takes longer than the {seconds} s that it may, for the rows that there are: {statement}. Nothing was changed"
+            );
+            Refusal::new("OS-DPL-40913", text)
+        }
+        _ => return error.context(format!("run: {statement}")),
+    };
+    refusal.into()
 }
 
 fn meets_lock(error: &anyhow::Error) -> bool {

@@ -32,6 +32,9 @@ impl Sealable for MigrateCommand {
     const PURPOSE: &'static str = "migration";
 }
 
+/// Code of the refusal that is none yet: a migration of the app still runs. Who asks again learns how it ended.
+pub const MIGRATION_RUNS: &str = "OS-MIG-42301";
+
 /// The answer to a [`MigrateCommand`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]

@@ -15,8 +15,9 @@ use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::events;
 use odeon_protocol::{
-    AppId, DesiredApp, Digest, HostHeartbeat, HostId, MigrateCommand, MigrateReply, OrganizationId,
-    ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys, subjects,
+    AppId, DesiredApp, Digest, HostHeartbeat, HostId, MIGRATION_RUNS, MigrateCommand, MigrateReply,
+    OrganizationId, ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys,
+    subjects,
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -24,10 +25,12 @@ use tracing::{info, warn};
 /// How long the Platform waits for a migrator's answer before it asks again, in seconds. Asking twice is safe:
 /// the migrator does one generation once, under a lock.
 const MIGRATE_TRY_S_MAX: u64 = 15;
-/// How often it asks: longer, in all, than the migrator's own limits.
+/// Questions without an answer, one after the other, after which it gives up.
 const MIGRATE_TRIES_MAX: u32 = 4;
-/// Wait before it asks again when no migrator listens, in milliseconds: one that ended is started anew.
+/// Wait before it asks again, in milliseconds: a migrator that ended is started anew, and a migration that runs ends.
 const MIGRATE_PAUSE_MS: u64 = 1_000;
+/// How long it asks for the end of a migration that runs, in seconds.
+const MIGRATE_S_MAX: u64 = 120;
 /// Log lines of a stage are kept for 28 days and within this many bytes, oldest out first.
 const LOGS_BYTES_MAX: i64 = 1 << 30;
 /// Messages with log lines of one app from one host, of 8 KiB each: what floods the log drives out its own lines, not others'. Who says
@@ -181,26 +184,40 @@ impl Stage {
     /// Asks the stage's migrator and waits for its answer; asks again when the migrator ended meanwhile.
     pub(crate) async fn migrate(&self, command: &Signed<MigrateCommand>) -> Result<MigrateReply> {
         let payload = bytes::Bytes::from(serde_json::to_vec(command).context("encode a migration")?);
-        let mut tries = 0;
-        let reply = loop {
-            tries += 1;
+        let started = Instant::now();
+        let mut unanswered = 0;
+        loop {
             let request = async_nats::Request::new()
                 .payload(payload.clone())
                 .timeout(Some(Duration::from_secs(MIGRATE_TRY_S_MAX)));
             match self.client.send_request(subjects::MIGRATE, request).await {
-                Ok(reply) => break reply,
-                Err(error) if tries == MIGRATE_TRIES_MAX => {
-                    return Err(error).with_context(|| {
-                        format!("ask the migrator of stage {}; is odeon-migrator running there?", self.name)
-                    });
+                Ok(reply) => {
+                    unanswered = 0;
+                    let reply =
+                        serde_json::from_slice(&reply.payload).context("read the migrator's answer")?;
+                    let is_over = started.elapsed() > Duration::from_secs(MIGRATE_S_MAX);
+                    match &reply {
+                        MigrateReply::Refused(told) if told.code == MIGRATION_RUNS && !is_over => {
+                            info!(stage = %self.name, "the migrator is asked again: {told}");
+                        }
+                        MigrateReply::Refused(_) | MigrateReply::Done { .. } => return Ok(reply),
+                    }
                 }
                 Err(error) => {
+                    unanswered += 1;
+                    if unanswered == MIGRATE_TRIES_MAX {
+                        return Err(error).with_context(|| {
+                            format!(
+                                "ask the migrator of stage {}; is odeon-migrator running there?",
+                                self.name
+                            )
+                        });
+                    }
                     warn!(stage = %self.name, "the migrator did not answer and is asked again: {error}");
-                    tokio::time::sleep(Duration::from_millis(MIGRATE_PAUSE_MS)).await;
                 }
             }
-        };
-        serde_json::from_slice(&reply.payload).context("read the migrator's answer")
+            tokio::time::sleep(Duration::from_millis(MIGRATE_PAUSE_MS)).await;
+        }
     }
 
     async fn follow_desired(self: Arc<Self>, trusted: TrustedKeys) {
