@@ -91,7 +91,9 @@ async fn a_restored_platform_database_changes_nothing(site: &Installation) {
     let database = site.database("platform").await;
     let before = revision_in(site, "production");
     let older = "update deployments.deployments set revision = 1, previous_revision = null, epoch = 0, number = 1, \
-                 limits = '{}', egress_allow = '{}'";
+                 limits = '{}', egress_allow = '{}'; \
+                 delete from assets.revisions r using assets.assets a \
+                 where a.key = r.asset_key and a.name = 'Orders' and r.revision > 1";
     database.batch_execute(older).await.unwrap();
     serves_while_restarting(site, "platform", &before).await;
     let token = site.token();
@@ -103,6 +105,9 @@ async fn a_restored_platform_database_changes_nothing(site: &Installation) {
     assert_eq!(kept, r#"{"memoryMib": 300, "cpuBurstMs": null}api.example.com"#);
     site.succeed(&["deploy", "Orders", "--revision", "1", "--to", "production"]);
     assert_eq!(revision_in(site, "production"), "1");
+    // What serves and is forgotten keeps its number.
+    site.succeed(&["publish", &site.project("Orders", &[])]);
+    assert_eq!(latest_revision(site), (latest.parse::<u32>().unwrap() + 1).to_string());
 }
 
 async fn a_backup_restores_into_an_empty_folder(site: Installation) {

@@ -11,6 +11,7 @@ use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::api::paging::FIRST;
+use crate::deployments;
 
 /// An app as the repository knows it.
 pub(crate) struct Asset {
@@ -57,7 +58,7 @@ pub(crate) struct NewRevision<'a> {
 
 /// Adds a revision, and the asset with the first one. `seal` signs the claim once the number is known.
 ///
-/// The asset's row is locked meanwhile: two builds of one app get two numbers.
+/// The asset's row is locked meanwhile: two builds of one app get two numbers. No number is given twice, nor one that serves somewhere.
 pub(crate) async fn add_revision(
     database: &PgPool,
     new: NewRevision<'_>,
@@ -78,11 +79,14 @@ pub(crate) async fn add_revision(
             .fetch_one(&mut *tx)
             .await?;
     let key: AppId = row.get::<String, _>(0).parse().context("the stored asset key")?;
-    let row = sqlx::query("select coalesce(max(revision), 0) + 1 from assets.revisions where asset_key = $1")
+    let row = sqlx::query("select max(revision) from assets.revisions where asset_key = $1")
         .bind(key.as_str())
         .fetch_one(&mut *tx)
         .await?;
-    let revision = Revision(u32::try_from(row.get::<i32, _>(0)).context("the stored revision")?);
+    // A restored database may lack revisions that serve in a stage: their numbers stay theirs.
+    let deployed = deployments::store::last_revision(&mut *tx, &key).await?;
+    let last = row.get::<Option<i32>, _>(0).max(deployed).unwrap_or_default();
+    let revision = Revision(u32::try_from(last).context("the stored revision")? + 1);
     sqlx::query(
         "insert into assets.revisions (asset_key, revision, organization_id, message, model_digest, wasm_digest, \
          native_digest, claim, schema, dependencies, created_by, settings, timers, interface) \

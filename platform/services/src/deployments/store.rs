@@ -119,6 +119,17 @@ pub(crate) async fn list(
     Ok((rows.iter().map(deployment).collect::<Result<_>>()?, total))
 }
 
+/// The newest revision of an app that any stage has, or had before.
+pub(crate) async fn last_revision(database: impl PgExecutor<'_>, app: &AppId) -> Result<Option<i32>> {
+    let row = sqlx::query(
+        "select max(greatest(revision, previous_revision)) from deployments.deployments where asset_key = $1",
+    )
+    .bind(app.as_str())
+    .fetch_one(database)
+    .await?;
+    Ok(row.get(0))
+}
+
 /// Writes what is wanted, if nothing newer was written meanwhile; false when it was.
 pub(crate) async fn save(database: impl PgExecutor<'_>, wanted: &Deployment) -> Result<bool> {
     let done = sqlx::query(
