@@ -103,6 +103,13 @@ async fn a_second_organization_sees_nothing_of_the_first(site: &Installation) {
     let theirs = apps.env("ODEON_TOKEN", &token).args(["--json"]).output().unwrap();
     assert_eq!(String::from_utf8(theirs.stdout).unwrap().trim(), "[]");
 
+    let hello = odeon_tests::hello();
+    let mut publish = odeon(site.data());
+    publish.args(["publish", hello.to_str().unwrap(), "--name", "Hello"]);
+    let publish = publish.env("ODEON_URL", site.platform("/")).env("ODEON_TOKEN", &token).output().unwrap();
+    let said = String::from_utf8(publish.stderr).unwrap();
+    assert!(said.contains("error[OS-DPL-50302]: stage development has no live host"), "{said}");
+
     // Whatever belongs to the first organization does not exist for the second.
     let owner = site.token();
     let key = site.key_of("Expenses");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use odeon_oml::schema::Schema;
-use odeon_protocol::{Generation, MIGRATION_RUNS, MigrateCommand, Refusal, Signed};
+use odeon_protocol::{Generation, MIGRATED_SINCE, MIGRATION_RUNS, MigrateCommand, Refusal, Signed};
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row as _};
 use tracing::info;
@@ -91,7 +91,7 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
                     "generation {} is older than {last}, which was migrated already",
                     command.generation
                 );
-                bail!(Refusal::new("OS-MIG-40901", text));
+                bail!(Refusal::new(MIGRATED_SINCE, text));
             }
             (row.get::<Json<Schema>, _>(2).0, false)
         }

@@ -38,7 +38,7 @@ pub use observed::{
     HostHeartbeat, LogLevel, LogLine, ReplicaState, ReplicaStatus, RouterHeartbeat, RouterStatus,
 };
 pub use requests::{
-    CredentialsReply, CredentialsRequest, DatabaseLogin, MIGRATION_RUNS, MigrateCommand, MigrateReply,
-    Refusal,
+    CredentialsReply, CredentialsRequest, DatabaseLogin, MIGRATED_SINCE, MIGRATION_RUNS, MigrateCommand,
+    MigrateReply, Refusal,
 };
 pub use signing::{KeyId, SealError, Signed, Signer, TrustedKeys};

@@ -35,6 +35,9 @@ impl Sealable for MigrateCommand {
 /// Code of the refusal that is none yet: a migration of the app still runs. Who asks again learns how it ended.
 pub const MIGRATION_RUNS: &str = "OS-MIG-42301";
 
+/// Code of the refusal of a generation that is older than one that was migrated. What that one needs is there: schemas only grow.
+pub const MIGRATED_SINCE: &str = "OS-MIG-40901";
+
 /// The answer to a [`MigrateCommand`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]

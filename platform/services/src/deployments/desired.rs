@@ -5,7 +5,8 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use odeon_protocol::{
-    AppId, AppName, DesiredApp, DesiredState, Generation, MigrateCommand, MigrateReply, Serving,
+    AppId, AppName, DesiredApp, DesiredState, Generation, MIGRATED_SINCE, MigrateCommand, MigrateReply,
+    Serving,
 };
 
 use odeon_protocol::events::EventHandler;
@@ -125,6 +126,8 @@ pub(crate) async fn write_again(platform: &Platform, stage: &Stage, wanted: &Dep
         push_revision(platform, stage, &revision).await?;
         match migrate(platform, stage, (&wanted.app, &wanted.name), wanted.generation, &revision).await? {
             MigrateReply::Done { .. } => {}
+            // A deployment that failed after its migration: the tables have more than this revision needs.
+            MigrateReply::Refused(refusal) if refusal.code == MIGRATED_SINCE => {}
             MigrateReply::Refused(refusal) => bail!("the migrator refused: {refusal}"),
         }
     }

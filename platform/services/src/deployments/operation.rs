@@ -199,6 +199,18 @@ async fn deploy(
         return Ok(Err(Failed));
     }
 
+    // Where nobody could serve it, nothing is migrated.
+    hear_hosts(&stage).await;
+    let seen = stage.seen();
+    let current = before.as_ref().map_or(&[][..], |before| &before.placements);
+    let placements =
+        place(Spread::of_stage(operation.stage.as_str()), &reconcile::host_views(&seen), current);
+    if placements.is_empty() {
+        let text = format!("stage {} has no live host; see `odeon status`", operation.stage);
+        progress.messages.push(Message::error("OS-DPL-50302", text));
+        return Ok(Err(Failed));
+    }
+
     let started = Instant::now();
     desired::push_revision(platform, &stage, &stored).await?;
     progress.step("push", started);
@@ -215,16 +227,6 @@ async fn deploy(
     progress.step("migrate", started);
 
     let started = Instant::now();
-    hear_hosts(&stage).await;
-    let seen = stage.seen();
-    let current = before.as_ref().map_or(&[][..], |before| &before.placements);
-    let placements =
-        place(Spread::of_stage(operation.stage.as_str()), &reconcile::host_views(&seen), current);
-    if placements.is_empty() {
-        let text = format!("stage {} has no live host; see `odeon status`", operation.stage);
-        progress.messages.push(Message::error("OS-DPL-50302", text));
-        return Ok(Err(Failed));
-    }
     let serving_before = before.as_ref().filter(|before| before.serving);
     let egress_before = before.as_ref().map(|before| before.egress_allow.clone()).unwrap_or_default();
     let limits_before = before.as_ref().map(|before| before.limits.clone()).unwrap_or_default();
