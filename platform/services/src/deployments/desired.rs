@@ -3,13 +3,15 @@
 //! Order matters: the database first, the stage second. A Platform that stops between the two writes the
 //! same generation again when it reconciles; the other way round, a generation could be given twice.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
+use odeon_protocol::events::EventHandler;
 use odeon_protocol::{
     AppId, AppName, DesiredApp, DesiredState, Generation, MIGRATED_SINCE, MigrateCommand, MigrateReply,
     Serving,
 };
-
-use odeon_protocol::events::EventHandler;
+use tracing::warn;
 
 use super::store::{self, Deployment};
 use crate::Platform;
@@ -17,6 +19,11 @@ use crate::assets;
 use crate::assets::store::StoredRevision;
 use crate::configurations;
 use crate::nats::stage::Stage;
+
+/// How often saved desired state is put into the stage before that is left to the reconciler.
+const PUT_TRIES_MAX: u32 = 3;
+/// Wait after a try that failed, in milliseconds.
+const PUT_PAUSE_MS: u64 = 1_000;
 
 /// The generation of the next change: newer than the database's and than anything the stage has seen.
 pub(crate) fn next_generation(
@@ -32,12 +39,18 @@ pub(crate) fn next_generation(
     ours.after_restore(run.chain(wanted).max().unwrap_or_default())
 }
 
-/// Saves `wanted` and puts it into the stage; what cannot be put there is not saved either.
+/// Saves `wanted` and puts it into the stage. What is saved stands: where it cannot be put there now, the reconciler does
+/// it as soon as nobody is on the deployment any more. Whoever waits for it to serve has a limit.
 pub(crate) async fn apply(platform: &Platform, stage: &Stage, wanted: &Deployment) -> Result<()> {
     let state = state(platform, wanted).await?;
     let saved = store::save(&platform.database, wanted).await?;
     ensure!(saved, "a newer deployment of `{}` to {} was made meanwhile", wanted.name, wanted.stage);
-    put(platform, stage, wanted, state).await
+    for _ in 0..PUT_TRIES_MAX {
+        let Err(error) = put(platform, stage, wanted, state.clone()).await else { return Ok(()) };
+        warn!(stage = %stage.name, app = %wanted.name, generation = %wanted.generation, "desired state is not in the stage yet: {error:#}");
+        tokio::time::sleep(Duration::from_millis(PUT_PAUSE_MS)).await;
+    }
+    Ok(())
 }
 
 /// Puts what the database says into the stage.

@@ -275,7 +275,7 @@ async fn deploy(
                 limits: limits_before,
                 ..wanted
             };
-            desired::apply(platform, &stage, &back).await?;
+            until_written("the way back", || desired::apply(platform, &stage, &back)).await?;
             progress.inform(match serving_before {
                 Some(before) => format!("revision {} keeps serving", before.revision),
                 None => format!("`{}` is not deployed to {}", asset.name, operation.stage),
