@@ -424,8 +424,16 @@ async fn a_host_compiles_what_has_no_native_code(site: &Installation) {
     settings.as_object_mut().unwrap().remove("host_binary").unwrap();
     fs::write(&file, settings.to_string()).unwrap();
     let restarts = site.process("platform")["restarts"].as_u64().unwrap();
-    site.kill("platform", Signal::KILL);
-    site.came_back("platform", restarts).await;
+    let followed = format!(
+        "/api/monitoring/v1/logs?assetKey={}&environment=development&follow=true",
+        site.key_of("Hello")
+    );
+    let follower = site.client.get(site.platform(&followed)).bearer_auth(site.token().trim());
+    let follower = follower.send().await.unwrap();
+    assert_eq!(follower.status(), StatusCode::OK);
+    site.kill("platform", Signal::TERM);
+    site.came_back("platform", restarts).await; // whoever follows a log does not hold it up
+    drop(follower);
     let health = site.platform("/healthz");
     eventually("the Platform answers", async || {
         site.client.get(&health).send().await.ok().filter(|answer| answer.status() == StatusCode::OK)

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use odeon_tests::{Installation, eventually, odeon};
 use reqwest::{Method, StatusCode};
@@ -15,6 +17,7 @@ const TOKENS: &str = "/api/identity/v1/tokens";
 #[tokio::test]
 async fn an_organization_keeps_to_itself() {
     let site = Installation::start().await;
+    let follower = a_follower_whose_token_is_revoked(&site).await;
     a_second_organization_sees_nothing_of_the_first(&site).await;
     a_token_allows_what_its_scopes_say_until_it_ends(&site).await;
     every_change_is_written_down(&site).await;
@@ -22,6 +25,7 @@ async fn an_organization_keeps_to_itself() {
     long_lists_are_whole(&site).await;
     who_hangs_up_leaves_nothing_half_done(&site).await;
     an_organization_is_there_with_its_stages_or_not_at_all(&site);
+    it_reads_no_longer(follower).await;
 }
 
 async fn long_lists_are_whole(site: &Installation) {
@@ -68,6 +72,31 @@ async fn who_hangs_up_leaves_nothing_half_done(site: &Installation) {
     let added = "select 1 from identity.organizations o join deployments.stages s on s.organization_id = o.id \
                  where o.name = 'hasty' having count(*) = 3";
     eventually("it is added", async || watcher.query_opt(added, &[]).await.unwrap()).await;
+}
+
+async fn a_follower_whose_token_is_revoked(site: &Installation) -> Child {
+    let token = site.succeed(&["token", "create", "follower", "--scope", "read"]);
+    let mut follow = odeon(site.data());
+    follow
+        .args(["logs", "Expenses", "--follow"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut follow =
+        follow.env("ODEON_URL", site.platform("/")).env("ODEON_TOKEN", token.trim()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.as_mut().unwrap()).lines();
+    let url = site.url("development", "/Expenses/rest/Expenses/Approve/0");
+    site.client.post(url).send().await.unwrap();
+    assert!(lines.next().unwrap().is_ok(), "it reads");
+    site.succeed(&["token", "revoke", "follower"]);
+    follow
+}
+
+async fn it_reads_no_longer(mut follow: Child) {
+    let ended = eventually("its answer ends", async || follow.try_wait().unwrap()).await;
+    let mut said = String::new();
+    follow.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(!ended.success() && said.contains("the log broke off; ask again"), "{said}");
 }
 
 /// Streams are promised what they may keep, and nats-server promises no more than it was told to have.

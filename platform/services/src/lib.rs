@@ -34,12 +34,13 @@ use serde_json::json;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tracing::info;
 
 use crate::assets::blobs::Blobs;
 use crate::identity::Scope;
 use crate::keys::Keys;
+use crate::monitoring::readers::Readers;
 use crate::nats::auth::{self, Permissions};
 use crate::nats::stage::Stage;
 use crate::nats::stages::Stages;
@@ -47,8 +48,6 @@ use crate::settings::Settings;
 
 /// Operations that run or wait at once; past that, 429.
 pub(crate) const OPERATIONS_MAX: usize = 64;
-/// Readers of logs at once; past that, 429.
-pub(crate) const LOG_READERS_MAX: usize = 64;
 /// Connections to the Platform's database.
 const DATABASE_CONNECTIONS_MAX: u32 = 16;
 /// How long a request waits for one of them, in seconds.
@@ -70,7 +69,9 @@ pub(crate) struct Platform {
     pub(crate) adding_organization: tokio::sync::Mutex<()>,
     pub(crate) builds: Semaphore,
     pub(crate) operations: Arc<Semaphore>,
-    pub(crate) log_readers: Arc<Semaphore>,
+    pub(crate) log_readers: Arc<Readers>,
+    /// Becomes true when the Platform stops: answers without an end have one then.
+    pub(crate) stopping: watch::Sender<bool>,
     busy: Arc<Busy>,
 }
 
@@ -203,7 +204,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
         adding_organization: tokio::sync::Mutex::default(),
         builds: Semaphore::new(builds::BUILDS_AT_ONCE),
         operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
-        log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+        log_readers: Arc::default(),
+        stopping: watch::Sender::new(false),
         busy: Arc::default(),
         settings,
     });
@@ -218,6 +220,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()> + Send
         .await
         .with_context(|| format!("listen on {}; is the port in use?", platform.settings.listen))?;
     info!(address = %listener.local_addr()?, "the Platform serves");
+    let stopping = platform.clone();
+    let shutdown = async move {
+        shutdown.await;
+        stopping.stopping.send_replace(true);
+    };
     axum::serve(listener, api::router(platform)).with_graceful_shutdown(shutdown).await.context("serve REST")
 }
 

@@ -10,6 +10,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use odeon_protocol::OrganizationId;
+use uuid::Uuid;
 
 use crate::Platform;
 use crate::api::ApiError;
@@ -47,6 +48,8 @@ impl Scope {
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) organization: OrganizationId,
+    /// Which token it is.
+    pub(crate) token: Uuid,
     /// `token:<name>`, for the audit trail.
     pub(crate) actor: String,
     scopes: Vec<String>,
@@ -76,6 +79,7 @@ impl FromRequestParts<Arc<Platform>> for Caller {
         let found = store::find_token(&platform.database, token).await?.ok_or_else(ApiError::unauthorized)?;
         Ok(Self {
             organization: found.organization,
+            token: found.id,
             actor: format!("token:{}", found.name),
             scopes: found.scopes,
         })

@@ -17,6 +17,7 @@ const TOKEN_PREFIX: &str = "odn_";
 
 /// A token that is valid now.
 pub(crate) struct FoundToken {
+    pub(crate) id: Uuid,
     pub(crate) organization: OrganizationId,
     pub(crate) name: String,
     pub(crate) scopes: Vec<String>,
@@ -83,7 +84,7 @@ pub(crate) async fn create_token(
 /// The token, if it is valid now.
 pub(crate) async fn find_token(database: &PgPool, token: &str) -> Result<Option<FoundToken>> {
     let row = sqlx::query(
-        "select organization_id, name, scopes from identity.tokens \
+        "select organization_id, name, scopes, id from identity.tokens \
          where hash = $1 and revoked_at is null and expires_at > now()",
     )
     .bind(hash(token))
@@ -91,9 +92,17 @@ pub(crate) async fn find_token(database: &PgPool, token: &str) -> Result<Option<
     .await?;
     row.map(|row| {
         let organization = row.get::<String, _>(0).parse().context("the stored organization id")?;
-        Ok(FoundToken { organization, name: row.get(1), scopes: row.get(2) })
+        Ok(FoundToken { id: row.get(3), organization, name: row.get(1), scopes: row.get(2) })
     })
     .transpose()
+}
+
+/// Whether a token that was found is valid still.
+pub(crate) async fn is_valid(database: &PgPool, id: Uuid) -> Result<bool> {
+    let row = sqlx::query(
+        "select 1 from identity.tokens where id = $1 and revoked_at is null and expires_at > now()",
+    );
+    Ok(row.bind(id).fetch_optional(database).await?.is_some())
 }
 
 /// Revokes the tokens of that name; false when there is none that was valid.

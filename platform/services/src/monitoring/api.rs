@@ -2,6 +2,7 @@
 //!
 //! A stage keeps lines in the order in which they came, and is read from the beginning: the newest are those that are left at the end. What it
 //! keeps of an app is bounded, and so is what is left of that here. An answer that cannot be finished breaks off, so that nobody takes a part of it for all.
+//! One that is followed ends with the token that it was asked with, and does not hold up a Platform that stops.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,11 +25,12 @@ use tracing::warn;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use crate::Platform;
 use crate::api::ApiError;
 use crate::assets;
-use crate::identity::{Caller, Scope};
+use crate::identity::{self, Caller, Scope};
 use crate::nats::stage::Stage;
 
 /// Lines on their way to one slow reader.
@@ -39,6 +41,8 @@ const LIMIT: usize = 1_000;
 const LIMIT_MAX: usize = 10_000;
 /// The same in bytes, of one answer.
 const NEWEST_BYTES_MAX: usize = 4 << 20;
+/// Time between two looks whether the token of a reader is still valid, in seconds.
+const TOKEN_S: u64 = 30;
 /// How long the stage may take to give the next message that it said it has, in seconds.
 const STALLED_S_MAX: u64 = 10;
 
@@ -60,7 +64,7 @@ struct LogQuery {
     #[serde(default = "limit")]
     #[param(default = 1_000, minimum = 1, maximum = 10_000)]
     limit: usize,
-    /// Go on with new lines until the caller hangs up.
+    /// Go on with new lines until the caller hangs up, its token ends, or the Platform stops.
     #[serde(default)]
     follow: bool,
 }
@@ -86,8 +90,8 @@ async fn logs(
         let detail = format!("use limit 1 to {LIMIT_MAX}, not {}", query.limit);
         return Err(ApiError::bad_request("OS-PLT-40001", detail));
     }
-    let place = platform.log_readers.clone().try_acquire_owned().map_err(|_| {
-        ApiError::busy(format!("{} log readers are connected; try again in a moment", crate::LOG_READERS_MAX))
+    let place = platform.log_readers.enter(&caller.organization).map_err(|readers| {
+        ApiError::busy(format!("{readers} log readers are connected; try again in a moment"))
     })?;
     let log = Log::open(&stage, subjects::logs_of(&asset.key)).await?;
     let (lines, receiver) = mpsc::channel(LINES_WAITING_MAX);
@@ -96,6 +100,7 @@ async fn logs(
         let read = tokio::select! {
             biased; // whoever hangs up is no failure
             () = lines.closed() => return,
+            why = may_read_no_longer(&platform, caller.token) => Err(anyhow!("{why}")),
             read = read(log, &query, &lines) => read,
         };
         if let Err(error) = read {
@@ -105,6 +110,22 @@ async fn logs(
     });
     let body = Body::from_stream(ReceiverStream::new(receiver));
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// Resolves when an answer has to end that may have no end, and says why.
+async fn may_read_no_longer(platform: &Platform, token: Uuid) -> &'static str {
+    let mut stopping = platform.stopping.subscribe();
+    loop {
+        let again = Duration::from_secs(TOKEN_S);
+        if tokio::time::timeout(again, stopping.wait_for(|stopping| *stopping)).await.is_ok() {
+            return "the Platform stops";
+        }
+        match identity::store::is_valid(&platform.database, token).await {
+            Ok(true) => {}
+            Ok(false) => return "the token is no longer valid",
+            Err(error) => warn!("look at a token: {error:#}"), // it was valid, and is looked at again
+        }
+    }
 }
 
 async fn read(mut log: Log, query: &LogQuery, lines: &mpsc::Sender<io::Result<Vec<u8>>>) -> Result<()> {
