@@ -23,8 +23,8 @@ use async_nats::{Client, Message};
 use futures_util::StreamExt as _;
 use odeon_protocol::{CredentialsReply, MigrateReply, Refusal, TrustedKeys, connection, subjects};
 use serde::Serialize;
-use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, PgPool};
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
@@ -53,7 +53,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> Re
         .port(database.port)
         .database(&database.database)
         .username(&database.user)
-        .password(&database.password);
+        .password(&database.password)
+        .disable_statement_logging(); // some say the password of an app's login
     let pool = PgPoolOptions::new().max_connections(DATABASE_CONNECTIONS_MAX).connect_with(options).await;
     let pool = pool.context("connect to the stage's database")?;
     roles::prepare(&pool).await.context("prepare the stage's database")?;

@@ -102,10 +102,17 @@ fn change_table(plan: &mut Plan, there: &Table, want: &Table, reasons: &mut Vec<
                 ));
                 plan.steps.push(format!("added attribute {name}.{}", column.name));
             }
-            Some(old)
-                if !same_type(old.column_type, column.column_type)
-                    || old.auto_number != column.auto_number =>
-            {
+            Some(old) if old.auto_number != column.auto_number => {
+                let (is, becomes) = match old.auto_number {
+                    true => ("numbered by the database", "given by the app"),
+                    false => ("given by the app", "numbered by the database"),
+                };
+                reasons.push(format!(
+                    "attribute {name}.{} is {is} and cannot become {becomes}: the running revision still uses it; add an attribute of another name",
+                    column.name
+                ));
+            }
+            Some(old) if !same_type(old.column_type, column.column_type) => {
                 reasons.push(format!(
                     "attribute {name}.{} is {} in the database and cannot become {}: the running revision still uses it; add an attribute of another name",
                     column.name,
@@ -370,6 +377,16 @@ mod tests {
         assert_eq!(after.foreign, reads("S.T", &["Id", "B", "A"]).foreign);
         let after = plan(&after, &Schema::default()).unwrap().after;
         assert_eq!(after.foreign.len(), 1, "a removed one stays");
+    }
+
+    #[test]
+    fn who_numbers_rows_is_told_when_it_changes() {
+        let with =
+            |auto_number| expense(vec![Column { auto_number, ..column("Number", ColumnType::LongInteger) }]);
+        let why = plan(&with(true), &with(false)).unwrap_err().message;
+        let expect =
+            "attribute Expense.Number is numbered by the database and cannot become given by the app";
+        assert!(why.contains(expect), "{why}");
     }
 
     #[test]
