@@ -119,8 +119,14 @@ async fn a_backup_restores_into_an_empty_folder(site: Installation) {
     // As a stage of before has it, when less was taken from apps.
     let stage = site.database("stage_test").await;
     stage.batch_execute("grant usage on language plpgsql to public").await.unwrap();
+    let uploads = site.data().join("run/blobs/uploads/somebody");
+    fs::create_dir_all(&uploads).unwrap();
+    fs::write(uploads.join("upload"), "nobody needs it").unwrap();
     let file = site.folder.join("odeon.backup");
     site.succeed(&["backup", file.to_str().unwrap()]);
+    let listed = Command::new("tar").arg("--list").arg("--file").arg(&file).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.contains("blobs/sha256/") && !listed.contains("uploads"), "{listed}");
     let said = site.fail(&["backup", file.to_str().unwrap()]);
     assert!(said.contains("exists; choose another name"), "{said}");
     let said = site.fail(&["restore", file.to_str().unwrap()]);

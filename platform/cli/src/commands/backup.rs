@@ -31,6 +31,8 @@ use crate::up::{self, stages};
 const FORMAT: u32 = 1;
 /// Folders of the installation that go into the file as they are.
 const FOLDERS: [&str; 3] = ["keys", "secrets", "blobs"];
+/// What waits there to be built is taken out again within an hour; who sent it sends it again.
+const UPLOADS: &str = "blobs/uploads";
 /// The Platform's database.
 const PLATFORM: &str = "platform";
 /// Begins the name of a file that says what was done to a database; a restored one is looked at again.
@@ -233,6 +235,9 @@ fn append_folder(archive: &mut tar::Builder<impl std::io::Write>, name: &str, fo
         let file_name =
             file_name.with_context(|| format!("{} has a strange name", entry.path().display()))?;
         let name = format!("{name}/{file_name}");
+        if name == UPLOADS {
+            continue;
+        }
         if entry.path().is_dir() {
             append_folder(archive, &name, &entry.path())?;
         } else if !file_name.contains('#') && !file_name.ends_with(".new") {

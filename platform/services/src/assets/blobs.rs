@@ -33,7 +33,8 @@ impl Blobs {
         let folder = Path::new(location);
         std::fs::create_dir_all(folder).with_context(|| format!("create the blob folder {location}"))?;
         let store = object_store::local::LocalFileSystem::new_with_prefix(folder)
-            .with_context(|| format!("open the blob folder {location}"))?;
+            .with_context(|| format!("open the blob folder {location}"))?
+            .with_fsync(true); // a revision that is stored has its bits, whatever happens to the machine
         Ok(Self(Arc::new(store)))
     }
 
