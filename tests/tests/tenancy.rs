@@ -22,10 +22,25 @@ async fn an_organization_keeps_to_itself() {
     a_token_allows_what_its_scopes_say_until_it_ends(&site).await;
     every_change_is_written_down(&site).await;
     no_secret_is_told(&site).await;
+    what_cannot_be_read_is_a_problem_too(&site).await;
     long_lists_are_whole(&site).await;
     who_hangs_up_leaves_nothing_half_done(&site).await;
     an_organization_is_there_with_its_stages_or_not_at_all(&site);
     it_reads_no_longer(follower).await;
+}
+
+async fn what_cannot_be_read_is_a_problem_too(site: &Installation) {
+    let token = site.token();
+    for (method, path, body, code) in [
+        (Method::GET, format!("{ASSETS}?offset=few"), None, "OS-PLT-40002"),
+        (Method::GET, "/api/deployments/v1/publish-operations/first".to_owned(), None, "OS-PLT-40002"),
+        (Method::POST, TOKENS.to_owned(), Some(json!({ "called": "x" })), "OS-PLT-42201"),
+        (Method::POST, TOKENS.to_owned(), None, "OS-PLT-41501"),
+    ] {
+        let (status, problem) = site.call(&token, method, &path, body).await;
+        assert!(status.is_client_error() && problem["traceId"].is_string(), "{path}: {status} {problem}");
+        assert_eq!(problem["errorCode"], code, "{path}: {problem}");
+    }
 }
 
 async fn long_lists_are_whole(site: &Installation) {

@@ -37,6 +37,16 @@ impl ApiError {
     pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code, detail: detail.into() }
     }
+    /// A request whose path, parameters or body cannot be read.
+    pub(crate) fn unreadable(status: StatusCode, detail: String) -> Self {
+        let code = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => "OS-PLT-41301",
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => "OS-PLT-41501",
+            StatusCode::UNPROCESSABLE_ENTITY => "OS-PLT-42201",
+            _ => "OS-PLT-40002",
+        };
+        Self { status, code, detail }
+    }
     pub(crate) fn unauthorized() -> Self {
         let detail = "send `Authorization: Bearer <token>` with a token that is neither expired nor revoked";
         Self { status: StatusCode::UNAUTHORIZED, code: "OS-IDCO-40101", detail: detail.into() }

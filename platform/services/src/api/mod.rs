@@ -4,6 +4,7 @@
 //! `/api/openapi.json` is generated from the handlers themselves.
 
 pub(crate) mod error;
+pub(crate) mod extract;
 pub(crate) mod paging;
 
 use std::sync::Arc;

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use chrono::{DateTime, Utc};
 use odeon_protocol::Revision;
 use serde::{Deserialize, Serialize};
@@ -14,6 +13,7 @@ use utoipa_axum::routes;
 use super::store;
 use crate::Platform;
 use crate::api::ApiError;
+use crate::api::extract::{Json, Path, Query};
 use crate::api::paging::{Page, Paging};
 use crate::identity::{Caller, Scope};
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -14,6 +13,7 @@ use uuid::Uuid;
 use super::store;
 use crate::Platform;
 use crate::api::ApiError;
+use crate::api::extract::{Json, Path};
 use crate::identity::{Caller, Scope};
 
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {

@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use odeon_compiler::Setting;
 use odeon_protocol::secrets::Place;
 use odeon_protocol::{SettingValue, StageName};
@@ -22,6 +21,7 @@ use super::store::{Change, Changes};
 use super::{fits, store};
 use crate::Platform;
 use crate::api::ApiError;
+use crate::api::extract::{Json, Path};
 use crate::assets;
 use crate::assets::store::Asset;
 use crate::deployments;

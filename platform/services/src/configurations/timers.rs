@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use odeon_compiler::Timer;
@@ -22,6 +21,7 @@ use super::api::{self, Changed};
 use super::store::{self, Changes, TimerOverride};
 use crate::Platform;
 use crate::api::ApiError;
+use crate::api::extract::{Json, Path};
 use crate::assets;
 use crate::assets::store::{Asset, StoredRevision};
 use crate::deployments;

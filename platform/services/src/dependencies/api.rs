@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 use odeon_protocol::Revision;
@@ -15,6 +14,7 @@ use utoipa_axum::routes;
 use super::analysis::{self, Inconsistency};
 use crate::Platform;
 use crate::api::ApiError;
+use crate::api::extract::{Json, Path};
 use crate::assets;
 use crate::assets::store::{Asset, StoredRevision};
 use crate::builds;

@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use odeon_protocol::{AppName, Revision, StageName};
@@ -23,6 +22,7 @@ use super::store::{self, Kind, NewOperation};
 use crate::Platform;
 use crate::again::is_away;
 use crate::api::ApiError;
+use crate::api::extract::{Json, Path, Query};
 use crate::api::paging::{Page, Paging};
 use crate::assets;
 use crate::assets::uploads::Upload;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
-use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Duration, Utc};
 use odeon_protocol::OrganizationId;
@@ -20,6 +19,7 @@ use utoipa_axum::routes;
 use super::{Caller, Scope, store};
 use crate::Platform;
 use crate::api::ApiError;
+use crate::api::extract::{Json, Path, Query};
 use crate::api::paging::{FIRST, Page, Paging};
 use crate::deployments;
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, anyhow};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::Message;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use crate::Platform;
 use crate::api::ApiError;
+use crate::api::extract::Query;
 use crate::assets;
 use crate::identity::{self, Caller, Scope};
 use crate::nats::stage::Stage;
