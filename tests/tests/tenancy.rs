@@ -190,6 +190,8 @@ async fn a_token_allows_what_its_scopes_say_until_it_ends(site: &Installation) {
     let reader = site.succeed(&["token", "create", "reader", "--scope", "read", "--days", "1"]);
     let reader = reader.trim();
     assert_eq!(site.call(reader, Method::GET, ASSETS, None).await.0, StatusCode::OK);
+    let said = site.fail(&["token", "create", "reader", "--scope", "read"]);
+    assert!(said.contains("a valid token named `reader` exists"), "{said}");
     let more = json!({ "name": "more", "scopes": ["admin"], "days": 1 });
     for (method, path, body) in [
         (Method::POST, "/api/asset-repository/v1/uploads", json!({ "files": {} })),

@@ -146,7 +146,7 @@ fn unmade(error: anyhow::Error) -> ApiError {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NewToken {
-    /// For people; shown in the audit trail.
+    /// For people; shown in the audit trail. No other valid token of the organization has it.
     name: String,
     /// `read`, `deploy`, `admin`, `operator`; those that the caller has.
     scopes: Vec<String>,
@@ -193,6 +193,12 @@ async fn create_token(
     }
     let expires_at = Utc::now() + Duration::days(new.days);
     let mut tx = platform.database.begin().await?;
+    // The audit trail says by name who did what.
+    if store::token_exists(&mut tx, &caller.organization, &new.name).await? {
+        let detail =
+            format!("a valid token named `{}` exists; revoke it first, or choose another name", new.name);
+        return Err(ApiError::conflict("OS-IDCO-40903", detail));
+    }
     let token = store::create_token(&mut *tx, &caller.organization, &new.name, &scopes, expires_at).await?;
     store::audit(
         &mut *tx,

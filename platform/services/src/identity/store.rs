@@ -7,7 +7,7 @@ use odeon_protocol::OrganizationId;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgRow;
-use sqlx::{PgExecutor, PgPool, Row as _};
+use sqlx::{PgConnection, PgExecutor, PgPool, Row as _};
 use uuid::Uuid;
 
 use super::Scope;
@@ -79,6 +79,23 @@ pub(crate) async fn create_token(
         .execute(database)
         .await?;
     Ok(token)
+}
+
+/// Whether a valid token has that name. Until the transaction ends, nobody else makes one in this organization.
+pub(crate) async fn token_exists(
+    tx: &mut PgConnection,
+    organization: &OrganizationId,
+    name: &str,
+) -> Result<bool> {
+    sqlx::query("select 1 from identity.organizations where id = $1 for no key update")
+        .bind(organization.as_str())
+        .execute(&mut *tx)
+        .await?;
+    let row = sqlx::query(
+        "select 1 from identity.tokens where organization_id = $1 and name = $2 \
+         and revoked_at is null and expires_at > now()",
+    );
+    Ok(row.bind(organization.as_str()).bind(name).fetch_optional(tx).await?.is_some())
 }
 
 /// The token, if it is valid now.
