@@ -31,6 +31,7 @@ async fn a_deployment_works_or_changes_nothing() {
     an_incompatible_model_leaves_the_old_revision(&site).await;
     a_killed_migration_is_done_again(&site).await;
     a_migration_that_takes_long_is_waited_for(&site).await;
+    no_row_holds_up_a_rollback(&site).await;
     a_failed_request_leads_to_its_node(&site).await;
     a_save_is_published(&site).await;
     an_app_calls_only_whom_its_settings_allow(&site).await;
@@ -305,6 +306,55 @@ async fn a_migration_that_takes_long_is_waited_for(site: &Installation) {
     database.batch_execute(&format!("select pg_advisory_unlock{lock}")).await.unwrap();
     let done = publishing.await.unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn no_row_holds_up_a_rollback(site: &Installation) {
+    const STRICT: &str = "app: Strict
+entities:
+  Owner: { attributes: { Name: Text } }
+  Thing:
+    attributes: { Code: Text, OwnerId: Owner Identifier }
+    indexes: { ByCode: { attributes: [Code], unique: true } }
+rest: { A: { methods: { Ping: { outputs: { N: Integer }, flow: [ { assign: { N: '1' } } ] } } } }
+";
+    let folder = site.folder.join("strict");
+    fs::create_dir(&folder).unwrap();
+    let publish = |text: &str| {
+        fs::write(folder.join("app.yaml"), text).unwrap();
+        site.run(&["publish", folder.to_str().unwrap()])
+    };
+    let loose = STRICT.replace(", unique: true", "").replace("OwnerId: Owner Identifier", "Other: Text");
+    let without = STRICT.lines().filter(|line| !line.contains("Thing") && !line.contains("OwnerId"));
+    let without: Vec<_> = without.filter(|line| !line.contains("ByCode")).collect();
+    for text in [STRICT, &loose] {
+        let done = publish(text);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let database = site.database("stage_development").await;
+    let schema = "select schema_name from odeon.apps where name = 'Strict'";
+    let schema: String = database.query_one(schema, &[]).await.unwrap().get(0);
+    let misfit = format!("insert into {schema}.\"Thing\" (\"Code\", \"OwnerId\") values ('a', 7), ('a', 8)");
+    database.batch_execute(&misfit).await.unwrap();
+    let done = publish(STRICT);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(!done.status.success() && said.contains("OS-DPL-40912"), "a new revision has to fit: {said}");
+
+    let done = site.run(&["rollback", "Strict"]);
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && said.contains("warning[OS-DPL-40914]: rows of entity Thing"), "{said}");
+    let dangling = format!("insert into {schema}.\"Thing\" (\"Code\", \"OwnerId\") values ('b', 9)");
+    let refused = database.batch_execute(&dangling).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().code().code(), "23503", "what comes now has to fit");
+
+    // What left the model keeps nothing from being deleted.
+    let owned = format!(
+        "delete from {schema}.\"Thing\"; with owner as (insert into {schema}.\"Owner\" (\"Name\") values ('x') returning \"Id\") \
+         insert into {schema}.\"Thing\" (\"Code\", \"OwnerId\") select 'c', \"Id\" from owner"
+    );
+    database.batch_execute(&owned).await.unwrap();
+    let done = publish(&without.join("\n"));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    database.batch_execute(&format!("delete from {schema}.\"Owner\"")).await.unwrap();
 }
 
 async fn a_failed_request_leads_to_its_node(site: &Installation) {

@@ -91,7 +91,7 @@ async fn answer_all(client: Client, migrator: Arc<Migrator>) -> Result<()> {
 async fn answer(client: &Client, migrator: &Migrator, question: Message) {
     if question.subject.as_str() == subjects::MIGRATE {
         let reply = match migrate::migrate(migrator, &question.payload).await {
-            Ok(steps) => MigrateReply::Done { steps },
+            Ok(migrate::Migrated { steps, warnings }) => MigrateReply::Done { steps, warnings },
             Err(error) => MigrateReply::Refused(told(error)),
         };
         reply_with(client, &question, &reply).await;

@@ -11,7 +11,7 @@ use sqlx::{PgConnection, Row as _};
 use tracing::info;
 
 use crate::Migrator;
-use crate::plan::{Plan, plan};
+use crate::plan::{Plan, Rows, UniqueIndex, plan};
 use crate::roles::{self, Names, run};
 use crate::share::share;
 
@@ -25,9 +25,17 @@ const TRIES_MAX: u32 = 5;
 const PAUSE_MS: u64 = 300;
 /// PostgreSQL: a lock was not available in time, deadlock, serialization failure.
 const TRY_AGAIN: [&str; 3] = ["55P03", "40P01", "40001"];
+/// PostgreSQL: rows are equal that must not be.
+const UNIQUE: &str = "23505";
+
+/// What was done, and what could not be as the model says, in words.
+pub(crate) struct Migrated {
+    pub(crate) steps: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+}
 
 /// Does what the sealed command in `payload` asks for, and says what was done.
-pub(crate) async fn migrate(migrator: &Migrator, payload: &[u8]) -> Result<Vec<String>> {
+pub(crate) async fn migrate(migrator: &Migrator, payload: &[u8]) -> Result<Migrated> {
     let sealed: Signed<MigrateCommand> = serde_json::from_slice(payload)
         .map_err(|error| Refusal::new("OS-MIG-40001", format!("not a sealed migration: {error}")))?;
     let command =
@@ -62,7 +70,7 @@ pub(crate) async fn migrate(migrator: &Migrator, payload: &[u8]) -> Result<Vec<S
     }
 }
 
-async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -> Result<Vec<String>> {
+async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -> Result<Migrated> {
     let names = Names::of(&command.organization, &command.stage, &command.app);
     let mut tx = migrator.database.begin().await.context("begin a migration")?;
     run(&mut tx, format!("set local lock_timeout = {LOCK_MS_MAX}")).await?;
@@ -97,9 +105,10 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
         }
         None => (Schema::default(), true),
     };
-    let Plan { statements, mut steps, after } = match command.undeploys {
+    let rows = if command.goes_back { Rows::MayNotFit } else { Rows::Fit };
+    let Plan { statements, where_rows_fit, mut steps, mut after } = match command.undeploys {
         true => Plan { after: Schema { foreign: Vec::new(), ..have.clone() }, ..Plan::default() },
-        false => plan(&have, want)?,
+        false => plan(&have, want, rows)?,
     };
     if is_new {
         let password = roles::create(&mut tx, &names).await.context("create the roles of an app")?;
@@ -112,6 +121,23 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
             .execute(&mut *tx)
             .await?;
     }
+    run_as_owner(&mut tx, &names, statements).await?;
+    let mut warnings = Vec::new();
+    for index in where_rows_fit {
+        match make_where_rows_fit(&mut tx, &index).await? {
+            true => steps.push(format!("created unique index {}", index.name)),
+            false => {
+                if let Some(table) = after.tables.iter_mut().find(|table| table.name == index.table) {
+                    table.indexes.retain(|kept| kept.name != index.name);
+                }
+                warnings.push(format!(
+                    "rows of entity {} that were written since are equal in what index {} says is unique; it is left out",
+                    index.table, index.name
+                ));
+            }
+        }
+    }
+    steps.extend(share(&mut tx, command, &have, &after).await?);
     sqlx::query(
         "update odeon.apps set name = $2, epoch = $3, number = $4, revision = $5, model = $6 where app = $1",
     )
@@ -123,14 +149,12 @@ async fn attempt(migrator: &Migrator, command: &MigrateCommand, want: &Schema) -
     .bind(Json(&after))
     .execute(&mut *tx)
     .await?;
-    run_as_owner(&mut tx, &names, statements).await?;
-    steps.extend(share(&mut tx, command, &have, &after).await?);
     if is_new {
         roles::let_in(&mut tx, &names).await.context("let an app in")?;
     }
     tx.commit().await.context("commit a migration")?;
     info!(app = %command.app, revision = %command.revision, steps = steps.len(), "migrated");
-    Ok(steps)
+    Ok(Migrated { steps, warnings })
 }
 
 /// Tables belong to the app's NOLOGIN role: it, not the admin, runs the statements.
@@ -143,9 +167,20 @@ async fn run_as_owner(tx: &mut PgConnection, names: &Names, statements: Vec<Stri
     Ok(())
 }
 
+/// False, and nothing happened, where rows do not fit.
+async fn make_where_rows_fit(tx: &mut PgConnection, index: &UniqueIndex) -> Result<bool> {
+    run(tx, "savepoint unique_index".to_owned()).await?;
+    match run(tx, index.statement.clone()).await {
+        Ok(()) => run(tx, "release savepoint unique_index".to_owned()).await.map(|()| true),
+        Err(error) if has_code(&error, &[UNIQUE]) => {
+            run(tx, "rollback to savepoint unique_index".to_owned()).await.map(|()| false)
+        }
+        Err(error) => Err(data_refusal(error, &index.statement)),
+    }
+}
+
 /// Data that stand in the way, or are too many, are the user's to deal with; anything else is ours.
 fn data_refusal(error: anyhow::Error, statement: &str) -> anyhow::Error {
-    const UNIQUE: &str = "23505";
     const REFERENCE: &str = "23503";
     const TOOK_TOO_LONG: &str = "57014";
     let told = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
@@ -171,7 +206,11 @@ fn data_refusal(error: anyhow::Error, statement: &str) -> anyhow::Error {
 }
 
 fn meets_lock(error: &anyhow::Error) -> bool {
+    has_code(error, &TRY_AGAIN)
+}
+
+fn has_code(error: &anyhow::Error, codes: &[&str]) -> bool {
     let code =
         error.chain().find_map(|cause| cause.downcast_ref::<sqlx::Error>()?.as_database_error()?.code());
-    code.is_some_and(|code| TRY_AGAIN.contains(&code.as_ref()))
+    code.is_some_and(|code| codes.contains(&code.as_ref()))
 }

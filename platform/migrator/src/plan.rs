@@ -3,26 +3,49 @@
 //!
 //! Two revisions serve during a rollout, so each step must suit the running one too: tables and columns are
 //! added (with a default, so that inserts which do not know them go through), indexes and references follow
-//! the model, and nothing else happens. A table or column that left the model stays, with its data. What
-//! cannot be done this way is refused with a code, all reasons at once.
+//! the model, and nothing else happens. A table or column that left the model stays, with its data, and refers to
+//! nothing any more. What cannot be done this way is refused with a code, all reasons at once; rows refuse what is new
+//! only, never the way back.
 
 use odeon_oml::schema::{Column, ColumnType, DeleteRule, ForeignKey, ForeignTable, Index, Schema, Table};
 use odeon_protocol::Refusal;
+
+/// Whether rows that are there may refuse a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rows {
+    /// They have to fit: the revision is new here.
+    Fit,
+    /// They need not: the revision was here before, and no row holds up the way back to it.
+    MayNotFit,
+}
+
+/// A unique index that is left out where rows do not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UniqueIndex {
+    /// Makes it.
+    pub statement: String,
+    /// The table that it is on.
+    pub table: String,
+    /// Its name in the model.
+    pub name: String,
+}
 
 /// What to run, and what is there afterwards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Statements in order, for the role that owns the tables, in the app's schema.
     pub statements: Vec<String>,
+    /// What to run after them, each of which may find that rows do not fit.
+    pub where_rows_fit: Vec<UniqueIndex>,
     /// What they do, for people.
     pub steps: Vec<String>,
-    /// Everything that is there afterwards, what left the model included.
+    /// Everything that is there afterwards, what left the model and what is left out where rows do not fit included.
     pub after: Schema,
 }
 
 /// Plans the way from `have` to `want`.
-pub fn plan(have: &Schema, want: &Schema) -> Result<Plan, Refusal> {
-    let mut plan = Plan { statements: Vec::new(), steps: Vec::new(), after: have.clone() };
+pub fn plan(have: &Schema, want: &Schema, rows: Rows) -> Result<Plan, Refusal> {
+    let mut plan = Plan { after: have.clone(), ..Plan::default() };
     let mut reasons = Vec::new();
     for table in &want.tables {
         match have.tables.iter().find(|there| there.name == table.name) {
@@ -32,13 +55,14 @@ pub fn plan(have: &Schema, want: &Schema) -> Result<Plan, Refusal> {
     }
     for table in &want.tables {
         let there = have.tables.iter().find(|there| there.name == table.name);
-        change_references(&mut plan, there, table);
-        change_indexes(&mut plan, there, table);
+        change_references(&mut plan, there, table, rows);
+        change_indexes(&mut plan, there, table, rows);
         write_records(&mut plan, table);
     }
     for table in have.tables.iter().filter(|there| !want.tables.iter().any(|table| table.name == there.name))
     {
         plan.steps.push(format!("entity {} left the model; its table stays", table.name));
+        leave_references(&mut plan, table);
     }
     plan.after.public.clone_from(&want.public);
     plan.after.foreign = both(&have.foreign, &want.foreign);
@@ -154,14 +178,29 @@ fn change_table(plan: &mut Plan, there: &Table, want: &Table, reasons: &mut Vec<
     }
 }
 
-fn change_references(plan: &mut Plan, there: Option<&Table>, want: &Table) {
+/// Rows of an entity that left the model would keep those that they refer to from being deleted, and nobody sees them.
+fn leave_references(plan: &mut Plan, table: &Table) {
+    for gone in &table.foreign_keys {
+        drop_reference(plan, table, gone);
+    }
+    if let Some(kept) = plan.after.tables.iter_mut().find(|kept| kept.name == table.name) {
+        kept.foreign_keys.clear();
+    }
+}
+
+fn drop_reference(plan: &mut Plan, table: &Table, gone: &ForeignKey) {
+    plan.statements.push(format!(
+        "alter table {} drop constraint if exists {}",
+        quoted(&table.name),
+        quoted(&reference_name(table, gone))
+    ));
+}
+
+fn change_references(plan: &mut Plan, there: Option<&Table>, want: &Table, rows: Rows) {
     let table = quoted(&want.name);
     let old = there.map_or(&[][..], |there| &there.foreign_keys);
     for gone in old.iter().filter(|gone| !want.foreign_keys.contains(gone)) {
-        plan.statements.push(format!(
-            "alter table {table} drop constraint if exists {}",
-            quoted(&reference_name(want, gone))
-        ));
+        drop_reference(plan, want, gone);
     }
     for new in want.foreign_keys.iter().filter(|new| !old.contains(new)) {
         let name = quoted(&reference_name(want, new));
@@ -172,14 +211,17 @@ fn change_references(plan: &mut Plan, there: Option<&Table>, want: &Table) {
             DeleteRule::Ignore => continue, // no constraint: rows may refer to nothing
         };
         let target = quoted(&new.references);
+        // What is written from now on has to fit in any case.
+        let has_rows = there.is_some_and(|there| there.columns.iter().any(|old| old.name == new.column));
+        let checked = if has_rows && rows == Rows::MayNotFit { " not valid" } else { "" };
         plan.statements.push(format!(
-            "alter table {table} add constraint {name} foreign key ({column}) references {target} {action}"
+            "alter table {table} add constraint {name} foreign key ({column}) references {target} {action}{checked}"
         ));
         plan.steps.push(format!("{}.{} refers to {}", want.name, new.column, new.references));
     }
 }
 
-fn change_indexes(plan: &mut Plan, there: Option<&Table>, want: &Table) {
+fn change_indexes(plan: &mut Plan, there: Option<&Table>, want: &Table, rows: Rows) {
     let old = there.map_or(&[][..], |there| &there.indexes);
     for gone in old.iter().filter(|gone| !want.indexes.contains(gone)) {
         plan.statements.push(format!("drop index if exists {}", quoted(&shortened(&gone.name))));
@@ -187,10 +229,16 @@ fn change_indexes(plan: &mut Plan, there: Option<&Table>, want: &Table) {
     }
     for Index { name, columns, unique } in want.indexes.iter().filter(|new| !old.contains(new)) {
         let columns: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
-        let unique = if *unique { "unique " } else { "" };
+        let kind = if *unique { "unique " } else { "" };
         let (index, table) = (quoted(&shortened(name)), quoted(&want.name));
-        plan.statements.push(format!("create {unique}index {index} on {table} ({})", columns.join(", ")));
-        plan.steps.push(format!("created {unique}index {name}"));
+        let statement = format!("create {kind}index {index} on {table} ({})", columns.join(", "));
+        if *unique && rows == Rows::MayNotFit && there.is_some() {
+            let (table, name) = (want.name.clone(), name.clone());
+            plan.where_rows_fit.push(UniqueIndex { statement, table, name });
+            continue;
+        }
+        plan.statements.push(statement);
+        plan.steps.push(format!("created {kind}index {name}"));
     }
 }
 
@@ -316,6 +364,10 @@ pub(crate) fn quoted_literal(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn plan(have: &Schema, want: &Schema) -> Result<Plan, Refusal> {
+        super::plan(have, want, Rows::Fit)
+    }
+
     fn column(name: &str, column_type: ColumnType) -> Column {
         Column { name: name.into(), column_type, ..Column::default() }
     }
@@ -377,6 +429,38 @@ mod tests {
         assert_eq!(after.foreign, reads("S.T", &["Id", "B", "A"]).foreign);
         let after = plan(&after, &Schema::default()).unwrap().after;
         assert_eq!(after.foreign.len(), 1, "a removed one stays");
+    }
+
+    #[test]
+    fn no_row_holds_up_the_way_back() {
+        let owner = || expense(Vec::new()).tables.remove(0);
+        let thing = |strict: bool| {
+            let mut thing = Table { name: "Thing".into(), ..owner() };
+            thing.columns.push(Column { nullable: true, ..column("OwnerId", ColumnType::LongInteger) });
+            if strict {
+                let (column, references) = ("OwnerId".into(), "Expense".into());
+                thing.foreign_keys.push(ForeignKey { column, references, on_delete: DeleteRule::Protect });
+                let columns = vec!["OwnerId".into()];
+                thing.indexes.push(Index { name: "One".into(), columns, unique: true });
+            }
+            thing
+        };
+        let schema = |tables: Vec<Table>| Schema { tables, ..Schema::default() };
+        let (strict, loose) = (schema(vec![owner(), thing(true)]), schema(vec![owner(), thing(false)]));
+        let reference = "alter table \"Thing\" add constraint \"fk_Thing_OwnerId\" foreign key (\"OwnerId\") \
+                         references \"Expense\" on delete restrict";
+        let index = "create unique index \"One\" on \"Thing\" (\"OwnerId\")";
+        assert_eq!(plan(&loose, &strict).unwrap().statements, [reference, index], "what is new has to fit");
+        let back = super::plan(&loose, &strict, Rows::MayNotFit).unwrap();
+        assert_eq!(back.statements, [format!("{reference} not valid")]);
+        assert_eq!(back.where_rows_fit.len(), 1);
+        assert_eq!(back.where_rows_fit[0].statement, index);
+
+        // An entity that leaves the model lets go of what it referred to, and refers to it again when it comes back.
+        let left = plan(&strict, &schema(vec![owner()])).unwrap();
+        assert_eq!(left.statements, ["alter table \"Thing\" drop constraint if exists \"fk_Thing_OwnerId\""]);
+        let back = super::plan(&left.after, &strict, Rows::MayNotFit).unwrap();
+        assert_eq!(back.statements, [format!("{reference} not valid")]);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub struct MigrateCommand {
     /// The app serves no longer: its tables stay, and what it may read of other apps is taken from it.
     #[serde(default)]
     pub undeploys: bool,
+    /// The stage had this revision before: rows that were written since do not hold it up.
+    #[serde(default)]
+    pub goes_back: bool,
 }
 
 impl Sealable for MigrateCommand {
@@ -46,6 +49,9 @@ pub enum MigrateReply {
     Done {
         /// One entry per statement of consequence; empty when there was nothing to do.
         steps: Vec<String>,
+        /// What the rows that are there did not let be as the model says, in words.
+        #[serde(default)]
+        warnings: Vec<String>,
     },
     /// Nothing was changed.
     Refused(Refusal),

@@ -92,13 +92,22 @@ pub(crate) async fn push_revision(
     Ok(())
 }
 
+/// Whether a stage gets a revision for the first time, or had it, or a newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// What its model asks for has to hold for all rows.
+    Forth,
+    /// No row that was written since holds it up.
+    Back,
+}
+
 /// Asks the stage for the tables that a revision needs. Doing it twice changes nothing.
 pub(crate) async fn migrate(
     platform: &Platform,
     stage: &Stage,
     (app, name): (&AppId, &AppName),
     generation: Generation,
-    revision: &StoredRevision,
+    (revision, way): (&StoredRevision, Way),
 ) -> Result<MigrateReply> {
     let command = MigrateCommand {
         organization: stage.organization.clone(),
@@ -109,6 +118,7 @@ pub(crate) async fn migrate(
         generation,
         schema: revision.schema.clone(),
         undeploys: false,
+        goes_back: way == Way::Back,
     };
     stage.migrate(&platform.signer.seal(&command)).await
 }
@@ -128,6 +138,7 @@ pub(crate) async fn withdraw(
         generation: removed.generation,
         schema: None,
         undeploys: true,
+        goes_back: false,
     };
     stage.migrate(&platform.signer.seal(&command)).await
 }
@@ -137,7 +148,7 @@ pub(crate) async fn write_again(platform: &Platform, stage: &Stage, wanted: &Dep
     if wanted.serving {
         let revision = stored(platform, wanted).await?;
         push_revision(platform, stage, &revision).await?;
-        match migrate(platform, stage, (&wanted.app, &wanted.name), wanted.generation, &revision).await? {
+        match migrate_back(platform, stage, wanted, &revision).await? {
             MigrateReply::Done { .. } => {}
             // A deployment that failed after its migration: the tables have more than this revision needs.
             MigrateReply::Refused(refusal) if refusal.code == MIGRATED_SINCE => {}
@@ -145,6 +156,26 @@ pub(crate) async fn write_again(platform: &Platform, stage: &Stage, wanted: &Dep
         }
     }
     write(platform, stage, wanted).await
+}
+
+/// Asks for the tables of what serves, or is to serve again.
+async fn migrate_back(
+    platform: &Platform,
+    stage: &Stage,
+    wanted: &Deployment,
+    revision: &StoredRevision,
+) -> Result<MigrateReply> {
+    let (app, generation) = ((&wanted.app, &wanted.name), wanted.generation);
+    migrate(platform, stage, app, generation, (revision, Way::Back)).await
+}
+
+/// Asks for the rules of a revision that goes on because the next one failed: that one's migration may have dropped some.
+pub(crate) async fn restore_rules(
+    platform: &Platform,
+    stage: &Stage,
+    back: &Deployment,
+) -> Result<MigrateReply> {
+    migrate_back(platform, stage, back, &stored(platform, back).await?).await
 }
 
 async fn stored(platform: &Platform, wanted: &Deployment) -> Result<StoredRevision> {

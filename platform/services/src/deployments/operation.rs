@@ -18,6 +18,7 @@ use sqlx::PgPool;
 use tracing::{error, info};
 use uuid::Uuid;
 
+use super::desired::Way;
 use super::limits::OwnLimits;
 use super::progress::{Message, Progress};
 use super::store::{self, Deployment, Kind};
@@ -34,6 +35,8 @@ use crate::nats::stage::{Seen, Stage};
 
 /// The code of an inconsistency between apps.
 const INCONSISTENT: &str = "OS-DPL-40920";
+/// The code of a rule of the model that does not hold in the stage.
+const RULE_LEFT_OUT: &str = "OS-DPL-40914";
 /// How long all replicas of a new generation may take to serve, in seconds.
 const ROLLOUT_S_MAX: u64 = 60;
 /// How long a deployment waits for the heartbeats of hosts, in seconds: longer than a stage takes to settle.
@@ -217,8 +220,13 @@ async fn deploy(
 
     let generation = desired::next_generation(&stage, before.as_ref(), app);
     let started = Instant::now();
-    match desired::migrate(platform, &stage, (app, &asset.name), generation, &stored).await? {
-        MigrateReply::Done { steps } => steps.into_iter().for_each(|step| progress.inform(step)),
+    let had = before.as_ref().is_some_and(|before| revision <= before.revision);
+    let way = if had || operation.kind == Kind::Rollback { Way::Back } else { Way::Forth };
+    match desired::migrate(platform, &stage, (app, &asset.name), generation, (&stored, way)).await? {
+        MigrateReply::Done { steps, warnings } => {
+            steps.into_iter().for_each(|step| progress.inform(step));
+            warn_all(progress, warnings);
+        }
         MigrateReply::Refused(refusal) => {
             progress.messages.push(Message::error(&refusal.code, refusal.message));
             return Ok(Err(Failed));
@@ -276,6 +284,9 @@ async fn deploy(
                 ..wanted
             };
             until_written("the way back", || desired::apply(platform, &stage, &back)).await?;
+            if back.serving {
+                restore_rules(platform, &stage, &back, progress).await;
+            }
             progress.inform(match serving_before {
                 Some(before) => format!("revision {} keeps serving", before.revision),
                 None => format!("`{}` is not deployed to {}", asset.name, operation.stage),
@@ -283,6 +294,25 @@ async fn deploy(
             Ok(Err(Failed))
         }
     }
+}
+
+/// The revision that goes on serves in any case: what its tables lack is told.
+async fn restore_rules(platform: &Platform, stage: &Stage, back: &Deployment, progress: &mut Progress) {
+    let why = match desired::restore_rules(platform, stage, back).await {
+        Ok(MigrateReply::Done { warnings, .. }) => return warn_all(progress, warnings),
+        Ok(MigrateReply::Refused(refusal)) => refusal.to_string(),
+        Err(error) => format!("{error:#}"),
+    };
+    let text = format!(
+        "revision {} may miss indexes and references that the next one had dropped: {why}; deploy it again",
+        back.revision
+    );
+    progress.messages.push(Message::warning(RULE_LEFT_OUT, text));
+}
+
+fn warn_all(progress: &mut Progress, warnings: Vec<String>) {
+    let warnings = warnings.into_iter().map(|text| Message::warning(RULE_LEFT_OUT, text));
+    progress.messages.extend(warnings);
 }
 
 /// Tells what the deployment breaks. Promoting a revision that breaks something has to be meant; the first stage is
