@@ -20,7 +20,7 @@ const POLL_AGAIN_MS: u64 = 1_000;
 /// Wait between two looks at an operation, in milliseconds.
 const POLL_MS: u64 = 40;
 /// How long an operation is waited for, in seconds: longer than the Platform's own limits together.
-const OPERATION_S_MAX: u64 = 300;
+const OPERATION_S_MAX: u64 = 420;
 
 /// What a deployment may say.
 #[derive(Default)]
