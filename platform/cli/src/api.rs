@@ -19,7 +19,7 @@ const LOOKS_FAILED_MAX: u32 = 3;
 const POLL_AGAIN_MS: u64 = 1_000;
 /// Wait between two looks at an operation, in milliseconds.
 const POLL_MS: u64 = 40;
-/// How long an operation is waited for, in seconds: longer than the Platform's own limits together.
+/// How long an operation is waited for, in seconds: longer than one that meets the limit of a migration and that of a rollout.
 const OPERATION_S_MAX: u64 = 420;
 
 /// What a deployment may say.

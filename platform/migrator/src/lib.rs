@@ -15,13 +15,16 @@ pub mod roles;
 pub mod settings;
 mod share;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use async_nats::jetstream;
 use async_nats::{Client, Message};
 use futures_util::StreamExt as _;
-use odeon_protocol::{CredentialsReply, MigrateReply, Refusal, TrustedKeys, connection, subjects};
+use odeon_protocol::{
+    CredentialsReply, Digest, MIGRATION_RUNS, MigrateReply, Refusal, TrustedKeys, connection, subjects,
+};
 use serde::Serialize;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
@@ -32,6 +35,10 @@ use crate::settings::Settings;
 
 /// Questions answered at once; more wait in NATS.
 const ANSWERS_AT_ONCE: usize = 8;
+/// How long it is remembered what was refused, in seconds: the Platform asks again within sixteen.
+const REFUSED_S: u64 = 30;
+/// Refusals that are remembered.
+const REFUSED_MAX: usize = 64;
 /// Connections to the stage's database.
 const DATABASE_CONNECTIONS_MAX: u32 = 8;
 
@@ -41,6 +48,28 @@ pub(crate) struct Migrator {
     pub(crate) database: PgPool,
     pub(crate) trusted: TrustedKeys,
     pub(crate) jetstream: jetstream::Context,
+    pub(crate) refused: Refused,
+}
+
+/// What was refused lately, by the digest of the question. It may have taken longer to find than whoever asked waited for the answer: the
+/// same question, asked again, gets it without all being done once more.
+#[derive(Default)]
+pub(crate) struct Refused(Mutex<Vec<(Digest, Instant, Refusal)>>);
+
+impl Refused {
+    fn find(&self, question: &Digest) -> Option<Refusal> {
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|(_, since, _)| since.elapsed() < Duration::from_secs(REFUSED_S));
+        refused.iter().find(|(asked, ..)| asked == question).map(|(.., refusal)| refusal.clone())
+    }
+
+    fn remember(&self, question: Digest, refusal: Refusal) {
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() == REFUSED_MAX {
+            refused.remove(0);
+        }
+        refused.push((question, Instant::now(), refusal));
+    }
 }
 
 /// Runs until `shutdown` resolves.
@@ -64,6 +93,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> Re
         jetstream: jetstream::new(client.clone()),
         database: pool,
         settings,
+        refused: Refused::default(),
     });
     tokio::select! {
         result = answer_all(client, migrator) => result,
@@ -90,9 +120,20 @@ async fn answer_all(client: Client, migrator: Arc<Migrator>) -> Result<()> {
 
 async fn answer(client: &Client, migrator: &Migrator, question: Message) {
     if question.subject.as_str() == subjects::MIGRATE {
-        let reply = match migrate::migrate(migrator, &question.payload).await {
-            Ok(migrate::Migrated { steps, warnings }) => MigrateReply::Done { steps, warnings },
-            Err(error) => MigrateReply::Refused(told(error)),
+        let asked = Digest::of(&question.payload);
+        let reply = match migrator.refused.find(&asked) {
+            Some(refusal) => MigrateReply::Refused(refusal),
+            None => match migrate::migrate(migrator, &question.payload).await {
+                Ok(migrate::Migrated { steps, warnings }) => MigrateReply::Done { steps, warnings },
+                Err(error) => {
+                    if let Some(refusal) =
+                        error.downcast_ref::<Refusal>().filter(|why| why.code != MIGRATION_RUNS)
+                    {
+                        migrator.refused.remember(asked, refusal.clone());
+                    }
+                    MigrateReply::Refused(told(error))
+                }
+            },
         };
         reply_with(client, &question, &reply).await;
     } else {
@@ -124,5 +165,22 @@ async fn reply_with<T: Serialize>(client: &Client, question: &Message, reply: &T
     let payload = serde_json::to_vec(reply).expect("replies have string keys only");
     if let Err(error) = client.publish(to, payload.into()).await {
         warn!("cannot answer: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_told_again_to_who_asks_the_same() {
+        let refused = Refused::default();
+        let question = |number: usize| Digest::of(&number.to_be_bytes());
+        for number in 0..=REFUSED_MAX {
+            refused.remember(question(number), Refusal::new("OS-DPL-40912", number.to_string()));
+        }
+        assert!(refused.find(&question(0)).is_none(), "so many are remembered");
+        assert_eq!(refused.find(&question(1)).map(|refusal| refusal.message), Some("1".to_owned()));
+        assert!(refused.find(&question(REFUSED_MAX + 1)).is_none());
     }
 }

@@ -178,13 +178,15 @@ fn change_table(plan: &mut Plan, there: &Table, want: &Table, reasons: &mut Vec<
     }
 }
 
-/// Rows of an entity that left the model would keep those that they refer to from being deleted, and nobody sees them.
+/// Rows of an entity that left the model would keep those that they refer to from being deleted, and nobody sees them. Those that
+/// are deleted with what they refer to go on doing that.
 fn leave_references(plan: &mut Plan, table: &Table) {
-    for gone in &table.foreign_keys {
+    let holds_up = |key: &&ForeignKey| key.on_delete == DeleteRule::Protect;
+    for gone in table.foreign_keys.iter().filter(holds_up) {
         drop_reference(plan, table, gone);
     }
     if let Some(kept) = plan.after.tables.iter_mut().find(|kept| kept.name == table.name) {
-        kept.foreign_keys.clear();
+        kept.foreign_keys.retain(|key| !holds_up(&key));
     }
 }
 
@@ -461,6 +463,11 @@ mod tests {
         assert_eq!(left.statements, ["alter table \"Thing\" drop constraint if exists \"fk_Thing_OwnerId\""]);
         let back = super::plan(&left.after, &strict, Rows::MayNotFit).unwrap();
         assert_eq!(back.statements, [format!("{reference} not valid")]);
+        let mut owned = thing(true);
+        owned.foreign_keys[0].on_delete = DeleteRule::Delete;
+        let kept = plan(&schema(vec![owner(), owned.clone()]), &schema(vec![owner()])).unwrap();
+        assert!(kept.statements.is_empty(), "what is deleted with its owner still is");
+        assert_eq!(kept.after.tables[1].foreign_keys, owned.foreign_keys);
     }
 
     #[test]

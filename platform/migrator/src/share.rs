@@ -8,6 +8,8 @@
 //! database, and survives in the reader's sessions.
 //! Invariant: a grant exists only for a view that needs it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result};
 use odeon_oml::schema::{ColumnType, ForeignTable, PublicTable, Schema};
 use odeon_protocol::{AppId, MigrateCommand};
@@ -16,6 +18,13 @@ use sqlx::{PgConnection, Row as _};
 
 use crate::plan::{default_value, quoted, quoted_literal, sql_type};
 use crate::roles::{Names, run};
+
+/// The columns of which a view has to say what stands for NULL.
+fn may_be_null(schema: &Schema) -> BTreeSet<(&str, &str)> {
+    let all = schema.tables.iter().flat_map(|table| table.columns.iter().map(move |column| (table, column)));
+    let nullable = all.filter(|(_, column)| column.nullable);
+    nullable.map(|(table, column)| (table.name.as_str(), column.name.as_str())).collect()
+}
 
 /// Brings the views of an app in line with what it reads, and those of the apps that read it. `have` and `after` are its
 /// schema before and after its migration.
@@ -30,7 +39,7 @@ pub(crate) async fn share(
     let reader = names(&command.app);
     as_admin(tx).await?;
     let reads_otherwise = have.foreign != after.foreign || misses_a_view(tx, &reader, &after.foreign).await?;
-    let shows_otherwise = have.public != after.public;
+    let shows_otherwise = have.public != after.public || may_be_null(have) != may_be_null(after);
     if !reads_otherwise && !shows_otherwise {
         return Ok(steps);
     }

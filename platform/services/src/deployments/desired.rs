@@ -39,18 +39,24 @@ pub(crate) fn next_generation(
     ours.after_restore(run.chain(wanted).max().unwrap_or_default())
 }
 
-/// Saves `wanted` and puts it into the stage. What is saved stands: where it cannot be put there now, the reconciler does
-/// it as soon as nobody is on the deployment any more. Whoever waits for it to serve has a limit.
-pub(crate) async fn apply(platform: &Platform, stage: &Stage, wanted: &Deployment) -> Result<()> {
+/// Saves `wanted` and puts it into the stage, and says whether it is there. What is saved stands: where it cannot be put there now, the
+/// reconciler does it as soon as nobody is on the deployment any more. Whoever waits for it to serve has a limit.
+pub(crate) async fn apply(platform: &Platform, stage: &Stage, wanted: &Deployment) -> Result<bool> {
     let state = state(platform, wanted).await?;
-    let saved = store::save(&platform.database, wanted).await?;
+    let saved = store::save(&platform.database, wanted).await? || is_saved(platform, wanted).await?;
     ensure!(saved, "a newer deployment of `{}` to {} was made meanwhile", wanted.name, wanted.stage);
     for _ in 0..PUT_TRIES_MAX {
-        let Err(error) = put(platform, stage, wanted, state.clone()).await else { return Ok(()) };
+        let Err(error) = put(platform, stage, wanted, state.clone()).await else { return Ok(true) };
         warn!(stage = %stage.name, app = %wanted.name, generation = %wanted.generation, "desired state is not in the stage yet: {error:#}");
         tokio::time::sleep(Duration::from_millis(PUT_PAUSE_MS)).await;
     }
-    Ok(())
+    Ok(false)
+}
+
+/// Whether it was saved before: a database that goes away may have done what it did not answer.
+async fn is_saved(platform: &Platform, wanted: &Deployment) -> Result<bool> {
+    let there = store::find(&platform.database, &wanted.app, &wanted.stage).await?;
+    Ok(there.is_some_and(|there| there.generation == wanted.generation && there.revision == wanted.revision))
 }
 
 /// Puts what the database says into the stage.

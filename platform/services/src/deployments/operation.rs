@@ -220,7 +220,10 @@ async fn deploy(
 
     let generation = desired::next_generation(&stage, before.as_ref(), app);
     let started = Instant::now();
-    let had = before.as_ref().is_some_and(|before| revision <= before.revision);
+    let newest = before
+        .as_ref()
+        .map(|before| before.revision.max(before.previous_revision.unwrap_or(before.revision)));
+    let had = newest.is_some_and(|newest| revision <= newest);
     let way = if had || operation.kind == Kind::Rollback { Way::Back } else { Way::Forth };
     match desired::migrate(platform, &stage, (app, &asset.name), generation, (&stored, way)).await? {
         MigrateReply::Done { steps, warnings } => {
@@ -283,7 +286,8 @@ async fn deploy(
                 limits: limits_before,
                 ..wanted
             };
-            until_written("the way back", || desired::apply(platform, &stage, &back)).await?;
+            until_written("the way back", async || desired::apply(platform, &stage, &back).await.map(drop))
+                .await?;
             if back.serving {
                 restore_rules(platform, &stage, &back, progress).await;
             }
@@ -367,7 +371,15 @@ async fn undeploy(
     let started = Instant::now();
     let generation = desired::next_generation(&stage, Some(&before), app);
     let wanted = Deployment { serving: false, generation, placements: Vec::new(), ..before.clone() };
-    desired::apply(platform, &stage, &wanted).await?;
+    if !desired::apply(platform, &stage, &wanted).await? {
+        let text = format!(
+            "stage {} was not reached: it takes `{}` out as soon as it is",
+            operation.stage, before.name
+        );
+        progress.messages.push(Message::warning("OS-DPL-50303", text));
+        undeployed(platform, operation, &before).await?;
+        return Ok(Ok(()));
+    }
     let forgotten = |seen: &Seen| {
         seen.live_routers().all(|router| {
             let route = seen.routes.get(&(app.clone(), router.router.clone()));
@@ -383,15 +395,13 @@ async fn undeploy(
         let text = format!("`{user}` in {stage_name} uses `{}`, which serves no longer", before.name);
         progress.messages.push(Message::warning(INCONSISTENT, text));
     }
-    audit(
-        platform,
-        operation,
-        "deployment.undeploy",
-        before.name.as_str(),
-        json!({ "stage": operation.stage }),
-    )
-    .await?;
+    undeployed(platform, operation, &before).await?;
     Ok(Ok(()))
+}
+
+async fn undeployed(platform: &Platform, operation: &Operation, before: &Deployment) -> Result<()> {
+    let detail = json!({ "stage": operation.stage });
+    audit(platform, operation, "deployment.undeploy", before.name.as_str(), detail).await
 }
 
 /// Takes back what the app may read of others. It serves no longer, so a migrator that is away does not undo that.
