@@ -15,7 +15,7 @@ use wasmtime::AsContextMut as _;
 use wasmtime::component::{Access, Linker};
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::{Granted, HasGranted};
 
@@ -269,6 +269,9 @@ impl StdoutStream for Stream {
 /// What a guest writes is taken in its own call: its time is the app's.
 impl OutputStream for Stream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > WRITE_BYTES_MAX {
+            return Err(StreamError::trap("it writes more than it may at once"));
+        }
         self.output.lines().write(self.source, &bytes);
         Ok(())
     }
@@ -325,6 +328,8 @@ mod tests {
         write(Source::Stdout, "b\nc");
         output.turn(RequestLog::new(kept.clone(), "2"));
         write(Source::Stdout, "\n\u{1b}[2Jd\u{7}\t");
+        let much = Bytes::from("\n".repeat(WRITE_BYTES_MAX + 1));
+        assert!(output.stream(Source::Stdout).p2_stream().write(much).is_err(), "nothing would interrupt it");
         drop(output);
         let line = |source, message: &str, id: &str| (source, message.to_owned(), id.to_owned());
         let expected = [

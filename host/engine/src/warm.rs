@@ -76,10 +76,15 @@ impl<C: Capabilities> Warm<C> {
         }
         instance.store.data_mut().measure_heap();
         let Ok(place) = self.idle_places.clone().try_acquire_owned() else { return };
-        let memory = instance.store.data().memory.of_app().clone();
+        let keeper: Weak<Self> = Arc::downgrade(self);
         let mut shelf = self.shelf();
         if shelf.idle.len() >= IDLE_MAX {
             return;
+        }
+        if shelf.memory.is_none() {
+            let memory = instance.store.data().memory.of_app().clone();
+            memory.add_keeper(keeper.clone()); // before there is one: whoever waits from now on asks for it
+            shelf.memory = Some(memory);
         }
         instance.place.rest();
         shelf.idle.push(Idle { instance, since: Instant::now(), _place: place });
@@ -87,12 +92,7 @@ impl<C: Capabilities> Warm<C> {
         let is_wanted = |idle: &mut Idle<C>| idle.instance.store.data().memory.is_wanted();
         let wanted = shelf.idle.pop_if(is_wanted);
         let is_news = wanted.is_none() && !std::mem::replace(&mut shelf.is_known, true);
-        let payer = shelf.memory.is_none().then(|| shelf.memory.insert(memory).clone());
         drop(shelf);
-        let keeper: Weak<Self> = Arc::downgrade(self);
-        if let Some(payer) = payer {
-            payer.add_keeper(keeper.clone());
-        }
         if is_news {
             self.places.pool().add_keeper(keeper);
         }

@@ -13,12 +13,11 @@ use tower_service::Service;
 
 use crate::turns::LetOthers;
 
-/// What was sent may go unacknowledged for so long, in seconds: a host that lost its power says nothing, and whoever asked it would wait as
-/// for an app that thinks.
-const UNACKNOWLEDGED_S_MAX: u64 = 5;
-/// A connection on which nothing comes is asked after so long whether its host is there, in seconds; again and again, as often.
+/// A connection on which nothing comes, and nothing is under way, is asked after so long whether its host is there, in seconds; again and
+/// again, as often. A host that lost its power says nothing, and whoever asked it would wait as for an app that thinks.
 const KEEPALIVE_S: u64 = 2;
-/// Questions without an answer after which it is given up; [`UNACKNOWLEDGED_S_MAX`] goes before it.
+/// Questions without an answer after which it is given up. (`TCP_USER_TIMEOUT` would go before it, and end bodies that a host does not
+/// read yet.)
 const KEEPALIVE_QUESTIONS_MAX: u32 = 2;
 
 /// Connects to hosts.
@@ -31,7 +30,6 @@ impl Connector {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect_max));
-        tcp.set_tcp_user_timeout(Some(Duration::from_secs(UNACKNOWLEDGED_S_MAX)));
         tcp.set_keepalive(Some(Duration::from_secs(KEEPALIVE_S)));
         tcp.set_keepalive_interval(Some(Duration::from_secs(KEEPALIVE_S)));
         tcp.set_keepalive_retries(Some(KEEPALIVE_QUESTIONS_MAX));

@@ -193,12 +193,13 @@ impl Watch {
         if abandoned > ABANDONED_MAX && (are_most || are_many) {
             return Verdict::Close("the client gives up its requests");
         }
-        if now_ms > ms(self.limits.life_s_max + GRACE_S_MAX) || is_idle && idle_ms > 2 * idle_ms_max {
+        // One of HTTP/1 says with its next answer that it is the last: a request may be on its way already.
+        let is_http1 = self.is_http1.load(Relaxed);
+        let last_ms = ms(self.limits.life_s_max) + if is_http1 { idle_ms_max } else { 0 };
+        if now_ms > last_ms + ms(GRACE_S_MAX) || is_idle && idle_ms > 2 * idle_ms_max {
             return Verdict::Close("it was asked to end before");
         }
-        // One of HTTP/1 says so with its next answer instead: a request may be on its way already.
-        let is_old = now_ms > ms(self.limits.life_s_max) && !self.is_http1.load(Relaxed);
-        if is_old || is_idle && idle_ms > idle_ms_max {
+        if now_ms > last_ms || is_idle && idle_ms > idle_ms_max {
             return Verdict::Leave;
         }
         Verdict::Stay
@@ -466,8 +467,9 @@ mod tests {
         assert!(matches!(watch.verdict_at(3_721_000), Verdict::Close(_)));
         drop(begun);
         let _begun = watch.begin(true);
-        assert_eq!(watch.verdict_at(3_601_000), Verdict::Stay, "its next answer says that it is the last");
-        assert!(matches!(watch.verdict_at(3_721_000), Verdict::Close(_)));
+        assert_eq!(watch.verdict_at(3_675_000), Verdict::Stay, "its next answer says that it is the last");
+        assert_eq!(watch.verdict_at(3_795_000), Verdict::Leave, "which may have begun when it had been idle");
+        assert!(matches!(watch.verdict_at(3_796_000), Verdict::Close(_)));
     }
 
     #[test]

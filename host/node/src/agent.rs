@@ -133,10 +133,11 @@ impl Statuses {
         self.unwritten.extend(next);
     }
 
-    /// Whether it was told of an app how far it is: it serves, has failed or has left.
-    fn is_settled(&self, app: &AppId) -> bool {
-        let status = self.all.get(app);
-        status.is_some_and(|told| told.as_ref().is_none_or(|told| told.state != ReplicaState::Loading))
+    /// Whether it was told of an app what came of that generation, or a newer one: it serves, has failed or has left.
+    fn is_settled(&self, app: &AppId, generation: Generation) -> bool {
+        let is_end =
+            |told: &ReplicaStatus| told.generation >= generation && told.state != ReplicaState::Loading;
+        self.all.get(app).is_some_and(|told| told.as_ref().is_none_or(is_end))
     }
 
     /// Whether all of this is in the bucket.
@@ -219,14 +220,18 @@ impl Agent {
             let _ = tokio::time::timeout(Duration::from_millis(RESUME_MS), all).await; // then by what it knows
         }
         let _ = read.wait_for(|read| *read > Read::Nothing).await;
-        let mut open: Vec<AppId> = {
+        let mut open: Vec<(AppId, Generation)> = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let is_wanted = |desired: &&DesiredApp| matches!(&desired.state, DesiredState::Serving(serving) if self.is_here(serving));
-            known.values().filter(is_wanted).map(|desired| desired.app.clone()).collect()
+            known
+                .values()
+                .filter(is_wanted)
+                .map(|desired| (desired.app.clone(), desired.generation))
+                .collect()
         };
         let mut is_settled = || {
             let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner);
-            open.retain(|app| !statuses.is_settled(app));
+            open.retain(|(app, generation)| !statuses.is_settled(app, *generation));
             open.is_empty() && (statuses.are_known() || !is_there())
         };
         let settled = async {

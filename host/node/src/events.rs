@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use async_nats::Client;
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::{self, AckKind, Message};
 use async_nats::{HeaderMap, header};
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -158,7 +158,7 @@ async fn send(client: &Client, served: &Served, session: &Session, full: &mut Fu
     for (event, confirmation) in taken.events.iter().zip(confirmations) {
         match confirmation.await {
             Ok(_) => gone.push(event.id),
-            Err(error) if error.kind() == PublishErrorKind::Other => {
+            Err(error) if is_full(&error) => {
                 if full.0.insert(event.event.clone(), Instant::now()).is_none() {
                     warn!(app = served.name, event = event.event, "the stream takes none of these: {error}");
                 }
@@ -171,6 +171,11 @@ async fn send(client: &Client, served: &Served, session: &Session, full: &mut Fu
     }
     remove(session, gone.into_iter()).await.map_err(outbox)?;
     Ok(Sent { taken, broke })
+}
+
+/// Whether the stream has as many events of this name as it takes. The server has one number for this and for all else that a stream refuses.
+fn is_full(error: &PublishError) -> bool {
+    error.to_string().contains("maximum messages per subject exceeded")
 }
 
 /// The stream is for the events of all apps: one whose handlers do not take what it triggers fills no more than its part.

@@ -133,9 +133,10 @@ impl StateDir {
             // One wait instead of one for each file, for whatever else this file system holds as well.
             [(_, _, file), ..] => rustix::fs::syncfs(file).context("write desired state to the disk")?,
         }
-        for (new, name, _) in written.drain(..) {
-            self.0.rename(&new, &self.0, &name).with_context(|| format!("put {name} in place"))?;
+        for (new, name, _) in &*written {
+            self.0.rename(new, &self.0, name).with_context(|| format!("put {name} in place"))?;
         }
+        written.clear();
         Ok(())
     }
 

@@ -220,6 +220,7 @@ async fn act(host: &Arc<Host>, client: &Client, served: &Served, at: usize, key:
     let me = &host.settings.host;
     let states = open(client).await?;
     let (state, revision) = bucket::read_value::<TimerState>(&states, key).await?;
+    let held = Instant::now();
     let run = match step(me, served, planned, state.as_ref()) {
         TimerStep::Wait => return Ok(()),
         TimerStep::Write(next) => {
@@ -238,7 +239,7 @@ async fn act(host: &Arc<Host>, client: &Client, served: &Served, at: usize, key:
     let trigger = Trigger::timer(&planned.timer.name, wall);
     let outcome = tokio::select! {
         outcome = triggers::run(host, served, trigger) => outcome,
-        () = renew(&states, key, me) => Err("the lease was lost".to_owned()),
+        () = renew(&states, key, me, held) => Err("the lease was lost".to_owned()),
     };
     if let Err(why) = &outcome {
         warn!(app = served.name, timer = planned.timer.name, "a timer failed: {why}");
@@ -264,12 +265,15 @@ async fn act(host: &Arc<Host>, client: &Client, served: &Served, at: usize, key:
         .context("nobody learns how the run ended")
 }
 
-/// Holds the lease. Ends when somebody else has it, or may have it: whoever takes over may reach NATS where this host does not.
-async fn renew(states: &kv::Store, key: &str, me: &HostId) {
-    let third = Duration::from_millis(LEASE_MS.unsigned_abs() / 3);
-    let mut held = Instant::now();
+/// Holds the lease that was taken at `held`, or after it. Ends when somebody else has it, or may have it: whoever takes over may reach
+/// NATS where this host does not.
+async fn renew(states: &kv::Store, key: &str, me: &HostId, mut held: Instant) {
+    let lease = Duration::from_millis(LEASE_MS.unsigned_abs());
+    let mut at = held;
     loop {
-        tokio::time::sleep(third).await;
+        let end = held + lease - RENEW_MARGIN;
+        at = (at + lease / 3).min(end);
+        tokio::time::sleep_until(at).await;
         let asked = Instant::now();
         let mut lost = false;
         let renewed = bucket::change_value(states, key, |state: Option<TimerState>| {
@@ -277,11 +281,11 @@ async fn renew(states: &kv::Store, key: &str, me: &HostId) {
             lost = state.is_none();
             state
         });
-        match tokio::time::timeout_at(held + 3 * third - RENEW_MARGIN, renewed).await {
+        match tokio::time::timeout_at(end, renewed).await {
             Ok(Ok(_)) if lost => return,
             Ok(Ok(_)) => held = asked,
-            Ok(Err(error)) => warn!(timer = key, "the lease is not renewed: {error:#}"),
-            Err(_) => return,
+            Ok(Err(error)) if asked < end => warn!(timer = key, "the lease is not renewed: {error:#}"),
+            Ok(Err(_)) | Err(_) => return,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! before a byte of the request was sent, the host says that it does not serve the app, or it is a GET or HEAD
 //! without a body and no byte of a response came. Bodies are passed on as streams; only the beginning of one is held, for a second try.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::uri::{self, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
@@ -238,8 +238,7 @@ impl Message {
             // Of a method that has no body as a rule, one without a length would stay behind.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let body =
-            (!is_empty).then(|| Lent { body, held: Held::default(), again: VecDeque::new(), back: None });
+        let body = (!is_empty).then(|| Lent { body, held: BytesMut::new(), again: Bytes::new(), back: None });
         Self { parts, body, back: None, is_repeatable }
     }
 
@@ -269,36 +268,27 @@ impl Message {
 /// A body that was lent to a try.
 struct Lent {
     body: Received,
-    held: Held,
+    /// What went out of it, as long as that is little: a copy, for a piece keeps all that was read with it.
+    held: BytesMut,
     /// What went out before, and goes out again.
-    again: VecDeque<Bytes>,
+    again: Bytes,
     back: Option<oneshot::Sender<Lent>>,
-}
-
-/// What went out of a body, as long as that is little.
-#[derive(Default)]
-struct Held {
-    pieces: Vec<Bytes>,
-    bytes: usize,
 }
 
 impl Lent {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ReceiveError>>> {
-        if let Some(piece) = self.again.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        if !self.again.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.again)))));
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && self.back.is_some()
         {
-            match frame.data_ref().filter(|piece| self.held.bytes + piece.len() <= HELD_BYTES_MAX) {
-                Some(piece) => {
-                    self.held.bytes += piece.len();
-                    self.held.pieces.push(piece.clone());
-                }
+            match frame.data_ref().filter(|piece| self.held.len() + piece.len() <= HELD_BYTES_MAX) {
+                Some(piece) => self.held.extend_from_slice(piece),
                 None => {
                     self.back = None; // too much of it, or trailers: it is sent once
-                    self.held = Held::default();
+                    self.held = BytesMut::new();
                 }
             }
         }
@@ -333,8 +323,7 @@ impl hyper::body::Body for Returning {
 
     fn size_hint(&self) -> SizeHint {
         let Some(lent) = &self.lent else { return SizeHint::default() };
-        let again: usize = lent.again.iter().map(Bytes::len).sum();
-        let (left, again) = (lent.body.size_hint(), again as u64);
+        let (left, again) = (lent.body.size_hint(), lent.again.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(left.lower() + again);
         if let Some(upper) = left.upper() {
@@ -349,7 +338,7 @@ impl Drop for Returning {
         if let Some(mut lent) = self.lent.take()
             && let Some(back) = lent.back.take()
         {
-            lent.again = lent.held.pieces.iter().cloned().collect();
+            lent.again = Bytes::copy_from_slice(&lent.held);
             let _ = back.send(lent); // nobody waits for it when the request was answered
         }
     }

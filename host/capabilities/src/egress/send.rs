@@ -211,9 +211,9 @@ fn permitted(
     Err(Error::DestinationIpProhibited)
 }
 
-/// Connects to the first that answers. Each has its part of the time: one that says nothing leaves the others theirs.
+/// Connects to the first that answers. Each but the last has a part of the time only: one that says nothing leaves the others theirs.
 async fn dial(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
-    let each = Duration::from_secs(CONNECT_S_MAX) / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+    let each = Duration::from_secs(CONNECT_S_MAX) / u32::try_from(ADDRESSES_MAX).unwrap_or(1);
     let mut failed = Error::DestinationUnavailable;
     for address in addresses {
         match timeout(each, TcpStream::connect(address)).await {
