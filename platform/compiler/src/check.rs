@@ -14,7 +14,7 @@ pub(crate) mod routes;
 mod statement;
 mod warnings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ast::{self, ActionKind, Expr, ExprKind, Home, Name, Parsed};
 use crate::problem::{Problems, near};
@@ -28,12 +28,15 @@ pub(crate) fn check(parsed: &Parsed, named: Named, problems: &mut Problems<'_>) 
             problems,
             library: def.library.as_deref(),
             variables: def.variables.clone(),
-            scope: (0..def.variables.len()).map(Some).collect(),
-            nodes: Vec::new(),
-            broken: Vec::new(),
+            scope: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            broken: BTreeSet::new(),
             rows: query::Rows::default(),
             loops: 0,
         };
+        for (variable, declared) in def.variables.iter().enumerate() {
+            checker.scope.entry(declared.name.clone()).or_default().push(variable);
+        }
         let nodes = checker.action(action);
         let variables = checker.variables;
         bodies.push(Body { variables, nodes });
@@ -86,12 +89,12 @@ struct Checker<'c, 'p> {
     /// The library that the flow is of.
     library: Option<&'c str>,
     variables: Vec<LocalDef>,
-    /// The variables that can be named now, `None` where one went out of scope.
-    scope: Vec<Option<usize>>,
-    /// Names of nodes and their outputs.
-    nodes: Vec<(String, Vec<(String, usize)>)>,
+    /// The variables that can be named now, by their names: the last of each is meant.
+    scope: BTreeMap<String, Vec<usize>>,
+    /// Nodes and their outputs, by name.
+    nodes: BTreeMap<String, Vec<(String, usize)>>,
     /// Nodes whose outputs nobody knows, because what they call was not found.
-    broken: Vec<String>,
+    broken: BTreeSet<String>,
     /// What an expression of a query reads of the row under test.
     rows: query::Rows,
     /// Loops around the node.
@@ -146,11 +149,10 @@ impl Checker<'_, '_> {
             if self.taken(&name.text) {
                 self.problems.error("OML0004", name.span, format!("`{}` exists already", name.text));
             }
-            self.nodes.push((name.text.clone(), named));
+            self.nodes.entry(name.text.clone()).or_insert(named);
         } else {
             // Two nodes without a name may share one: the last one before the reader is meant.
-            self.nodes.retain(|(n, _)| n != default);
-            self.nodes.push((default.to_owned(), named));
+            self.nodes.insert(default.to_owned(), named);
         }
         variables
     }
@@ -158,13 +160,17 @@ impl Checker<'_, '_> {
     /// Makes a variable that can be named until [`Checker::forget`].
     fn visible(&mut self, name: &str, ty: Type) -> usize {
         let variable = self.variable(name, ty);
-        self.scope.push(Some(variable));
+        self.scope.entry(name.to_owned()).or_default().push(variable);
         variable
     }
 
     fn forget(&mut self, variable: usize) {
-        for place in self.scope.iter_mut().filter(|place| **place == Some(variable)) {
-            *place = None;
+        let name = &self.variables[variable].name;
+        if let Some(variables) = self.scope.get_mut(name) {
+            variables.retain(|visible| *visible != variable);
+            if variables.is_empty() {
+                self.scope.remove(name);
+            }
         }
     }
 
@@ -181,8 +187,7 @@ impl Checker<'_, '_> {
     }
 
     fn taken(&self, name: &str) -> bool {
-        self.scope.iter().flatten().any(|v| self.variables[*v].name == name)
-            || self.nodes.iter().any(|(n, _)| n == name)
+        self.scope.contains_key(name) || self.nodes.contains_key(name)
     }
 
     fn entity(&mut self, name: &Name) -> Option<usize> {

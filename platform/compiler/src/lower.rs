@@ -63,6 +63,7 @@ pub(crate) fn lower(typed: &Typed, documents: &[Document], runtime: &Runtime) ->
         descriptors: BTreeMap::new(),
         ending: stream::ending(&typed.bodies, &calls),
         entries: Vec::new(),
+        entry_places: BTreeMap::new(),
     };
     let descriptor = shared.data.reserve(6);
     let mut plan = Plan { descriptor, ..Plan::default() };
@@ -107,15 +108,18 @@ struct Shared<'l> {
     ending: Vec<bool>,
     /// The actions that the runtime calls through the table, in its order.
     entries: Vec<usize>,
+    /// Where each of them is.
+    entry_places: BTreeMap<usize, usize>,
 }
 
 impl Shared<'_> {
     /// Where the table holds an action.
     fn entry(&mut self, action: usize) -> u32 {
-        let at = self.entries.iter().position(|entry| *entry == action).unwrap_or_else(|| {
+        let next = self.entries.len();
+        let at = *self.entry_places.entry(action).or_insert(next);
+        if at == next {
             self.entries.push(action);
-            self.entries.len() - 1
-        });
+        }
         self.runtime.table as u32 + at as u32
     }
 

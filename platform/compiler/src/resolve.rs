@@ -130,11 +130,11 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
     named.records.reserve_rows(aggregates.sum());
     named.types = scope;
     let mut seen: BTreeSet<&str> = EXCEPTIONS.iter().map(|built_in| built_in.name).collect();
-    for name in &parsed.exceptions {
+    for (name, number) in parsed.exceptions.iter().zip(USER + 1..) {
         if !seen.insert(&name.text) {
             problems.error("OML0004", name.span, format!("the exception `{}` exists already", name.text));
         }
-        named.exceptions.push(name.text.clone());
+        named.exceptions.entry(name.text.clone()).or_insert(number);
     }
     let mut seen = BTreeSet::new();
     for role in &parsed.roles {
@@ -153,6 +153,9 @@ pub(crate) fn resolve(parsed: &Parsed, problems: &mut Problems<'_>) -> Named {
         }
     }
     named.settings = settings(&parsed.settings, &named.types, problems);
+    for (place, setting) in named.settings.iter().enumerate() {
+        named.setting_places.entry(setting.name.clone()).or_insert(place);
+    }
     let consumed = |api: &ast::ConsumedApi| ConsumedDef {
         name: api.name.text.clone(),
         url: api.url.as_ref().map(|url| url.text.clone()),
@@ -420,6 +423,9 @@ fn entity_record(
         def.indexes.push((name.text.clone(), attributes.iter().map(|a| a.text.clone()).collect(), *unique));
     }
     def.rows = rows::rows(entity, &fields, problems);
+    for (name, id, _) in &def.rows {
+        def.ids.entry(name.clone()).or_insert(*id);
+    }
     RecordDef {
         name: entity.name.text.clone(),
         span: entity.name.span,

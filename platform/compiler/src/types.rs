@@ -117,6 +117,8 @@ pub(crate) struct EntityDef {
     pub(crate) is_static: bool,
     /// Name, identifier and the text literals of all columns.
     pub(crate) rows: Vec<(String, i64, Vec<Option<String>>)>,
+    /// The identifiers of the rows by their names.
+    pub(crate) ids: BTreeMap<String, i64>,
     /// Name, attributes, unique.
     pub(crate) indexes: Vec<(String, Vec<String>, bool)>,
 }
@@ -279,11 +281,13 @@ pub(crate) struct Named {
     pub(crate) app: String,
     pub(crate) types: TypeNames,
     pub(crate) records: Records,
-    /// The app's own user exceptions; their numbers follow those of [`EXCEPTIONS`].
-    pub(crate) exceptions: Vec<String>,
+    /// The app's own user exceptions and their numbers, which follow those of [`EXCEPTIONS`].
+    pub(crate) exceptions: BTreeMap<String, u32>,
     /// The roles of the app and those of others that it knows.
     pub(crate) roles: Vec<RoleDef>,
     pub(crate) settings: Vec<SettingDef>,
+    /// The places of the settings by their names.
+    pub(crate) setting_places: BTreeMap<String, usize>,
     pub(crate) consumed: Vec<ConsumedDef>,
     pub(crate) actions: Vec<ActionDef>,
     /// The actions that can be called, by name: all but the methods of REST APIs.

@@ -101,7 +101,7 @@ impl Checker<'_, '_> {
         if let Some((index, ty)) = self.rows.calculated(name) {
             return TExpr { ty: ty.clone(), span, kind: TKind::Calculated(index) };
         }
-        let found = self.scope.iter().rev().flatten().copied().find(|v| self.variables[*v].name == name);
+        let found = self.scope.get(name).and_then(|variables| variables.last()).copied();
         if let Some(variable) = found {
             return TExpr { ty: self.variables[variable].ty.clone(), span, kind: TKind::Local(variable) };
         }
@@ -113,8 +113,8 @@ impl Checker<'_, '_> {
         if let Some(value) = constant {
             return TExpr { ty: Type::Boolean, span, kind: TKind::Constant(Constant::Boolean(value)) };
         }
-        let known = self.scope.iter().flatten().map(|v| self.variables[*v].name.as_str());
-        let known = known.chain(self.nodes.iter().map(|(n, _)| n.as_str())).chain(["True", "False"]);
+        let known = self.scope.keys().map(String::as_str);
+        let known = known.chain(self.nodes.keys().map(String::as_str)).chain(["True", "False"]);
         let known = known.chain(self.rows.names());
         let hint = near(name, known);
         self.problems.error_hint("OML0103", span, format!("there is no variable `{name}` here"), hint);
@@ -129,11 +129,11 @@ impl Checker<'_, '_> {
                 let kind = |index| TKind::Attribute(source, index);
                 return record.and_then(|r| self.field(r, member, span, kind)).unwrap_or(broken);
             }
-            let is_variable = self.scope.iter().flatten().any(|v| self.variables[*v].name == *root);
+            let is_variable = self.scope.contains_key(root);
             if !is_variable && self.broken.contains(root) {
                 return broken;
             }
-            if !is_variable && let Some((_, outputs)) = self.nodes.iter().find(|(n, _)| n == root) {
+            if !is_variable && let Some(outputs) = self.nodes.get(root) {
                 if let Some((_, variable)) = outputs.iter().find(|(n, _)| *n == member.text) {
                     let ty = self.variables[*variable].ty.clone();
                     return TExpr { ty, span, kind: TKind::Local(*variable) };
@@ -208,7 +208,7 @@ impl Checker<'_, '_> {
 
     fn setting(&mut self, name: &Name, span: Span) -> Option<TExpr> {
         let settings = &self.named.settings;
-        if let Some(index) = settings.iter().position(|setting| setting.name == name.text) {
+        if let Some(index) = self.named.setting_places.get(&name.text).copied() {
             return Some(TExpr { ty: settings[index].ty.clone(), span, kind: TKind::Setting(index) });
         }
         let hint = near(&name.text, settings.iter().map(|setting| setting.name.as_str()));
@@ -219,14 +219,14 @@ impl Checker<'_, '_> {
 
     fn static_record(&mut self, entity: &Name, record: &Name, span: Span) -> Option<TExpr> {
         let index = self.entity(entity)?;
-        let rows = &self.named.records[index].entity.as_ref()?.rows;
-        match rows.iter().find(|(name, _, _)| *name == record.text) {
-            Some((_, id, _)) => {
+        let ids = &self.named.records[index].entity.as_ref()?.ids;
+        match ids.get(&record.text) {
+            Some(id) => {
                 let kind = TKind::Constant(Constant::Long(*id));
                 Some(TExpr { ty: Type::Identifier(Some(index)), span, kind })
             }
             None => {
-                let hint = near(&record.text, rows.iter().map(|(n, _, _)| n.as_str()));
+                let hint = near(&record.text, ids.keys().map(String::as_str));
                 let message = format!("`{}` has no record `{}`", entity.text, record.text);
                 self.problems.error_hint("OML0107", record.span, message, hint);
                 None

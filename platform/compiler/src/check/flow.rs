@@ -3,6 +3,8 @@
 //! Outputs of a node are variables; a handler's `ExceptionMessage` is one that is visible in its flow.
 //! Invariant: handlers leave here most specific first, so the first that takes an exception is the right one.
 
+use std::collections::BTreeSet;
+
 use super::Checker;
 use crate::ast::{self, EntityAction, Expr, Handler, Leave, Name, NodeKind};
 use crate::problem::{Problems, near};
@@ -217,13 +219,14 @@ impl Checker<'_, '_> {
 
     fn handlers(&mut self, handlers: &[Handler]) -> Vec<THandler> {
         let mut typed: Vec<THandler> = Vec::new();
+        let mut taken = BTreeSet::new();
         for handler in handlers {
             let takes = self.exception(&handler.exception).map(|(numbers, _)| numbers);
             let message = self.visible("ExceptionMessage", Type::Text);
             let flow = self.flow(&handler.flow);
             self.forget(message);
             let Some(takes) = takes else { continue };
-            if typed.iter().any(|other| other.takes == takes) {
+            if !taken.insert(takes) {
                 let message = format!("`{}` is handled here already", handler.exception.text);
                 self.problems.error("OML0004", handler.exception.span, message);
             }
@@ -257,11 +260,10 @@ impl Checker<'_, '_> {
         if let Some(built_in) = EXCEPTIONS.iter().find(|e| e.name == name.text) {
             return Some((built_in.numbers, built_in.status));
         }
-        if let Some(index) = self.named.exceptions.iter().position(|e| *e == name.text) {
-            let number = USER + 1 + index as u32;
-            return Some(((number, number), Some(USER_STATUS)));
+        if let Some(number) = self.named.exceptions.get(&name.text) {
+            return Some(((*number, *number), Some(USER_STATUS)));
         }
-        let known = EXCEPTIONS.iter().map(|e| e.name).chain(self.named.exceptions.iter().map(String::as_str));
+        let known = EXCEPTIONS.iter().map(|e| e.name).chain(self.named.exceptions.keys().map(String::as_str));
         let hint = near(&name.text, known);
         let message = format!("there is no exception `{}`", name.text);
         self.problems.error_hint("OML0108", name.span, message, hint);
@@ -305,7 +307,7 @@ impl Checker<'_, '_> {
             let message = format!("there is no action `{}` to call here", action.text);
             self.problems.error_hint("OML0105", action.span, message, hint);
             let name = node.name.as_ref().map_or(action.last(), |name| &name.text);
-            self.broken.push(name.to_owned());
+            self.broken.insert(name.to_owned());
             return None;
         };
         let def = &self.named.actions[index];

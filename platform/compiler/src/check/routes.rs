@@ -3,7 +3,7 @@
 //! Invariant: every `{Name}` of a path is an input, every path input is in the path, and no request
 //! fits two methods equally well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::roles::known;
 use crate::ast::{Action, Name, Parsed, RestMethod, Source};
@@ -15,6 +15,7 @@ const DELETE: u32 = 3;
 
 pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
+    let mut taken = BTreeSet::new();
     let checks: BTreeMap<&str, Option<usize>> = parsed
         .apis
         .iter()
@@ -41,7 +42,7 @@ pub(super) fn routes(parsed: &Parsed, named: &Named, problems: &mut Problems<'_>
             segments: base.into_iter().chain(own).collect(),
             sources,
         };
-        if routes.iter().any(|r| r.verb == route.verb && same_shape(&r.segments, &route.segments)) {
+        if !taken.insert((route.verb, words(&route.segments))) {
             let message = format!("another method answers `{}` with this verb", rest.path.text);
             problems.error("OML0402", rest.path.span, message);
         }
@@ -154,11 +155,11 @@ pub(super) fn shape(
     (segments, sources)
 }
 
-fn same_shape(a: &[Segment], b: &[Segment]) -> bool {
-    a.len() == b.len()
-        && a.iter().zip(b).all(|pair| match pair {
-            (Segment::Literal(a), Segment::Literal(b)) => a == b,
-            (Segment::Input(_), Segment::Input(_)) => true,
-            (Segment::Literal(_), Segment::Input(_)) | (Segment::Input(_), Segment::Literal(_)) => false,
-        })
+/// What two methods that answer the same requests have in common: the words of their paths, in their places.
+fn words(segments: &[Segment]) -> Vec<Option<String>> {
+    let word = |segment: &Segment| match segment {
+        Segment::Literal(word) => Some(word.clone()),
+        Segment::Input(_) => None,
+    };
+    segments.iter().map(word).collect()
 }

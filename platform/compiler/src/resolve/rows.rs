@@ -82,7 +82,7 @@ fn too_long(text: &str, field: &FieldDef) -> bool {
 
 /// Fills in the references of all rows, and reports what a mandatory attribute misses.
 pub(super) fn link(parsed: &Parsed, named: &mut Named, problems: &mut Problems<'_>) {
-    let mut known: BTreeMap<usize, Known> = BTreeMap::new();
+    let mut known: BTreeMap<usize, BTreeSet<i64>> = BTreeMap::new();
     for (index, entity) in parsed.entities.iter().enumerate() {
         for (row, (name, values)) in entity.records.iter().enumerate() {
             for (key, value) in values {
@@ -91,7 +91,8 @@ pub(super) fn link(parsed: &Parsed, named: &mut Named, problems: &mut Problems<'
                     continue; // the Id, or reported by `rows`
                 };
                 let Some(target) = fields[at].ty.identifies() else { continue };
-                let known = known.entry(target).or_insert_with(|| Known::of(&named.records[target]));
+                let rows = || named.records[target].entity.iter().flat_map(|entity| &entity.rows);
+                let known = known.entry(target).or_insert_with(|| rows().map(|(_, id, _)| *id).collect());
                 let id = referred(&named.records[target], known, value, problems);
                 if let Some(def) = &mut named.records[index].entity {
                     def.rows[row].2[at] = id.map(|id| id.to_string());
@@ -102,33 +103,21 @@ pub(super) fn link(parsed: &Parsed, named: &mut Named, problems: &mut Problems<'
     }
 }
 
-/// The records of an entity that others refer to: there may be as many who do as there are records.
-#[derive(Default)]
-struct Known {
-    ids: BTreeSet<i64>,
-    names: BTreeMap<String, i64>,
-}
-
-impl Known {
-    fn of(target: &RecordDef) -> Known {
-        let mut known = Known::default();
-        for (name, id, _) in target.entity.iter().flat_map(|entity| &entity.rows) {
-            known.ids.insert(*id);
-            known.names.entry(name.clone()).or_insert(*id);
-        }
-        known
-    }
-}
-
-/// The identifier that a value stands for: a record's name, its Id, or 0 for none.
-fn referred(target: &RecordDef, known: &Known, value: &Name, problems: &mut Problems<'_>) -> Option<i64> {
+/// The identifier that a value stands for: a record's name, its Id, which must be one of the known, or 0 for none.
+fn referred(
+    target: &RecordDef,
+    known: &BTreeSet<i64>,
+    value: &Name,
+    problems: &mut Problems<'_>,
+) -> Option<i64> {
     // That a static entity may only refer to static ones has been said.
-    let rows = target.entity.as_ref().filter(|e| e.is_static).map(|e| &e.rows)?;
+    let entity = target.entity.as_ref().filter(|e| e.is_static)?;
+    let rows = &entity.rows;
     let number = value.text.parse::<i64>().ok();
     if number == Some(0) {
         return None;
     }
-    let found = number.filter(|id| known.ids.contains(id)).or_else(|| known.names.get(&value.text).copied());
+    let found = number.filter(|id| known.contains(id)).or_else(|| entity.ids.get(&value.text).copied());
     if found.is_none() {
         let message = match number {
             Some(id) => format!("`{}` has no record with the Id {id}", target.name),

@@ -115,6 +115,33 @@ fn names_that_must_differ() {
 }
 
 #[test]
+fn names_that_are_used() {
+    let flow = |of: &str, node: &dyn Fn(usize) -> String| {
+        check(format!(
+            "app: T\n{of}actions:\n  F:\n    locals: {{ I: E Identifier, T: Text, L: Text List }}\n    flow:\n{}",
+            lines(MANY, node)
+        ));
+    };
+    let many = |line: &str| lines(MANY, |n| line.replace('#', &n.to_string()));
+    let records = format!("entities:\n  E:\n    static: true\n    records:\n{}", many("      N#: {}"));
+    flow(&records, &|n| format!("      - assign: {{ I: Entities.E.N{n} }}"));
+    let entity = "entities: { E: {} }\n";
+    let settings = format!("{entity}settings:\n{}", many("  N#: Text"));
+    flow(&settings, &|n| format!("      - assign: {{ T: Settings.N{n} }}"));
+    flow(entity, &|n| {
+        format!("      - {{ json_serialize: L, name: N{n} }}\n      - assign: {{ T: N{n}.JSON }}")
+    });
+    let handlers = many("          - { exception: N#, do: [] }");
+    check(format!(
+        "app: T\nexceptions:\n{}actions:\n  F:\n    flow:\n      - try: []\n        handlers:\n{handlers}",
+        many("  N#: {}")
+    ));
+    check(format!("app: T\nrest:\n  A:\n    methods:\n{}", many("      N#: {}")));
+    let assigned = many("      - assign: { N#: 1 }");
+    check(action(&format!("    locals:\n{}    flow:\n{assigned}", many("      N#: Integer"))));
+}
+
+#[test]
 fn identifiers_of_identifiers() {
     let next = |n| format!("  E{n}: {{ attributes: {{ Id: E{} Identifier }} }}", n + 1);
     check(format!("app: T\nentities:\n{}  E{MANY}: {{}}\n", lines(MANY, next)));
