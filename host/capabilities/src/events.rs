@@ -1,8 +1,8 @@
 //! Triggering events: `odeon:events`. An event is a row of the app's outbox, written in the guest's transaction, so
 //! that it is sent if and only if the transaction is committed. Who sends it is the host's business.
 //!
-//! Invariant: by this interface an outbox holds no more rows of one event than may wait. The table is the app's, which may
-//! write into it anything: what is taken out is judged again, and takes bounded memory.
+//! Invariant: by this interface a transaction adds no row of an event of which as many wait as may; those that write at once do not see
+//! each other's. The table is the app's, which may write into it anything: what is taken out is judged again, and takes bounded memory.
 
 use odeon_engine::State;
 use wasmtime::component::Linker;
