@@ -59,8 +59,6 @@ pub(crate) struct Peers {
 struct Known {
     table: Table,
     nats: Option<Client>,
-    /// Since when we hear nothing at all: silence then says nothing of hosts.
-    away_since: Option<Instant>,
 }
 
 impl Peers {
@@ -84,16 +82,7 @@ impl Peers {
     fn addresses(&self, app: &str) -> Vec<String> {
         let mut known = self.lock();
         let connected = known.nats.as_ref().is_some_and(is_connected);
-        let now = match connected {
-            true => {
-                let now = Instant::now();
-                if known.away_since.take().is_some() {
-                    known.table.listen(now);
-                }
-                now
-            }
-            false => *known.away_since.get_or_insert_with(Instant::now),
-        };
+        let now = known.table.judged_by(Instant::now(), connected);
         let route = known.table.route_of(app, now);
         drop(known);
         let mut addresses: Vec<String> =

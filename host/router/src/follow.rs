@@ -17,7 +17,7 @@ use odeon_protocol::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::Router;
 use crate::proxy::Backend;
@@ -44,23 +44,14 @@ pub(crate) struct Follower {
     incarnation: String,
 }
 
+#[derive(Default)]
 struct Known {
     table: Table,
     sealed: BTreeMap<AppId, Signed<DesiredApp>>,
     /// Grows with all that is heard and worth keeping.
     version: u64,
-    connection: Connection,
     /// Whether the buckets of desired and of observed state were read to their ends.
     read: [bool; 2],
-}
-
-/// Whether anything can be heard.
-#[derive(Clone, Copy)]
-enum Connection {
-    /// Since then nothing: silence says nothing of hosts.
-    Away(Instant),
-    /// Since then heartbeats.
-    There(Instant),
 }
 
 /// The file that outlives a restart.
@@ -75,8 +66,7 @@ impl Follower {
     pub(crate) fn new(router: Arc<Router>, trusted: TrustedKeys) -> Arc<Self> {
         let file = router.settings.state_dir.join("table.json");
         let incarnation = uuid::Uuid::new_v4().to_string();
-        let known = Mutex::new(Known::away_since(Instant::now()));
-        Arc::new(Self { router, trusted, known, changed: Notify::new(), file, incarnation })
+        Arc::new(Self { router, trusted, known: Mutex::default(), changed: Notify::new(), file, incarnation })
     }
 
     /// Routes by what was known last, and is ready if that was anything: whoever it was can be served without NATS.
@@ -211,10 +201,10 @@ impl Follower {
         loop {
             let _ = tokio::time::timeout(Duration::from_millis(LOOK_MS), self.changed.notified()).await;
             every.tick().await; // at once after a pause; else what comes meanwhile is read together
-            let is_there = client.connection_state() == async_nats::connection::State::Connected;
+            let is_connected = client.connection_state() == async_nats::connection::State::Connected;
             let (routes, is_ready) = {
                 let mut known = self.lock();
-                let now = known.judged_by(Instant::now(), is_there);
+                let now = known.table.judged_by(Instant::now(), is_connected);
                 (known.table.routes(now), known.is_all_heard(now))
             };
             self.router.proxy.install(backends(&routes));
@@ -258,34 +248,10 @@ impl Follower {
 }
 
 impl Known {
-    /// Nothing, of a stage that is not reached yet.
-    fn away_since(start: Instant) -> Self {
-        let (table, sealed) = (Table::default(), BTreeMap::new());
-        Self { table, sealed, version: 0, connection: Connection::Away(start), read: [false; 2] }
-    }
-
-    /// The time by which hosts are judged. It stands still while nothing at all is heard.
-    fn judged_by(&mut self, now: Instant, is_there: bool) -> Instant {
-        match self.connection {
-            Connection::Away(_) if is_there => {
-                info!("connected");
-                self.connection = Connection::There(now);
-                self.table.listen(now);
-                now
-            }
-            Connection::There(_) if !is_there => {
-                self.connection = Connection::Away(now);
-                now
-            }
-            Connection::There(_) => now,
-            Connection::Away(since) => since,
-        }
-    }
-
     /// Whether all that the stage serves is known, with the hosts that do.
     fn is_all_heard(&self, now: Instant) -> bool {
-        let is_listened = |since| now.saturating_duration_since(since) >= Duration::from_millis(LISTEN_MS);
-        self.read == [true; 2] && matches!(self.connection, Connection::There(since) if is_listened(since))
+        let is_long = |since| now.saturating_duration_since(since) >= Duration::from_millis(LISTEN_MS);
+        self.read == [true; 2] && self.table.listening().is_some_and(is_long)
     }
 }
 
@@ -315,15 +281,12 @@ mod tests {
     fn it_is_ready_when_all_was_read_and_every_host_had_time_to_be_heard() {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
-        let mut known = Known::away_since(start);
-        known.read = [true; 2];
-        assert_eq!(known.judged_by(after(60_000), false), start, "time stands still while nothing is heard");
+        let mut known = Known { read: [true; 2], ..Known::default() };
+        known.table.judged_by(start, false);
         assert!(!known.is_all_heard(after(60_000)), "of what was read, nobody knows whether it is so");
-        assert_eq!(known.judged_by(after(61_000), true), after(61_000));
+        known.table.judged_by(after(61_000), true);
         assert!(!known.is_all_heard(after(61_000)) && known.is_all_heard(after(61_000 + LISTEN_MS)));
         known.read[1] = false;
         assert!(!known.is_all_heard(after(61_000 + LISTEN_MS)), "what hosts serve is not known");
-        assert_eq!(known.judged_by(after(70_000), false), after(70_000));
-        assert_eq!(known.judged_by(after(75_000), false), after(70_000), "and again");
     }
 }

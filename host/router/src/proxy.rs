@@ -247,7 +247,8 @@ impl Message {
         if let Some(back) = self.back.take() {
             // The connection that had it is being closed, if the host answered before it had all of it.
             let back = tokio::time::timeout(Duration::from_millis(BACK_MS_MAX), back);
-            self.body = Some(back.await.ok()?.ok()?);
+            let lent = back.await.ok()?.ok()?;
+            self.body = Some(Lent { again: Bytes::copy_from_slice(&lent.held), ..lent });
         }
         let passed = match self.body.take() {
             Some(lent) => {
@@ -338,7 +339,6 @@ impl Drop for Returning {
         if let Some(mut lent) = self.lent.take()
             && let Some(back) = lent.back.take()
         {
-            lent.again = Bytes::copy_from_slice(&lent.held);
             let _ = back.send(lent); // nobody waits for it when the request was answered
         }
     }

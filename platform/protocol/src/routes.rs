@@ -19,8 +19,10 @@ pub struct Table {
     names: BTreeMap<String, BTreeSet<AppId>>,
     hosts: BTreeMap<HostId, Heard>,
     replicas: BTreeMap<(AppId, HostId), ReplicaStatus>,
-    /// Since when heartbeats would be heard.
+    /// Since when heartbeats are heard, or were when they last were.
     listening: Option<Instant>,
+    /// Since when nothing at all is heard, if it is so: silence then says nothing of hosts.
+    away: Option<Instant>,
 }
 
 struct Heard {
@@ -63,9 +65,20 @@ impl Table {
         }
         true
     }
-    /// Heartbeats are heard from now on: nobody is silent who had no time to say anything.
-    pub fn listen(&mut self, now: Instant) {
-        self.listening = Some(now);
+    /// The time by which hosts are judged. It stands still while nothing at all is heard, and nobody is silent who then had no time to
+    /// say anything.
+    pub fn judged_by(&mut self, now: Instant, is_connected: bool) -> Instant {
+        if !is_connected {
+            return *self.away.get_or_insert(now);
+        }
+        if self.away.take().is_some() || self.listening.is_none() {
+            self.listening = Some(now);
+        }
+        now
+    }
+    /// Since when heartbeats are heard, if they are.
+    pub fn listening(&self) -> Option<Instant> {
+        self.listening.filter(|_| self.away.is_none())
     }
     /// A host is alive. True when its address or incarnation is new.
     pub fn hear_host(&mut self, beat: HostHeartbeat, now: Instant) -> bool {
@@ -263,11 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_silent_who_had_no_time_to_say_anything() {
+    fn time_stands_still_while_nothing_is_heard_and_then_everybody_has_some() {
         let start = Instant::now();
         let mut table = two_hosts(start);
-        let again = start + missed() * 20;
-        table.listen(again);
+        assert_eq!((table.judged_by(start, true), table.listening()), (start, Some(start)));
+        let (lost, again) = (start + missed() / 2, start + missed() * 20);
+        assert_eq!(table.judged_by(lost, false), lost);
+        assert_eq!((table.judged_by(again, false), table.listening()), (lost, None));
+        assert_eq!((table.judged_by(again, true), table.listening()), (again, Some(again)));
         table.hear_host(beat("b", "1"), again);
         check(&table, again, &["a", "b"]);
         check(&table, again + missed() * 2, &["a", "b"]);
@@ -281,7 +297,7 @@ mod tests {
             table.remember_host(beat(host, "1"));
             table.hear_replica(ready(host, "1", 1));
         }
-        table.listen(again);
+        table.judged_by(again, true);
         table.hear_host(beat("b", "1"), again);
         check(&table, again, &["a", "b"]);
     }
