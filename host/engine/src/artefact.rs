@@ -15,27 +15,35 @@ use std::os::unix::fs::MetadataExt as _;
 use wasmtime::component::Component;
 
 use crate::engine::Engine;
+use crate::parts;
 use crate::prepare::prepared;
 use crate::wasi::Wasi;
 
 /// Compiles a component to native code for the WASI that it needs. Runs long and takes memory in proportion to
 /// the input: call it in a limited child process.
 pub fn compile(engine: &Engine, component: &[u8]) -> wasmtime::Result<Vec<u8>> {
-    let engine = engine.of(Wasi::of(component));
-    of_prepared(component, |component| engine.precompile_component(component))
+    of_prepared(engine, component, |engine, component| engine.precompile_component(component))
 }
 
 /// Compiles a component, like [`compile`], to run it or to look at it.
 pub fn component(engine: &Engine, component: &[u8]) -> wasmtime::Result<Component> {
-    let engine = engine.of(Wasi::of(component));
-    of_prepared(component, |component| Component::new(engine, component))
+    of_prepared(engine, component, |engine, component| Component::new(engine, component))
 }
 
 /// Makes something of a component as it is prepared. Of what cannot be made so, it is made of the component as it was published,
 /// and whoever published it is told of what is wrong with that.
-fn of_prepared<T>(component: &[u8], make: impl Fn(&[u8]) -> wasmtime::Result<T>) -> wasmtime::Result<T> {
-    let made = prepared(component).and_then(|prepared| make(&prepared).ok());
-    made.map_or_else(|| make(component), Ok)
+fn of_prepared<T>(
+    engine: &Engine,
+    component: &[u8],
+    make: impl Fn(&wasmtime::Engine, &[u8]) -> wasmtime::Result<T>,
+) -> wasmtime::Result<T> {
+    let wasi = Wasi::of(component);
+    if wasi == Wasi::P3 {
+        parts::check(component)?;
+    }
+    let engine = engine.of(wasi);
+    let made = prepared(component).and_then(|prepared| make(engine, &prepared).ok());
+    made.map_or_else(|| make(engine, component), Ok)
 }
 
 /// Native code whose digest and signature were checked, in these very bytes.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::memory::HostMemory;
+use crate::parts::PARTS_MAX;
 use crate::places::Places;
 use crate::prepare;
 use crate::scheduler::{Begin, Scheduler};
@@ -52,8 +53,8 @@ pub(crate) const TABLES_PER_MODULE_MAX: u32 = 2;
 const TABLES_MAX: u32 = 16;
 /// Elements of one table.
 const TABLE_ELEMENTS_MAX: usize = 100_000;
-/// Stacks of one instance where it may wait for several things at once, on average.
-const STACKS_PER_INSTANCE: u32 = 4;
+/// Stacks of one instance where each of its parts may wait on its own, and the host calls one more.
+const STACKS_PER_INSTANCE: u32 = PARTS_MAX + 1;
 /// The target all pools run. Naming it fixes the CPU baseline: the same artefact runs on every host.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 

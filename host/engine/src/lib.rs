@@ -19,6 +19,7 @@ pub mod error;
 mod heap;
 pub mod memory;
 pub mod origin;
+mod parts;
 mod places;
 mod prepare;
 pub mod scheduler;

@@ -29,6 +29,7 @@ async fn what_is_no_component_is_refused_with_a_reason() {
     let site = Installation::start_with(&["--no-sample"]).await;
     publish(&site);
     let good = fs::read(odeon_tests::hello()).unwrap();
+    let later = fs::read(odeon_tests::guest("hello_wasip3")).unwrap();
     let mut flipped = good.clone();
     let middle = flipped.len() / 2;
     flipped[middle..middle + 64].iter_mut().for_each(|byte| *byte ^= 0x55);
@@ -55,6 +56,11 @@ async fn what_is_no_component_is_refused_with_a_reason() {
         ("parts", with(&good, &bombs::parts(10, &bombs::memories(1, 1))), "memories, which exceeds"),
         ("table", bomb(&bombs::tables(1, 10_000_000)), "minimum element size of 10000000 which exceeds"),
         ("instances", with(&good, &bombs::instances(3, 10)), "core module instances, which exceeds"),
+        (
+            "waiting",
+            with(&later, &bombs::instances(1, 4)),
+            "consists of 5 components with code of their own, of 4",
+        ),
         ("million", with(&good, &bombs::instances(6, 10)), "core module instances, which exceeds"),
     ];
     let folder = tempfile::tempdir().unwrap();
@@ -80,6 +86,7 @@ async fn what_is_no_component_is_refused_with_a_reason() {
         ("variables", bomb(&bombs::functions(1, &bombs::variables(1_000)))),
         ("types", with(&good, &bombs::types(5, 5))),
         ("instances", with(&good, &bombs::instances(2, 5))),
+        ("waiting", with(&later, &bombs::instances(1, 3))),
     ];
     for (name, bytes) in controls {
         let file = folder.path().join(format!("{name}.wasm"));

@@ -9,8 +9,8 @@ mod shim;
 
 use wasmparser::{Parser, Validator, WasmFeatures};
 
-/// Of what is done here. Hosts compile anew what was compiled with another one.
-pub(crate) const VERSION: u32 = 2;
+/// Of what is done here, and of what is refused. Hosts compile anew what was compiled with another one.
+pub(crate) const VERSION: u32 = 3;
 
 /// The component as it is compiled. `None` where it stays as it was published.
 pub(crate) fn prepared(component: &[u8]) -> Option<Vec<u8>> {
