@@ -11,10 +11,11 @@
 //! refused for the sake of instances that wait for another request; where
 //! memory is called in, it is from whoever holds most of it, in however many instances.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::places::Keeper;
 
@@ -23,9 +24,9 @@ use crate::places::Keeper;
 pub struct Memory {
     bytes: AtomicU64,
     bytes_max: AtomicU64,
-    freed: Notify,
     /// Who waits for room.
     waiting: AtomicUsize,
+    queue: Mutex<VecDeque<Waiter>>,
     ending: Ending,
     /// Who keeps instances that wait for another request, of each revision.
     keepers: Mutex<Vec<Weak<dyn Keeper>>>,
@@ -37,8 +38,8 @@ impl Memory {
         Arc::new(Self {
             bytes: AtomicU64::new(0),
             bytes_max: AtomicU64::new(bytes_max),
-            freed: Notify::new(),
             waiting: AtomicUsize::new(0),
+            queue: Mutex::default(),
             ending: Ending::default(),
             keepers: Mutex::default(),
         })
@@ -71,9 +72,9 @@ impl Memory {
     }
 
     /// Another budget from now on. What is held stays held.
-    pub fn set_max(&self, bytes_max: u64) {
-        self.bytes_max.store(bytes_max, Ordering::Relaxed);
-        self.freed.notify_waiters();
+    pub fn set_max(self: &Arc<Self>, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::SeqCst);
+        self.hand_on();
     }
 
     /// Bytes held now.
@@ -99,17 +100,49 @@ impl Memory {
 
     /// Takes so many bytes as soon as there is room. Whoever waits bounds how long.
     pub async fn take(self: &Arc<Self>, bytes: u64) -> Held {
-        let _waiting = Waiting::begin(&self.waiting);
+        let _waiting = Waiting::begin(&self.waiting); // from here on whoever gives something back looks at the queue
         loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            freed.as_mut().enable(); // so that nothing is missed between the look and the wait
             if let Some(held) = self.try_take(bytes) {
-                self.freed.notify_one(); // there may be room for the next one, too
                 return held;
             }
-            freed.await;
+            let (tell, told) = oneshot::channel();
+            let mut held = Held { memory: self.clone(), bytes: 0 };
+            {
+                let mut queue = self.queue();
+                if held.grow_in(bytes) {
+                    return held;
+                }
+                queue.retain(|waiter| !waiter.tell.is_closed());
+                queue.push_back(Waiter { bytes, tell });
+            }
+            if let Ok(held) = told.await {
+                return held;
+            }
         }
     }
+
+    /// Gives what is free to whoever has waited for longest and can do with it.
+    fn hand_on(self: &Arc<Self>) {
+        while self.is_wanted() {
+            let mut held = Held { memory: self.clone(), bytes: 0 };
+            let mut queue = self.queue();
+            let next = queue.iter().position(|next| !next.tell.is_closed() && held.grow_in(next.bytes));
+            let Some(next) = next.and_then(|next| queue.remove(next)) else { return };
+            drop(queue); // whoever has gone meanwhile gives it back
+            let _ = next.tell.send(held);
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Waiter>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody who waits for room.
+#[derive(Debug)]
+struct Waiter {
+    bytes: u64,
+    tell: oneshot::Sender<Held>,
 }
 
 /// Calls in so many bytes, instead of those that were called in before: the largest instances end, of the app that holds most, and of the
@@ -305,8 +338,8 @@ impl Held {
         let less = less.min(self.bytes);
         if less > 0 {
             self.bytes -= less;
-            self.memory.bytes.fetch_sub(less, Ordering::AcqRel);
-            self.memory.freed.notify_one();
+            self.memory.bytes.fetch_sub(less, Ordering::SeqCst);
+            self.memory.hand_on();
         }
     }
 
@@ -445,6 +478,27 @@ mod tests {
         for waiter in waiters {
             assert_eq!(waiter.await.unwrap(), 10);
         }
+        assert!(memory.held() == 0 && !memory.is_wanted());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_much_does_not_keep_room_from_who_waits_for_little() {
+        let memory = Memory::new(100);
+        let mut held = memory.try_take(100).unwrap();
+        let [much, more, little] = [50, 60, 10].map(|bytes| {
+            let memory = memory.clone();
+            tokio::spawn(async move { memory.take(bytes).await })
+        });
+        while memory.queue().len() < 3 {
+            tokio::task::yield_now().await;
+        }
+        held.shrink(10);
+        assert_eq!(little.await.unwrap().bytes(), 10);
+        assert!(!much.is_finished() && !more.is_finished());
+        held.shrink(40);
+        drop(much.await.unwrap());
+        drop(held);
+        assert_eq!(more.await.unwrap().bytes(), 60);
         assert!(memory.held() == 0 && !memory.is_wanted());
     }
 }
