@@ -32,6 +32,9 @@ const LOOK_AT_MAX: usize = 64;
 /// nothing interrupts may last; and a bound, because the network may hold a run up that is taken to go on.
 const FORESEEN_NS_MAX: Nanos = 50_000_000;
 
+/// How long an app that is past its burst waits before it is looked at again, in nanoseconds: its share may have been raised meanwhile.
+const THROTTLED_NS_MAX: Nanos = 1_000_000_000;
+
 /// Virtual time, in nanoseconds of an app that has a whole core.
 type Virtual = u64;
 /// Names an account for as long as it is here.
@@ -57,7 +60,7 @@ pub(super) struct Fair<T> {
     eligible: BTreeSet<(Virtual, FlowId)>,
     /// Ahead of their share, by start tag.
     early: BTreeSet<(Virtual, FlowId)>,
-    /// Past their burst, by the time when they may go on.
+    /// Past their burst, by the time when they may go on, or are looked at again.
     throttled: BTreeSet<(Nanos, FlowId)>,
     /// Nothing of them waits, and something runs; by start tag.
     running: BTreeSet<(Virtual, FlowId)>,
@@ -312,6 +315,7 @@ impl<T> Fair<T> {
             self.running.insert((start, id));
             Place::Running(start)
         } else if let Some(until) = flow.cpu.ready_at(now) {
+            let until = until.min(now + THROTTLED_NS_MAX);
             self.throttled.insert((until, id));
             Place::Throttled { until, since: now }
         } else if start <= self.virtual_now {

@@ -306,6 +306,18 @@ fn a_share_that_changes_counts_at_the_next_slice() {
 }
 
 #[test]
+fn a_share_that_is_raised_counts_for_who_waits_for_the_old_one() {
+    let mut sim = Simulation::new(1);
+    let app = sim.app(CpuShare { millicores: 10, burst_ms: Some(0) }, 4, None, 0);
+    app.spend(1_000 * MS, 0); // what it earns in a hundred seconds
+    sim.run_until(3_000 * MS);
+    assert!(app.used_ns() <= 1_002 * MS, "it waits: {} ns", app.used_ns());
+    app.set_share(CpuShare { millicores: 1_000, burst_ms: None });
+    sim.run_until(5_000 * MS);
+    assert!(app.used_ns() >= 1_900 * MS, "within a second: {} ns", app.used_ns());
+}
+
+#[test]
 fn requests_that_begin_at_once_get_no_more_and_no_less_than_their_share() {
     for attackers in [1, 3] {
         let mut sim = Simulation::new(1);
