@@ -32,6 +32,7 @@ async fn a_deployment_works_or_changes_nothing() {
     a_killed_migration_is_done_again(&site).await;
     a_migration_that_takes_long_is_waited_for(&site).await;
     no_row_holds_up_a_rollback(&site).await;
+    what_serves_has_its_rules_when_a_deployment_ends_halfway(&site).await;
     a_failed_request_leads_to_its_node(&site).await;
     a_save_is_published(&site).await;
     an_app_calls_only_whom_its_settings_allow(&site).await;
@@ -39,6 +40,21 @@ async fn a_deployment_works_or_changes_nothing() {
     a_host_trusts_only_what_it_verified(&site).await;
     a_host_compiles_what_has_no_native_code(&site).await;
     what_the_operator_allows_no_more_is_taken_back(&site).await;
+    what_no_deployment_needs_is_taken_out_and_comes_back(&site).await;
+}
+
+/// A Platform that starts looks at once.
+async fn what_no_deployment_needs_is_taken_out_and_comes_back(site: &Installation) {
+    eventually("revisions of before are taken out", async || {
+        let log = fs::read_to_string(site.process("platform")["log"].as_str().unwrap()).unwrap();
+        log.contains("took out components that no deployment needs").then_some(())
+    })
+    .await;
+    let said = site.get(&site.url("development", "/Live/rest/Expenses/Get/77")).await.1.to_string();
+    assert!(said.contains("Nothing at 77"), "{said}");
+    site.succeed(&["deploy", "Live", "--revision", "1", "--to", "development"]);
+    let said = site.get(&site.url("development", "/Live/rest/Expenses/Get/77")).await.1.to_string();
+    assert!(said.contains("There is no expense 77"), "{said}");
 }
 
 async fn what_the_operator_allows_no_more_is_taken_back(site: &Installation) {
@@ -308,8 +324,8 @@ async fn a_migration_that_takes_long_is_waited_for(site: &Installation) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-async fn no_row_holds_up_a_rollback(site: &Installation) {
-    const STRICT: &str = "app: Strict
+/// An app with rules for its rows.
+const STRICT: &str = "app: Strict
 entities:
   Owner: { attributes: { Name: Text } }
   Thing:
@@ -317,6 +333,8 @@ entities:
     indexes: { ByCode: { attributes: [Code], unique: true } }
 rest: { A: { methods: { Ping: { outputs: { N: Integer }, flow: [ { assign: { N: '1' } } ] } } } }
 ";
+
+async fn no_row_holds_up_a_rollback(site: &Installation) {
     let folder = site.folder.join("strict");
     fs::create_dir(&folder).unwrap();
     let publish = |text: &str| {
@@ -355,6 +373,36 @@ rest: { A: { methods: { Ping: { outputs: { N: Integer }, flow: [ { assign: { N: 
     let done = publish(&without.join("\n"));
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     database.batch_execute(&format!("delete from {schema}.\"Owner\"")).await.unwrap();
+}
+
+async fn what_serves_has_its_rules_when_a_deployment_ends_halfway(site: &Installation) {
+    let folder = site.folder.join("ruled");
+    fs::create_dir(&folder).unwrap();
+    let strict = STRICT.replace("app: Strict", "app: Ruled");
+    let publish = |text: &str| {
+        fs::write(folder.join("app.yaml"), text).unwrap();
+        site.run(&["publish", folder.to_str().unwrap()])
+    };
+    assert!(publish(&strict).status.success());
+    let platform = site.database("platform").await;
+    let forget = "create function deployments.forget() returns trigger language plpgsql as \
+        $$ begin raise exception 'the row is not written'; end $$; \
+        create trigger forget before update on deployments.deployments for each row \
+        when (old.number <> new.number) execute function deployments.forget()";
+    platform.batch_execute(forget).await.unwrap();
+    let done = publish(&strict.replace(", unique: true", ""));
+    let said = String::from_utf8([done.stdout, done.stderr].concat()).unwrap();
+    assert!(!done.status.success() && said.contains("the row is not written"), "{said}");
+    assert!(said.contains("dropped index"), "the control: it was migrated: {said}");
+    platform.batch_execute("drop function deployments.forget cascade").await.unwrap();
+
+    let database = site.database("stage_development").await;
+    let rules = "select 1 from pg_indexes where schemaname = (select schema_name from odeon.apps where name = 'Ruled') \
+        and indexdef like 'CREATE UNIQUE INDEX%\"Code\"%'";
+    eventually("its index is back", async || database.query_opt(rules, &[]).await.unwrap()).await;
+    let (status, said) = site.get(&site.url("development", "/Ruled/rest/A/Ping")).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    assert!(publish(&strict).status.success(), "and it can be deployed");
 }
 
 async fn a_failed_request_leads_to_its_node(site: &Installation) {

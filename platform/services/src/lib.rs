@@ -94,7 +94,8 @@ impl Platform {
         name: &StageName,
     ) -> Result<()> {
         let stage = self.stages.open(organization, name).await?;
-        tokio::spawn(deployments::reconcile::run(self.clone(), stage));
+        tokio::spawn(deployments::reconcile::run(self.clone(), stage.clone()));
+        tokio::spawn(deployments::sweep::run(self.clone(), stage));
         Ok(())
     }
 

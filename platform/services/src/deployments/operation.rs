@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result};
 use odeon_compiler::Interface;
 use odeon_control::{Spread, place};
 use odeon_protocol::{
-    AppId, AppName, Generation, HostId, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
+    AppId, AppName, Generation, HostId, MIGRATION_RUNS, MigrateReply, OrganizationId, ReplicaState, Revision,
+    StageName,
 };
 use serde_json::json;
 use sqlx::PgPool;
@@ -215,6 +216,7 @@ async fn deploy(
     }
 
     let started = Instant::now();
+    let unwritten = stage.with_objects().await;
     desired::push_revision(platform, &stage, &stored).await?;
     progress.step("push", started);
 
@@ -225,12 +227,16 @@ async fn deploy(
         .map(|before| before.revision.max(before.previous_revision.unwrap_or(before.revision)));
     let had = newest.is_some_and(|newest| revision <= newest);
     let way = if had || operation.kind == Kind::Rollback { Way::Back } else { Way::Forth };
+    store::set_migrating(&platform.database, app, &operation.stage, true).await?;
     match desired::migrate(platform, &stage, (app, &asset.name), generation, (&stored, way)).await? {
         MigrateReply::Done { steps, warnings } => {
             steps.into_iter().for_each(|step| progress.inform(step));
             warn_all(progress, warnings);
         }
         MigrateReply::Refused(refusal) => {
+            if refusal.code != MIGRATION_RUNS {
+                store::set_migrating(&platform.database, app, &operation.stage, false).await?;
+            }
             progress.messages.push(Message::error(&refusal.code, refusal.message));
             return Ok(Err(Failed));
         }
@@ -258,8 +264,10 @@ async fn deploy(
         egress_allow: egress_asked.unwrap_or_else(|| egress_before.clone()),
         limits: limits_asked.unwrap_or_else(|| limits_before.clone()),
         updated_at: chrono::Utc::now(),
+        migrating: false,
     };
     desired::apply(platform, &stage, &wanted).await?;
+    drop(unwritten);
     match wait_until_serving(&stage, &wanted).await {
         Ok(()) => {
             progress.step("roll out", started);

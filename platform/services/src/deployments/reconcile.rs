@@ -1,22 +1,29 @@
 //! Keeps a stage as it was asked for. Runs on a nudge (something was heard) and on a timer, and takes no
 //! input: it looks at the database and at the stage each time.
 //!
-//! Five differences, five answers:
+//! Six differences, six answers:
 //! - the stage lacks what the database has, or holds an older generation (an emptied or replayed bucket): write it again;
+//! - tables were migrated for a deployment that ended before it was written down: give what serves its rules back, next generation;
 //! - the stage is ahead of the database (a restored database): the stage is right, it was sealed by us; adopt it.
 //!   Nothing goes back because a backup was older;
 //! - the stage allows an app more than the operator does, who says less than before: the same again with less, next generation;
 //! - a host with replicas is away for longer than [`HOST_GONE_S`]: plan anew, next generation;
 //! - a rollout has ended, and what waits in the stage for handlers that are no more still does: take it away.
+//!
+//! The first two may migrate, which takes as long as there are rows. They have a task of their own, so that a lost host never waits for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use futures_util::StreamExt as _;
 use odeon_control::{HostView, Spread, place};
-use odeon_protocol::{AppId, DesiredApp, DesiredState, Generation, HostId, ReplicaState};
+use odeon_protocol::{
+    AppId, DesiredApp, DesiredState, Generation, HostId, MIGRATION_RUNS, MigrateReply, ReplicaState,
+};
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::limits::OwnLimits;
@@ -31,15 +38,17 @@ const EVERY_S: u64 = 5;
 const PAUSE_MS: u64 = 500;
 /// Silence after which a host's replicas move, in seconds: longer than a restart takes.
 const HOST_GONE_S: u64 = 10;
+/// Deployments that are written again at once.
+const WRITES_AT_ONCE: usize = 4;
 
 /// Reconciles one stage for ever.
 pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
     let mut changes = stage.changes();
-    let mut tidy = BTreeMap::new();
+    let mut kept = Kept::default();
     loop {
         let _ = tokio::time::timeout(Duration::from_secs(EVERY_S), changes.changed()).await;
         if stage.is_connected()
-            && let Err(error) = once(&platform, &stage, &mut tidy).await
+            && let Err(error) = once(&platform, &stage, &mut kept).await
         {
             warn!(stage = %stage.name, "reconcile: {error:#}");
         }
@@ -47,8 +56,16 @@ pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
     }
 }
 
-/// `tidy` are the apps, with their generation, that are known to leave nothing behind.
-async fn once(platform: &Platform, stage: &Stage, tidy: &mut BTreeMap<AppId, Generation>) -> Result<()> {
+/// From one look to the next.
+#[derive(Default)]
+struct Kept {
+    /// Apps, with their generation, that are known to leave nothing behind.
+    tidy: BTreeMap<AppId, Generation>,
+    /// Writes again what was found last.
+    writing: Option<JoinHandle<()>>,
+}
+
+async fn once(platform: &Arc<Platform>, stage: &Arc<Stage>, kept: &mut Kept) -> Result<()> {
     let seen = stage.seen();
     if !seen.desired_read {
         return Ok(()); // what we have not read we must not correct
@@ -64,13 +81,69 @@ async fn once(platform: &Platform, stage: &Stage, tidy: &mut BTreeMap<AppId, Gen
             }
         }
     }
+    let (again, others): (Vec<_>, Vec<_>) =
+        deployments.iter().partition(|deployment| is_to_be_written(&seen, deployment));
+    if !again.is_empty() && kept.writing.as_ref().is_none_or(JoinHandle::is_finished) {
+        let again = again.into_iter().cloned().collect();
+        kept.writing = Some(tokio::spawn(write_all(platform.clone(), stage.clone(), again)));
+    }
     let mut hosts = host_views(&seen);
-    for deployment in &deployments {
+    for deployment in others {
         if let Err(error) = one(platform, stage, (&seen, &mut hosts), deployment).await {
             warn!(stage = %stage.name, app = %deployment.name, "reconcile: {error:#}"); // the others go on
         }
     }
-    tidy_up(platform, stage, &seen, &deployments, tidy).await
+    tidy_up(platform, stage, &seen, &deployments, &mut kept.tidy).await
+}
+
+fn is_to_be_written(seen: &Seen, deployment: &store::Deployment) -> bool {
+    is_lacking(seen, deployment) || may_miss_rules(deployment)
+}
+
+/// Whether the stage has nothing of a deployment, or an older one.
+fn is_lacking(seen: &Seen, deployment: &store::Deployment) -> bool {
+    let theirs = seen.desired.get(&deployment.app).map(|desired| desired.generation);
+    theirs.is_none_or(|theirs| theirs < deployment.generation)
+}
+
+/// Whether its tables were migrated for a deployment that was not written down.
+fn may_miss_rules(deployment: &store::Deployment) -> bool {
+    deployment.serving && deployment.migrating
+}
+
+async fn write_all(platform: Arc<Platform>, stage: Arc<Stage>, deployments: Vec<store::Deployment>) {
+    let write = async |deployment: store::Deployment| {
+        if let Err(error) = write_again(&platform, &stage, &deployment).await {
+            warn!(stage = %stage.name, app = %deployment.name, "reconcile: {error:#}"); // the others go on
+        }
+    };
+    futures_util::stream::iter(deployments).for_each_concurrent(WRITES_AT_ONCE, write).await;
+}
+
+async fn write_again(platform: &Platform, stage: &Stage, deployment: &store::Deployment) -> Result<()> {
+    let Some(_busy) = hold(platform, deployment).await? else { return Ok(()) };
+    if is_lacking(&stage.seen(), deployment) {
+        info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
+        desired::write_again(platform, stage, deployment).await?;
+    }
+    if may_miss_rules(deployment) { restore_rules(platform, stage, deployment).await } else { Ok(()) }
+}
+
+/// The migrator has seen the generation of the deployment that was not written down, so that this takes one that is no older.
+async fn restore_rules(platform: &Platform, stage: &Stage, deployment: &store::Deployment) -> Result<()> {
+    info!(stage = %stage.name, app = %deployment.name, "giving the revision that serves its rules back");
+    let generation = desired::next_generation(stage, Some(deployment), &deployment.app);
+    let wanted = store::Deployment { generation, ..deployment.clone() };
+    match desired::restore_rules(platform, stage, &wanted).await? {
+        MigrateReply::Done { warnings, .. } => {
+            for warning in warnings {
+                warn!(stage = %stage.name, app = %deployment.name, "{warning}");
+            }
+        }
+        MigrateReply::Refused(refusal) if refusal.code == MIGRATION_RUNS => return Ok(()),
+        MigrateReply::Refused(refusal) => bail!("the migrator refused: {refusal}"),
+    }
+    desired::apply(platform, stage, &wanted).await.map(drop)
 }
 
 /// Takes away what handlers of earlier revisions waited with. Only once the rollout has ended: until then the revision
@@ -133,11 +206,7 @@ async fn one(
 ) -> Result<()> {
     let found = seen.desired.get(&deployment.app);
     let theirs = found.map(|desired| desired.generation);
-    if theirs.is_none_or(|theirs| theirs < deployment.generation) {
-        let Some(_busy) = hold(platform, deployment).await? else { return Ok(()) };
-        info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
-        desired::write_again(platform, stage, deployment).await
-    } else if theirs != Some(deployment.generation) || !deployment.serving || !stage.has_settled() {
+    if theirs != Some(deployment.generation) || !deployment.serving || !stage.has_settled() {
         Ok(())
     } else if found.is_some_and(|found| has_more(found, &platform.settings.limits_max)) {
         let why = "the operator allows less";
@@ -151,7 +220,10 @@ async fn one(
 async fn hold(platform: &Platform, deployment: &store::Deployment) -> Result<Option<BusyGuard>> {
     let Some(busy) = platform.try_busy(&deployment.app, &deployment.stage) else { return Ok(None) };
     let now = store::find(&platform.database, &deployment.app, &deployment.stage).await?;
-    Ok(now.is_some_and(|now| now.generation == deployment.generation).then_some(busy))
+    let is_same = |now: store::Deployment| {
+        (now.generation, now.migrating) == (deployment.generation, deployment.migrating)
+    };
+    Ok(now.is_some_and(is_same).then_some(busy))
 }
 
 /// Whether an app has more than it may have at most.
@@ -180,6 +252,7 @@ async fn adopt(platform: &Platform, stage: &Stage, found: &DesiredApp) -> Result
             egress_allow: Vec::new(),
             limits: OwnLimits::default(),
             updated_at: chrono::Utc::now(),
+            migrating: false,
         },
     };
     let asset =

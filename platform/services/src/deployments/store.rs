@@ -1,8 +1,10 @@
 //! Stages, deployments and operations in PostgreSQL.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
-use odeon_protocol::{AppId, AppName, Generation, HostId, OrganizationId, Revision, StageName};
+use odeon_protocol::{AppId, AppName, Digest, Generation, HostId, OrganizationId, Revision, StageName};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, PgPool, Row as _};
@@ -27,6 +29,8 @@ pub(crate) struct Deployment {
     pub(crate) egress_allow: Vec<String>,
     pub(crate) limits: OwnLimits,
     pub(crate) updated_at: DateTime<Utc>,
+    /// Its tables were migrated for a later one that was not written down.
+    pub(crate) migrating: bool,
 }
 
 /// Makes sure that the stages exist, in this order.
@@ -68,7 +72,7 @@ pub(crate) async fn all_stages(database: &PgPool) -> Result<Vec<(OrganizationId,
 }
 
 const DEPLOYMENT: &str = "select d.organization_id, d.asset_key, a.name, d.stage, d.revision, d.previous_revision, d.serving, \
-    d.epoch, d.number, d.placements, d.egress_allow, d.limits, d.updated_at, count(*) over () \
+    d.epoch, d.number, d.placements, d.egress_allow, d.limits, d.updated_at, d.migrating, count(*) over () \
     from deployments.deployments d join assets.assets a on a.key = d.asset_key";
 
 /// What is wanted of one app in one stage.
@@ -97,6 +101,25 @@ pub(crate) async fn of_stage(
     rows.iter().map(deployment).collect()
 }
 
+/// The objects that deployments of a stage need, or would need again after a rollback.
+pub(crate) async fn digests(
+    database: &PgPool,
+    organization: &OrganizationId,
+    stage: &StageName,
+) -> Result<BTreeSet<Digest>> {
+    let rows = sqlx::query(
+        "select r.wasm_digest, r.native_digest from deployments.deployments d join assets.revisions r \
+         on r.asset_key = d.asset_key and r.revision in (d.revision, d.previous_revision) \
+         where d.organization_id = $1 and d.stage = $2 and d.serving",
+    )
+    .bind(organization.as_str())
+    .bind(stage.as_str())
+    .fetch_all(database)
+    .await?;
+    let digests = rows.iter().flat_map(|row| [row.get::<Option<String>, _>(0), row.get(1)]).flatten();
+    digests.map(|digest| Ok(digest.parse()?)).collect()
+}
+
 /// The organization's deployments, by stage and app.
 pub(crate) async fn list(
     database: &PgPool,
@@ -115,7 +138,7 @@ pub(crate) async fn list(
     if rows.is_empty() && offset > 0 {
         return Ok((Vec::new(), Box::pin(list(database, organization, FIRST)).await?.1));
     }
-    let total = rows.first().map_or(0, |row| row.get(13));
+    let total = rows.first().map_or(0, |row| row.get(14));
     Ok((rows.iter().map(deployment).collect::<Result<_>>()?, total))
 }
 
@@ -130,6 +153,22 @@ pub(crate) async fn last_revision(database: impl PgExecutor<'_>, app: &AppId) ->
     Ok(row.get(0))
 }
 
+/// Notes that the tables of a deployment are migrated for another one, or that they were not.
+pub(crate) async fn set_migrating(
+    database: &PgPool,
+    app: &AppId,
+    stage: &StageName,
+    migrating: bool,
+) -> Result<()> {
+    sqlx::query("update deployments.deployments set migrating = $3 where asset_key = $1 and stage = $2")
+        .bind(app.as_str())
+        .bind(stage.as_str())
+        .bind(migrating)
+        .execute(database)
+        .await?;
+    Ok(())
+}
+
 /// Writes what is wanted, if nothing newer was written meanwhile; false when it was.
 pub(crate) async fn save(database: impl PgExecutor<'_>, wanted: &Deployment) -> Result<bool> {
     let done = sqlx::query(
@@ -138,7 +177,7 @@ pub(crate) async fn save(database: impl PgExecutor<'_>, wanted: &Deployment) -> 
          on conflict (asset_key, stage) do update set revision = excluded.revision, \
          previous_revision = excluded.previous_revision, serving = excluded.serving, epoch = excluded.epoch, \
          number = excluded.number, placements = excluded.placements, egress_allow = excluded.egress_allow, \
-         limits = excluded.limits, \
+         limits = excluded.limits, migrating = false, \
          updated_at = now() where (d.epoch, d.number) < (excluded.epoch, excluded.number)",
     )
     .bind(wanted.organization.as_str())
@@ -175,6 +214,7 @@ fn deployment(row: &PgRow) -> Result<Deployment> {
         egress_allow: row.get(10),
         limits: row.get::<sqlx::types::Json<OwnLimits>, _>(11).0,
         updated_at: row.get(12),
+        migrating: row.get(13),
     })
 }
 
@@ -308,6 +348,32 @@ pub(crate) async fn end_interrupted(database: &PgPool) -> Result<u64> {
     .execute(database)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// Forgets operations of a stage that ended longer ago than that, and the builds that belong to none.
+pub(crate) async fn forget_operations(
+    database: &PgPool,
+    organization: &OrganizationId,
+    stage: &StageName,
+    days: i32,
+) -> Result<()> {
+    sqlx::query(
+        "delete from deployments.operations where organization_id = $1 and stage = $2 and finished_at < now() - make_interval(days => $3)",
+    )
+    .bind(organization.as_str())
+    .bind(stage.as_str())
+    .bind(days)
+    .execute(database)
+    .await?;
+    sqlx::query(
+        "delete from builds.build_operations b where organization_id = $1 and finished_at < now() - make_interval(days => $2) \
+         and not exists (select 1 from deployments.operations o where o.build_key = b.key)",
+    )
+    .bind(organization.as_str())
+    .bind(days)
+    .execute(database)
+    .await?;
+    Ok(())
 }
 
 const OPERATION: &str = "select o.key, o.kind, o.asset_key, a.name, o.revision, o.stage, o.build_key, o.status, o.messages, \

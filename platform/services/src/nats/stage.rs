@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use async_nats::Client;
 use async_nats::jetstream::object_store::ObjectStore;
 use async_nats::jetstream::{self, kv, stream};
+use base64::prelude::{BASE64_URL_SAFE, Engine as _};
 use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::events;
@@ -19,7 +20,7 @@ use odeon_protocol::{
     OrganizationId, ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys,
     subjects,
 };
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 use tracing::{info, warn};
 
 /// How long the Platform waits for a migrator's answer before it asks again, in seconds. Asking twice is safe:
@@ -58,6 +59,8 @@ pub(crate) struct Stage {
     client: Client,
     desired: kv::Store,
     components: ObjectStore,
+    /// Shared by whoever brings objects that no deployment needs yet, and held alone by whoever takes them out.
+    objects: RwLock<()>,
     seen: Mutex<Seen>,
     opened: Instant,
     changed: watch::Sender<u64>,
@@ -123,6 +126,7 @@ impl Stage {
             client,
             desired,
             components,
+            objects: RwLock::default(),
             seen: Mutex::default(),
             opened: Instant::now(),
             changed: watch::Sender::new(0),
@@ -168,6 +172,37 @@ impl Stage {
             .put(digest.as_str(), &mut reader)
             .await
             .with_context(|| format!("push {digest} into stage {}", self.name))?;
+        Ok(())
+    }
+
+    /// Keeps objects that are brought from being taken out, until it is written down what needs them.
+    pub(crate) async fn with_objects(&self) -> RwLockReadGuard<'_, ()> {
+        self.objects.read().await
+    }
+
+    /// Keeps objects from being brought. `None` while somebody brings some.
+    pub(crate) fn alone_with_objects(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        self.objects.try_write().ok()
+    }
+
+    /// The objects in the stage's bucket.
+    pub(crate) async fn objects(&self) -> Result<Vec<Digest>> {
+        let mut list = self.components.list().await.context("list the components of a stage")?;
+        let mut objects = Vec::new();
+        while let Some(object) = list.next().await {
+            objects.extend(object.context("list the components of a stage")?.name.parse::<Digest>());
+        }
+        Ok(objects)
+    }
+
+    /// Takes an object out of the stage's bucket, and the note that is left of it.
+    pub(crate) async fn remove_object(&self, object: &Digest) -> Result<()> {
+        let taken_out = || format!("take {object} out of stage {}", self.name);
+        self.components.delete(object.as_str()).await.with_context(taken_out)?;
+        let bucket = subjects::COMPONENTS_BUCKET;
+        let note = format!("$O.{bucket}.M.{}", BASE64_URL_SAFE.encode(object.as_str()));
+        let stream = self.jetstream.get_stream(format!("OBJ_{bucket}")).await.with_context(taken_out)?;
+        stream.purge().filter(note).await.with_context(taken_out)?;
         Ok(())
     }
 

@@ -32,6 +32,11 @@ impl Stages {
         Ok(Self { open: RwLock::default(), system, keys, trusted, nats_url: nats_url.to_owned() })
     }
 
+    /// Whose seals count.
+    pub(crate) fn trusted(&self) -> &TrustedKeys {
+        &self.trusted
+    }
+
     /// Makes a stage's account and buckets, unless they are there.
     pub(crate) async fn make(&self, organization: &OrganizationId, name: &StageName) -> Result<()> {
         Stage::make(self.client(organization, name).await?, name).await

@@ -1,0 +1,2 @@
+-- Whether tables were migrated for a deployment that is not written down yet: if it never is, the one that serves may miss rules of its own.
+alter table deployments.deployments add column migrating boolean not null default false;

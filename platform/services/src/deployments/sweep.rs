@@ -1,0 +1,89 @@
+//! Takes away what nobody needs any more: components and native code that a stage holds, and operations of long ago.
+//!
+//! A stage needs what serves there, and what a rollback would bring back. Of other revisions the Platform has the bits, and a deployment of one
+//! brings them again. What must stay true: nothing is taken that a deployment has brought and not written down yet, and nothing that the
+//! stage itself says it serves, whatever the database knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use odeon_protocol::{DesiredState, Digest};
+use tracing::{info, warn};
+
+use super::store;
+use crate::Platform;
+use crate::nats::stage::Stage;
+
+/// Time between two sweeps of a stage, in seconds.
+const EVERY_S: u64 = 3_600;
+/// Time before it is tried again, in seconds: the stage is not heard yet, or something is deployed to it.
+const AGAIN_S: u64 = 5;
+/// Objects that are taken away before deployments that wait have their turn.
+const AT_ONCE: usize = 64;
+/// How long it can be asked how an operation ended, in days.
+const OPERATIONS_DAYS: i32 = 90;
+
+/// Sweeps one stage for ever.
+pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
+    loop {
+        let swept = async {
+            store::forget_operations(&platform.database, &stage.organization, &stage.name, OPERATIONS_DAYS)
+                .await?;
+            sweep(&platform, &stage).await
+        };
+        let wait = match swept.await {
+            Ok(true) => EVERY_S,
+            Ok(false) => AGAIN_S,
+            Err(error) => {
+                warn!(stage = %stage.name, "sweep: {error:#}");
+                EVERY_S
+            }
+        };
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+    }
+}
+
+/// Takes out of the stage what no deployment there needs. False where that could not be told for all of it.
+async fn sweep(platform: &Platform, stage: &Stage) -> Result<bool> {
+    if !stage.is_connected() || !stage.has_settled() {
+        return Ok(false);
+    }
+    let mut needless = stage.objects().await?;
+    let needed = needed(platform, stage).await?;
+    needless.retain(|object| !needed.contains(object));
+    let mut taken = 0;
+    for some in needless.chunks(AT_ONCE) {
+        let Some(_alone) = stage.alone_with_objects() else { return Ok(false) };
+        if !stage.seen().desired_read {
+            return Ok(false); // it was lost, and is written again
+        }
+        let needed = self::needed(platform, stage).await?; // a deployment may have ended since
+        for object in some.iter().filter(|object| !needed.contains(object)) {
+            stage.remove_object(object).await?;
+            taken += 1;
+        }
+    }
+    if taken > 0 {
+        info!(stage = %stage.name, objects = taken, "took out components that no deployment needs");
+    }
+    Ok(true)
+}
+
+/// What deployments of the stage need as they are written down, and what the stage has that nobody wrote down: a database that was restored.
+async fn needed(platform: &Platform, stage: &Stage) -> Result<BTreeSet<Digest>> {
+    let mut needed = store::digests(&platform.database, &stage.organization, &stage.name).await?;
+    let deployments = store::of_stage(&platform.database, &stage.organization, &stage.name).await?;
+    let known: BTreeMap<_, _> =
+        deployments.iter().map(|deployment| (&deployment.app, deployment.generation)).collect();
+    for desired in stage.seen().desired.values() {
+        if let DesiredState::Serving(serving) = &desired.state
+            && known.get(&desired.app).is_none_or(|known| *known < desired.generation)
+        {
+            let claim = serving.claim.open(platform.stages.trusted())?;
+            needed.extend([claim.wasm].into_iter().chain(claim.native.map(|native| native.digest)));
+        }
+    }
+    Ok(needed)
+}
