@@ -184,6 +184,20 @@ async fn a_second_organization_sees_nothing_of_the_first(site: &Installation) {
     assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
     let (status, _) = site.get(&site.platform(ASSETS)).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
+    a_lost_token_is_made_anew(site, &token).await;
+}
+
+async fn a_lost_token_is_made_anew(site: &Installation, lost: &str) {
+    let path = "/api/identity/v1/organizations/acme/first-token";
+    let (status, problem) = site.call(lost, Method::POST, path, None).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+    let said = site.fail(&["organization", "renew-token", "nobody"]);
+    assert!(said.contains("no organization is named `nobody`"), "{said}");
+    let token = site.succeed(&["organization", "renew-token", "acme"]).trim().to_owned();
+    assert_eq!(site.call(lost, Method::GET, ASSETS, None).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(site.call(&token, Method::GET, ASSETS, None).await.0, StatusCode::OK);
+    let (_, events) = site.call(&token, Method::GET, "/api/identity/v1/audit-events", None).await;
+    assert_eq!(events["results"][0]["action"], "token.renew", "{events}");
 }
 
 async fn a_token_allows_what_its_scopes_say_until_it_ends(site: &Installation) {

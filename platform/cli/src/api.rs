@@ -325,6 +325,11 @@ impl Api {
         let request = self.request(Method::POST, "/api/identity/v1/organizations");
         Ok(read::<Token>(request.json(&json!({ "name": name }))).await?.token)
     }
+    /// Makes the first token of an organization anew.
+    pub(crate) async fn renew_first_token(&self, organization: &str) -> Result<String> {
+        let path = self.path(&["api", "identity", "v1", "organizations", organization, "first-token"])?;
+        Ok(read::<Token>(self.request(Method::POST, &path)).await?.token)
+    }
     /// Makes a token.
     pub(crate) async fn create_token(&self, name: &str, scopes: &[String], days: u32) -> Result<String> {
         let body = json!({ "name": name, "scopes": scopes, "days": days });
@@ -333,10 +338,14 @@ impl Api {
     }
     /// Revokes the tokens of a name.
     pub(crate) async fn revoke_token(&self, name: &str) -> Result<()> {
+        let path = self.path(&["api", "identity", "v1", "tokens", name])?;
+        checked(self.request(Method::DELETE, &path)).await.map(drop)
+    }
+    /// A path of names that may have any characters.
+    fn path(&self, segments: &[&str]) -> Result<String> {
         let mut url = reqwest::Url::parse(&self.url).context("understand the Platform's URL")?;
-        let segments = ["api", "identity", "v1", "tokens", name];
         url.path_segments_mut().ok().context("the Platform's URL takes no path")?.extend(segments);
-        checked(self.request(Method::DELETE, url.path())).await.map(drop)
+        Ok(url.path().to_owned())
     }
 
     /// Log lines as they come.

@@ -15,6 +15,11 @@ pub(crate) enum OrganizationCommand {
         /// Lower-case letters, digits and `-`.
         name: String,
     },
+    /// Make the first token of an organization anew and print it: nobody there has one any more. The one before is revoked. Needs the scope `operator`.
+    RenewToken {
+        /// Name of the organization.
+        name: String,
+    },
 }
 
 #[derive(clap::Subcommand)]
@@ -38,10 +43,19 @@ pub(crate) enum TokenCommand {
 }
 
 pub(crate) async fn organization(layout: &Layout, command: OrganizationCommand) -> Result<ExitCode> {
-    let OrganizationCommand::Add { name } = command;
-    let token = Api::connect(layout)?.add_organization(&name).await?;
-    progress(format_args!("added the organization `{name}`; its token, shown this once:"));
-    say(token);
+    let api = Api::connect(layout)?;
+    match command {
+        OrganizationCommand::Add { name } => {
+            let token = api.add_organization(&name).await?;
+            progress(format_args!("added the organization `{name}`; its token, shown this once:"));
+            say(token);
+        }
+        OrganizationCommand::RenewToken { name } => {
+            let token = api.renew_first_token(&name).await?;
+            progress(format_args!("the first token of `{name}` is another one now, shown this once:"));
+            say(token);
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -56,11 +56,11 @@ impl ApiError {
         Self { status: StatusCode::FORBIDDEN, code: "OS-IDCO-40301", detail }
     }
     pub(crate) fn not_found(code: &'static str, what: impl std::fmt::Display) -> Self {
-        Self {
-            status: StatusCode::NOT_FOUND,
-            code,
-            detail: format!("{what} does not exist in this organization"),
-        }
+        Self::unknown(code, format!("{what} does not exist in this organization"))
+    }
+    /// Something that exists nowhere.
+    pub(crate) fn unknown(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status: StatusCode::NOT_FOUND, code, detail: detail.into() }
     }
     pub(crate) fn conflict(code: &'static str, detail: impl Into<String>) -> Self {
         Self { status: StatusCode::CONFLICT, code, detail: detail.into() }

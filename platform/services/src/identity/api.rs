@@ -37,6 +37,7 @@ const OPEN_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 pub(crate) fn router() -> OpenApiRouter<Arc<Platform>> {
     OpenApiRouter::new()
         .routes(routes!(create_organization))
+        .routes(routes!(renew_first_token))
         .routes(routes!(create_token))
         .routes(routes!(revoke_token))
         .routes(routes!(audit_events))
@@ -84,13 +85,44 @@ async fn create_organization(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
+/// Makes the first token of an organization anew, where nobody has one any more that may; the one before is revoked.
+#[utoipa::path(post, path = "/api/identity/v1/organizations/{name}/first-token", params(("name" = String, Path)), responses((status = 201, body = CreatedOrganization)))]
+async fn renew_first_token(
+    State(platform): State<Arc<Platform>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<CreatedOrganization>), ApiError> {
+    caller.require(Scope::Operator)?;
+    let Some(id) = store::find_organization(&platform.database, &name).await? else {
+        let detail = format!("no organization is named `{name}`; `odeon organization add` adds one");
+        return Err(ApiError::unknown("OS-IDCO-40402", detail));
+    };
+    if id == caller.organization {
+        let detail = "this is your own organization: `odeon token create` makes tokens of it";
+        return Err(ApiError::bad_request("OS-IDCO-40004", detail));
+    }
+    let expires_at = Utc::now() + Duration::days(crate::FIRST_TOKEN_DAYS);
+    let mut tx = platform.database.begin().await?;
+    let had = store::token_exists(&mut tx, &id, crate::FIRST_TOKEN).await?;
+    store::revoke_token(&mut *tx, &id, crate::FIRST_TOKEN).await?;
+    let token =
+        store::create_token(&mut *tx, &id, crate::FIRST_TOKEN, &Scope::OF_ORGANIZATION, expires_at).await?;
+    for organization in [&id, &caller.organization] {
+        let detail = json!({ "organization": name, "revoked": had });
+        store::audit(&mut *tx, organization, &caller.actor, "token.renew", crate::FIRST_TOKEN, detail)
+            .await?;
+    }
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(CreatedOrganization { id: id.to_string(), token, expires_at })))
+}
+
 async fn add_organization(
     platform: Arc<Platform>,
     caller: Caller,
     name: String,
 ) -> Result<CreatedOrganization, ApiError> {
     let _turn = platform.adding_organization.lock().await;
-    if store::organization_exists(&platform.database, &name).await? {
+    if store::find_organization(&platform.database, &name).await?.is_some() {
         let detail = format!("an organization named `{}` exists; choose another name", name);
         return Err(ApiError::conflict("OS-IDCO-40901", detail));
     }

@@ -53,10 +53,11 @@ pub(crate) async fn add_organization(
     Ok(())
 }
 
-/// Whether an organization has that name.
-pub(crate) async fn organization_exists(database: &PgPool, name: &str) -> Result<bool> {
-    let row = sqlx::query("select 1 from identity.organizations where name = $1").bind(name);
-    Ok(row.fetch_optional(database).await?.is_some())
+/// The organization of that name.
+pub(crate) async fn find_organization(database: &PgPool, name: &str) -> Result<Option<OrganizationId>> {
+    let row = sqlx::query("select id from identity.organizations where name = $1").bind(name);
+    let row = row.fetch_optional(database).await?;
+    row.map(|row| row.get::<String, _>(0).parse().context("the stored organization id")).transpose()
 }
 
 /// Makes a token and returns it; it is never shown again.
@@ -124,7 +125,7 @@ pub(crate) async fn is_valid(database: &PgPool, id: Uuid) -> Result<bool> {
 
 /// Revokes the tokens of that name; false when there is none that was valid.
 pub(crate) async fn revoke_token(
-    database: &PgPool,
+    database: impl PgExecutor<'_>,
     organization: &OrganizationId,
     name: &str,
 ) -> Result<bool> {
