@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use odeon_capabilities::sql::pool::{Login, Logins, Pools};
-use odeon_capabilities::sql::session::Session;
+use odeon_capabilities::sql::session::{Database, Session};
 use odeon_capabilities::sql::{Error, Value, said};
 use odeon_engine::scheduler::Cpu;
 use odeon_engine::{CpuShare, Engine, Memory, Payer};
@@ -24,12 +24,12 @@ impl Logins for SampleLogin {
     }
 }
 
-struct Database {
+struct Postgres {
     site: Installation,
     login: SampleLogin,
 }
 
-impl Database {
+impl Postgres {
     async fn start() -> Self {
         let site = Installation::start().await;
         let app = site.key_of("Expenses");
@@ -49,7 +49,7 @@ impl Database {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_has_its_database_for_itself() {
-    let database = Database::start().await;
+    let database = Postgres::start().await;
     a_transaction_is_seen_when_it_is_committed(&database).await;
     a_statement_that_failed_fails_the_transaction(&database).await;
     a_lost_transaction_is_told_until_it_is_rolled_back(&database).await;
@@ -83,9 +83,10 @@ async fn backend(session: &Session) -> String {
     format!("{:?}", rows.values)
 }
 
-async fn a_transaction_is_seen_when_it_is_committed(database: &Database) {
+async fn a_transaction_is_seen_when_it_is_committed(database: &Postgres) {
     let pools = database.pools(8);
-    let (writer, reader) = (Session::new(pools.clone(), "app"), Session::new(pools, "app"));
+    let (writer, reader) =
+        (Session::new(Database::new(pools.clone(), "app")), Session::new(Database::new(pools, "app")));
     let row = || vec![text("pen"), Value::Decimal("1.5".into())];
     assert_eq!(writer.execute(INSERT, row()).await.unwrap(), 1);
     assert_eq!((count(&writer, "pen").await, count(&reader, "pen").await), (1, 0));
@@ -100,11 +101,11 @@ async fn a_transaction_is_seen_when_it_is_committed(database: &Database) {
 }
 
 /// Only the connection is charged here: what reads from it is no guest.
-async fn the_app_pays_for_its_rows(database: &Database) {
+async fn the_app_pays_for_its_rows(database: &Postgres) {
     let cpu = Arc::new(Cpu::new(CpuShare { millicores: 250, burst_ms: None }));
     let engine = Engine::for_compiling().unwrap();
     let payer = Payer::new(engine.scheduler().clone(), cpu.clone());
-    let session = Session::new(database.pools(8), "app").paid_by(payer);
+    let session = Session::new(Database::new(database.pools(8), "app").paid_by(payer));
     count(&session, "pen").await;
     let for_one_row = cpu.used_ns();
     assert!(for_one_row > 0);
@@ -126,12 +127,12 @@ impl Write for Log {
 }
 
 /// A statement has the server say as many notices as it likes, of names that are too long for example.
-async fn what_the_server_tells_an_app_is_not_logged(database: &Database) {
+async fn what_the_server_tells_an_app_is_not_logged(database: &Postgres) {
     let log = Log::default();
     let writer = log.clone();
     tracing_subscriber::fmt().with_writer(move || writer.clone()).init();
     let statement = |who: &str| format!("select 1 as {who}_{}", "x".repeat(64));
-    let session = Session::new(database.pools(8), "app");
+    let session = Session::new(Database::new(database.pools(8), "app"));
     session.query(&statement("of_an_app"), Vec::new()).await.unwrap();
     let control = database.site.database("stage_development").await;
     control.batch_execute(&statement("of_nobody")).await.unwrap();
@@ -139,8 +140,8 @@ async fn what_the_server_tells_an_app_is_not_logged(database: &Database) {
     assert!(logged.contains("of_nobody") && !logged.contains("of_an_app"), "{logged}");
 }
 
-async fn a_statement_that_failed_fails_the_transaction(database: &Database) {
-    let session = Session::new(database.pools(8), "app");
+async fn a_statement_that_failed_fails_the_transaction(database: &Postgres) {
+    let session = Session::new(Database::new(database.pools(8), "app"));
     session.execute(INSERT, vec![text("ink"), Value::Decimal("1".into())]).await.unwrap();
     let error = session.execute("insert into \"Expense\" (\"Amount\") values ('x'::text)", Vec::new()).await;
     assert!(matches!(error, Err(Error::Invalid(_))), "{error:?}");
@@ -157,11 +158,11 @@ async fn a_statement_that_failed_fails_the_transaction(database: &Database) {
 }
 
 /// A guest may catch the error of a statement that lost it its connection, and go on as if nothing had happened.
-async fn a_lost_transaction_is_told_until_it_is_rolled_back(database: &Database) {
+async fn a_lost_transaction_is_told_until_it_is_rolled_back(database: &Postgres) {
     let pools = database.pools(8);
     let row = |what: &str| vec![text(what), Value::Decimal("1".into())];
     for loses in ["rollback", "alter role current_user set work_mem = '1MB'"] {
-        let session = Session::new(pools.clone(), "app");
+        let session = Session::new(Database::new(pools.clone(), "app"));
         session.execute(INSERT, row("lost")).await.unwrap();
         let why = session.query(loses, Vec::new()).await.expect_err(loses);
         let ends = [
@@ -180,24 +181,24 @@ async fn a_lost_transaction_is_told_until_it_is_rolled_back(database: &Database)
         session.commit().await.unwrap();
         session.release().await;
     }
-    let session = Session::new(pools.clone(), "app");
+    let session = Session::new(Database::new(pools.clone(), "app"));
     session.execute(INSERT, row("lost")).await.unwrap();
     session.abandon().await; // its guest trapped, with an answer on its way
     let error = session.commit().await;
     assert!(matches!(error, Err(Error::Unavailable(_))), "{error:?}");
-    let reader = Session::new(pools, "app");
+    let reader = Session::new(Database::new(pools, "app"));
     for (what, rows) in [("lost", 0), ("half", 0), ("found", 2)] {
         assert_eq!(count(&reader, what).await, rows, "{what}");
     }
 }
 
 /// The same for the limit of a statement, on a clock that goes on as soon as nobody has anything to do.
-async fn a_transaction_is_lost_to_a_statement_without_end(database: &Database) {
+async fn a_transaction_is_lost_to_a_statement_without_end(database: &Postgres) {
     let pools = database.pools(8);
     let ends = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let session = Session::new(pools, "app");
+            let session = Session::new(Database::new(pools, "app"));
             session.execute(INSERT, vec![text("late"), Value::Decimal("1".into())]).await.unwrap();
             tokio::time::pause();
             let endless = "select count(*) from generate_series(1, 1000000000000)";
@@ -208,18 +209,18 @@ async fn a_transaction_is_lost_to_a_statement_without_end(database: &Database) {
     for end in tokio::task::spawn_blocking(ends).await.unwrap() {
         assert_eq!(said(&end.unwrap_err()), "a statement may run for 30 s");
     }
-    assert_eq!(count(&Session::new(database.pools(8), "app"), "late").await, 0);
+    assert_eq!(count(&Session::new(Database::new(database.pools(8), "app")), "late").await, 0);
 }
 
-async fn a_session_that_was_changed_is_not_inherited(database: &Database) {
+async fn a_session_that_was_changed_is_not_inherited(database: &Postgres) {
     let pools = database.pools(8);
-    let session = Session::new(pools.clone(), "app");
+    let session = Session::new(Database::new(pools.clone(), "app"));
     let before = backend(&session).await;
     session.release().await;
     assert_eq!(backend(&session).await, before, "an untouched connection is used again");
     session.query("set statement_timeout = 1", Vec::new()).await.unwrap();
     session.release().await;
-    let fresh = Session::new(pools, "app");
+    let fresh = Session::new(Database::new(pools, "app"));
     assert_ne!(backend(&fresh).await, before);
     // Transactions are the host's.
     let was = backend(&fresh).await;
@@ -240,8 +241,8 @@ async fn a_session_that_was_changed_is_not_inherited(database: &Database) {
     assert_ne!(backend(&fresh).await, was);
 }
 
-async fn what_is_too_large_is_refused(database: &Database) {
-    let session = Session::new(database.pools(8), "app");
+async fn what_is_too_large_is_refused(database: &Postgres) {
+    let session = Session::new(Database::new(database.pools(8), "app"));
     let error = session.query("select repeat('x', 17 * 1024 * 1024)", Vec::new()).await;
     assert!(
         matches!(&error, Err(Error::Limit(text)) if text.contains("a row may have 16777216 bytes")),
@@ -255,9 +256,9 @@ async fn what_is_too_large_is_refused(database: &Database) {
 }
 
 /// Until the next statement: the guest is given rows after the session has them.
-async fn rows_are_memory_of_the_app(database: &Database) {
+async fn rows_are_memory_of_the_app(database: &Postgres) {
     let memory = Memory::new(1 << 20);
-    let session = Session::new(database.pools(8), "app").within(memory.clone());
+    let session = Session::new(Database::new(database.pools(8), "app").within(memory.clone()));
     let rows = async |count: u32| {
         let sql = format!("select repeat('x', 1000) from generate_series(1, {count})");
         session.query(&sql, Vec::new()).await
@@ -274,10 +275,13 @@ async fn rows_are_memory_of_the_app(database: &Database) {
     assert_eq!(memory.held(), 0);
 }
 
-async fn whoever_waits_gets_the_next_connection(database: &Database) {
+async fn whoever_waits_gets_the_next_connection(database: &Postgres) {
     // A share of one connection: the second request of the app waits for the first.
     let pools = database.pools(4);
-    let (first, second) = (Session::new(pools.clone(), "app"), Session::new(pools.clone(), "app"));
+    let (first, second) = (
+        Session::new(Database::new(pools.clone(), "app")),
+        Session::new(Database::new(pools.clone(), "app")),
+    );
     let used = backend(&first).await;
     let waiting = tokio::spawn(async move { backend(&second).await });
     assert!(!waiting.is_finished());
@@ -287,13 +291,13 @@ async fn whoever_waits_gets_the_next_connection(database: &Database) {
     // A budget of one: what one app has idle is closed for another, and what it gives back, too.
     let pools = database.pools(1);
     for app in ["one", "other", "third"] {
-        let session = Session::new(pools.clone(), app);
+        let session = Session::new(Database::new(pools.clone(), app));
         backend(&session).await;
         session.release().await;
     }
-    let holder = Session::new(pools.clone(), "one");
+    let holder = Session::new(Database::new(pools.clone(), "one"));
     backend(&holder).await;
-    let waiting = tokio::spawn(async move { backend(&Session::new(pools, "other")).await });
+    let waiting = tokio::spawn(async move { backend(&Session::new(Database::new(pools, "other"))).await });
     eventually("the other app waits, and gets its turn", async || {
         holder.release().await;
         waiting.is_finished().then_some(())
@@ -302,14 +306,14 @@ async fn whoever_waits_gets_the_next_connection(database: &Database) {
     waiting.await.unwrap();
 }
 
-async fn a_query_ends_with_its_request(database: &Database) {
+async fn a_query_ends_with_its_request(database: &Postgres) {
     let pools = database.pools(16);
     let endless = "select count(*) /* endless */ from generate_series(1, 100000000000)";
     let watcher = database.site.database("stage_development").await;
     let active = "select count(*) from pg_stat_activity where query like '%endless%' and pid <> pg_backend_pid() and state = 'active'";
     let running = async || watcher.query_one(active, &[]).await.unwrap().get::<_, i64>(0);
     for round in 0..12 {
-        let session = Arc::new(Session::new(pools.clone(), "app"));
+        let session = Arc::new(Session::new(Database::new(pools.clone(), "app")));
         let asked = session.clone();
         let asking = tokio::spawn(async move { asked.query(endless, Vec::new()).await.map(|_| ()) });
         if round == 0 {
@@ -326,5 +330,5 @@ async fn a_query_ends_with_its_request(database: &Database) {
         session.release().await;
     }
     eventually("the queries were cancelled", async || (running().await == 0).then_some(())).await;
-    assert_eq!(count(&Session::new(pools, "app"), "nothing").await, 0);
+    assert_eq!(count(&Session::new(Database::new(pools, "app")), "nothing").await, 0);
 }

@@ -74,11 +74,13 @@ pub struct Admitted<H> {
     pub held: H,
 }
 
-/// A component whose imports are resolved. Cheap to clone.
-pub struct App<C: 'static> {
+/// A component whose imports are resolved. A clone is the same one: every request has one, and all of them count at one place.
+pub struct App<C: 'static>(Arc<Linked<C>>);
+
+struct Linked<C: 'static> {
     engine: Engine,
     wasi: Wasi,
-    pre: Arc<ProxyPre<State<C>>>,
+    pre: ProxyPre<State<C>>,
     warm: Arc<Warm<C>>,
     /// None where an instance serves one request at a time.
     doors: Option<Arc<Doors<C>>>,
@@ -88,15 +90,7 @@ pub struct App<C: 'static> {
 
 impl<C> Clone for App<C> {
     fn clone(&self) -> Self {
-        Self {
-            engine: self.engine.clone(),
-            wasi: self.wasi,
-            pre: self.pre.clone(),
-            warm: self.warm.clone(),
-            doors: self.doors.clone(),
-            places: self.places.clone(),
-            initial_bytes: self.initial_bytes,
-        }
+        Self(self.0.clone())
     }
 }
 
@@ -114,8 +108,8 @@ impl<C: Capabilities> App<C> {
     /// Resolves the imports of a component. Fails, naming the import, when the linker of its WASI lacks one, or when the
     /// component exports neither `wasi:http/incoming-handler` nor, of WASI 0.3, `wasi:http/handler`.
     pub fn link(engine: &Engine, linkers: &Linkers<C>, component: &Component) -> wasmtime::Result<Self> {
-        let pre = Arc::new(linkers.link(engine, component)?);
-        let wasi = match *pre {
+        let pre = linkers.link(engine, component)?;
+        let wasi = match pre {
             ProxyPre::P2(_) => Wasi::P2,
             ProxyPre::P3(_) => Wasi::P3,
         };
@@ -126,27 +120,27 @@ impl<C: Capabilities> App<C> {
         let needs = component.resources_required();
         let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
         let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
-        Ok(Self { engine: engine.clone(), wasi, pre, warm, doors, places, initial_bytes })
+        Ok(Self(Arc::new(Linked { engine: engine.clone(), wasi, pre, warm, doors, places, initial_bytes })))
     }
 
     /// Memory that an instance has when it begins, in bytes.
     pub fn initial_bytes(&self) -> u64 {
-        self.initial_bytes
+        self.0.initial_bytes
     }
 
     /// Instances that serve somebody, wait, and would let another request in: what tests wait for.
     pub fn open_instances(&self) -> usize {
-        self.doors.as_ref().map_or(0, |doors| doors.count_open())
+        self.0.doors.as_ref().map_or(0, |doors| doors.count_open())
     }
 
     /// Drops instances that wait to be used again and that nobody needed for a while; to be called now and then.
     pub fn tidy(&self) {
-        self.warm.drop_idle(true);
+        self.0.warm.drop_idle(true);
     }
 
     /// Drops all instances that wait to be used again: somebody needs their memory.
     pub fn make_room(&self) {
-        self.warm.drop_idle(false);
+        self.0.warm.drop_idle(false);
     }
 
     /// An instance that serves nobody, in a store as a request has it: what the benchmarks time.
@@ -156,10 +150,10 @@ impl<C: Capabilities> App<C> {
         capabilities: C,
         admitted: Admitted<H>,
     ) -> wasmtime::Result<Idle<C>> {
-        let place = self.places.take().ok_or_else(|| wasmtime::Error::from(GuestError::Full))?;
+        let place = self.0.places.take().ok_or_else(|| wasmtime::Error::from(GuestError::Full))?;
         let meter = Arc::new(Meter::new(admitted.cpu));
         let mut store = self.store(limits, capabilities, admitted.memory, meter);
-        self.pre.instantiate_async(&mut store).await?;
+        self.0.pre.instantiate_async(&mut store).await?;
         Ok(Idle { _store: store, _place: place })
     }
 
@@ -170,10 +164,10 @@ impl<C: Capabilities> App<C> {
         memory: Held,
         meter: Arc<Meter>,
     ) -> Store<State<C>> {
-        let host = self.engine.memory();
-        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.initial_bytes, host);
+        let host = self.0.engine.memory();
+        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.0.initial_bytes, host);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
-        let mut store = Store::new(self.engine.of(self.wasi), state);
+        let mut store = Store::new(self.0.engine.of(self.0.wasi), state);
         store.set_max_component_handles(HANDLES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.limiter_async(|state| &mut state.memory);
@@ -208,7 +202,7 @@ impl<C: Capabilities> App<C> {
         unload: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Response<Body>, Failure> {
         if limits.concurrency_max > 1
-            && let Some(doors) = &self.doors
+            && let Some(doors) = &self.0.doors
         {
             let together = self.handle_together(doors, request, limits, capabilities, admitted, unload);
             return Box::pin(together).await;
@@ -219,7 +213,7 @@ impl<C: Capabilities> App<C> {
         let begin = instance.store.data().memory.begin();
         let must_end = instance.store.data().memory.told_to_end();
         let (head, response) = oneshot::channel();
-        let (pre, warm) = (self.pre.clone(), self.warm.clone());
+        let app = self.clone();
         let (ended, whether_failed) = Ended::new();
         let guest = async move {
             let _held = held;
@@ -227,7 +221,7 @@ impl<C: Capabilities> App<C> {
             let mut ended = ended;
             let Instance { store, proxy, served, .. } = &mut instance;
             let call = async {
-                let proxy = instantiated(&pre, store, proxy).await?;
+                let proxy = instantiated(&app.0.pre, store, proxy).await?;
                 call::call(store, proxy, request, head).await
             };
             let result = call.await.map_err(|error| failure(&error, store.data().memory.denied, &limits));
@@ -236,11 +230,11 @@ impl<C: Capabilities> App<C> {
             store.data_mut().capabilities.finish(how).await;
             *served += 1;
             if result.is_ok() && *served < limits.reuse_max {
-                warm.put(instance);
+                app.0.warm.put(instance);
             }
             result
         };
-        let guest = self.engine.scheduler().run(meter.clone(), begin, Box::pin(guest));
+        let guest = self.0.engine.scheduler().run(meter.clone(), begin, Box::pin(guest));
         let wall = Duration::from_millis(limits.wall_ms_max);
         let guest = async move {
             // Most guests end when they are looked at first: then nothing else is even begun.
@@ -265,9 +259,9 @@ impl<C: Capabilities> App<C> {
         memory: Held,
         meter: &Arc<Meter>,
     ) -> Result<Instance<C>, GuestError> {
-        let warm = if limits.reuse_max > 1 { self.warm.take() } else { None };
+        let warm = if limits.reuse_max > 1 { self.0.warm.take() } else { None };
         let Some(mut warm) = warm else {
-            let place = self.places.take().ok_or(GuestError::Full)?;
+            let place = self.0.places.take().ok_or(GuestError::Full)?;
             let store = self.store(limits, capabilities, memory, meter.clone());
             return Ok(Instance { store, place, proxy: None, served: 0 });
         };
@@ -328,7 +322,7 @@ impl<C: Capabilities> App<C> {
             let _held = instance_held;
             let Instance { store, proxy, .. } = &mut instance;
             // What runs while it is made belongs to no request yet, and has the limits of one.
-            let made = tokio::time::timeout_at(first.deadline, instantiated(&app.pre, store, proxy)).await;
+            let made = tokio::time::timeout_at(first.deadline, instantiated(&app.0.pre, store, proxy)).await;
             store.data_mut().begin_together();
             let end = match made {
                 Ok(Ok(proxy)) => together::serve(store, proxy, &door, first, must_end).await,
@@ -343,7 +337,7 @@ impl<C: Capabilities> App<C> {
             doors.remove(&door);
             instance.served = door.served();
             if matches!(end, End::Done { is_reusable: true }) && instance.served < limits.reuse_max {
-                app.warm.put(instance);
+                app.0.warm.put(instance);
             } else {
                 drop(instance);
             }
@@ -351,7 +345,7 @@ impl<C: Capabilities> App<C> {
                 app.dispatch(&doors, job, cpu.clone(), limits);
             }
         };
-        tokio::spawn(self.engine.scheduler().run(meter, begin, Box::pin(serve)));
+        tokio::spawn(self.0.engine.scheduler().run(meter, begin, Box::pin(serve)));
     }
 }
 

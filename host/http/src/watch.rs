@@ -11,7 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -69,16 +69,18 @@ pub(crate) struct Watch {
     has_order: AtomicBool,
     order: Mutex<Verdict>,
     waker: AtomicWaker,
-    /// Pieces of responses that were handed over, whose next one was not asked for yet.
-    unread: Mutex<BTreeMap<u64, Unread>>,
+    /// Since when a piece of the response waits that was handed over, whose next one was not asked for yet. Of HTTP/1, which has one at a time.
+    unread_since_ms: AtomicU64,
+    /// The same of each stream of HTTP/2, by the number of its request.
+    unread_streams: Mutex<BTreeMap<u64, Unread>>,
     /// The end of the stream whose request began just now, for the task that it is given.
     begun_stream: Mutex<Option<StreamEnd>>,
 }
 
-/// A piece of a response that was handed over.
+/// A piece of a response that was handed over to a stream.
 struct Unread {
     since_ms: u64,
-    stream: Option<StreamEnd>,
+    stream: StreamEnd,
 }
 
 /// Ends one stream of HTTP/2.
@@ -104,7 +106,8 @@ impl Watch {
             has_order: AtomicBool::new(false),
             order: Mutex::new(Verdict::Stay),
             waker: AtomicWaker::new(),
-            unread: Mutex::default(),
+            unread_since_ms: AtomicU64::new(NEVER),
+            unread_streams: Mutex::default(),
             begun_stream: Mutex::default(),
         })
     }
@@ -128,12 +131,13 @@ impl Watch {
 
     /// Ends streams whose answers nobody reads: others of the connection may be other people's.
     fn end_unread(&self, now_ms: u64) {
-        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
-        for stream in
-            unread.values().filter(|unread| unread.is_old(now_ms)).filter_map(|old| old.stream.as_ref())
-        {
-            stream.notify_one();
+        for unread in self.unread_streams().values().filter(|unread| is_old(unread.since_ms, now_ms)) {
+            unread.stream.notify_one();
         }
+    }
+
+    fn unread_streams(&self) -> MutexGuard<'_, BTreeMap<u64, Unread>> {
+        self.unread_streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A piece of a request's body came.
@@ -222,8 +226,7 @@ impl Watch {
         if now_blocked > ms(UNREAD_S_MAX) || now_blocked + self.blocked_ms.load(Relaxed) > earned {
             return true;
         }
-        let unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
-        unread.values().any(|unread| unread.stream.is_none() && unread.is_old(now_ms))
+        is_old(self.unread_since_ms.load(Relaxed), now_ms)
     }
 
     fn now_ms(&self) -> u64 {
@@ -289,10 +292,9 @@ impl Watches {
     }
 }
 
-impl Unread {
-    fn is_old(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.since_ms) > ms(UNREAD_S_MAX)
-    }
+/// Whether a piece waits for too long.
+fn is_old(since_ms: u64, now_ms: u64) -> bool {
+    now_ms.saturating_sub(since_ms) > ms(UNREAD_S_MAX)
 }
 
 fn ms(seconds: u64) -> u64 {
@@ -313,8 +315,13 @@ impl Begun {
     /// A piece of the response was handed over.
     pub(crate) fn gave(&mut self) {
         self.is_unread = true;
-        let unread = Unread { since_ms: self.watch.now_ms(), stream: self.stream.clone() };
-        self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, unread);
+        let since_ms = self.watch.now_ms();
+        match self.stream.clone() {
+            None => self.watch.unread_since_ms.store(since_ms, Relaxed),
+            Some(stream) => {
+                drop(self.watch.unread_streams().insert(self.number, Unread { since_ms, stream }));
+            }
+        }
     }
 
     /// The next piece is asked for.
@@ -322,7 +329,10 @@ impl Begun {
         if !std::mem::take(&mut self.is_unread) {
             return;
         }
-        self.watch.unread.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        match self.stream {
+            None => self.watch.unread_since_ms.store(NEVER, Relaxed),
+            Some(_) => drop(self.watch.unread_streams().remove(&self.number)),
+        }
     }
 
     /// Whether its connection is to have no further one, and says so with the answer.

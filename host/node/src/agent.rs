@@ -14,8 +14,10 @@ use async_nats::Client;
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
 use odeon_capabilities::Settings;
+use odeon_capabilities::sql::session::Database;
 use odeon_engine::Payer;
 use odeon_protocol::bucket::{self, News};
+use odeon_protocol::calls::AUTHORITY;
 use odeon_protocol::{
     AppId, Claim, DesiredApp, DesiredState, Digest, Generation, HostHeartbeat, ReplicaState, ReplicaStatus,
     Serving, Signed, TrustedKeys, subjects,
@@ -29,7 +31,7 @@ use crate::Host;
 use crate::apps::Served;
 use crate::desired::Reader;
 use crate::events;
-use crate::loader::{FETCH_PAUSE_MS, FETCH_TRIES_MAX, Placement, blocking};
+use crate::loader::{FETCH_PAUSE_MS, FETCH_TRIES_MAX, Lately, Placement, blocking};
 use crate::logs::AppLog;
 use crate::peers::Caller;
 use crate::timers::AppTimers;
@@ -445,29 +447,35 @@ impl Agent {
         let account = self.host.accounts.open(app, &serving.limits);
         let payer = Payer::new(self.host.engine.scheduler().clone(), account.cpu.clone());
         let egress = self.host.gateway.app(app.as_str(), serving.egress_allow.iter().cloned());
+        let caller = Arc::new(Caller { host: self.host.this.clone(), app: app.clone() });
+        let egress = egress.with_apps(AUTHORITY, caller).paid_by(payer.clone());
+        let outbox = Arc::<Notify>::default();
+        let database = serving.database.then(|| {
+            let database = Database::new(self.host.pools.clone(), app.as_str()).telling(outbox.clone());
+            Arc::new(database.within(account.memory.clone()).paid_by(payer))
+        });
         Some(self.host.apps.replace(Served {
             id: app.clone(),
             name: serving.name.to_string(),
             revision: claim.revision,
             generation,
             placement,
+            lately: Lately::default(),
             claim,
             limits: serving.limits.clone(),
             account,
             requests: self.host.metrics.requests.of(&serving.name.to_string()),
             log: Arc::new(log),
-            caller: Arc::new(Caller { host: self.host.this.clone(), app: app.clone() }),
-            egress: egress.paid_by(payer.clone()),
-            payer,
+            egress: Arc::new(egress),
             settings: Arc::new(settings),
             timers: Arc::new(AppTimers::new(app, &self.host.client, &serving.timers)),
             handlers: serving.handlers.clone(),
             publishes: serving.publishes,
-            outbox: Arc::default(),
+            outbox,
             retired: CancellationToken::new(),
-            database: serving.database,
+            database,
             instances: Arc::new(Semaphore::new(instances)),
-            queue: Arc::new(Semaphore::new(QUEUE_MAX)),
+            queue: Semaphore::new(QUEUE_MAX),
             unload: CancellationToken::new(),
         }))
     }

@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use odeon_capabilities::Settings;
 use odeon_capabilities::egress::AppEgress;
-use odeon_engine::{Account, Payer, RequestLimits};
+use odeon_capabilities::sql::session::Database;
+use odeon_engine::{Account, RequestLimits};
 use odeon_http::requests::AppRequests;
 use odeon_protocol::events::EventHandler;
 use odeon_protocol::{AppId, Claim, Generation, Limits, Revision};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::loader::Placement;
+use crate::loader::{Lately, Placement};
 use crate::logs::AppLog;
-use crate::peers::Caller;
 use crate::timers::AppTimers;
 
 /// How long the requests of a replaced revision may go on, in seconds.
@@ -33,15 +33,13 @@ pub(crate) struct Served {
     pub(crate) generation: Generation,
     /// What its code is loaded from: see [`crate::loader`].
     pub(crate) placement: Placement,
+    pub(crate) lately: Lately,
     pub(crate) claim: Claim,
     pub(crate) limits: Limits,
     pub(crate) account: Account,
     pub(crate) requests: Arc<AppRequests>,
     pub(crate) log: Arc<AppLog>,
-    pub(crate) caller: Arc<Caller>,
-    /// Who pays for what the host does for the app elsewhere than on a connection or in a guest.
-    pub(crate) payer: Payer,
-    pub(crate) egress: AppEgress,
+    pub(crate) egress: Arc<AppEgress>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) timers: Arc<AppTimers>,
     pub(crate) handlers: Vec<EventHandler>,
@@ -49,11 +47,11 @@ pub(crate) struct Served {
     pub(crate) publishes: bool,
     /// Told when events were committed.
     pub(crate) outbox: Arc<Notify>,
-    pub(crate) database: bool,
+    pub(crate) database: Option<Arc<Database>>,
     /// Instances at once.
     pub(crate) instances: Arc<Semaphore>,
     /// Requests that may wait for one.
-    pub(crate) queue: Arc<Semaphore>,
+    pub(crate) queue: Semaphore,
     /// Ends what the host starts for it.
     pub(crate) retired: CancellationToken,
     /// Ends the requests that still run.

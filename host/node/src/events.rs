@@ -19,7 +19,8 @@ use async_nats::{HeaderMap, header};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use odeon_capabilities::events::{EventLimits, Taken, hold, remove};
 use odeon_capabilities::log::{Level, Line, Sink as _};
-use odeon_capabilities::sql::session::Session;
+use odeon_capabilities::sql::session::{Database, Session};
+use odeon_engine::Payer;
 use odeon_protocol::AppId;
 use odeon_protocol::events::{
     self, APP_WAITING_MAX, AfterFailure, DEAD_STREAM, EventHandler, HANDLER_S_MAX, PAYLOAD_BYTES_MAX,
@@ -108,7 +109,9 @@ impl Full {
 /// Sends the oldest events, and says how many it saw.
 async fn send_some(host: &Host, served: &Served, full: &mut Full) -> Result<i64> {
     let client = host.client.get().context("NATS was not reached yet")?;
-    let session = Session::new(host.pools.clone(), served.id.as_str()).paid_by(served.payer.clone());
+    // Not within the app's memory: an app that has none left still tells what it committed.
+    let payer = Payer::new(host.engine.scheduler().clone(), served.account.cpu.clone());
+    let session = Session::new(Database::new(host.pools.clone(), served.id.as_str()).paid_by(payer));
     let sent = send(client, served, &session, full).await;
     match &sent {
         Ok(_) => session.commit().await.map_err(|error| anyhow!("{error:?}"))?,
@@ -241,7 +244,7 @@ async fn take_some(host: &Arc<Host>, served: &Arc<Served>, handler: &EventHandle
 }
 
 /// Runs a handler for an event, and tells the stage what came of it.
-async fn handle(host: &Host, served: &Served, handler: &EventHandler, message: &Message) -> Result<()> {
+async fn handle(host: &Host, served: &Arc<Served>, handler: &EventHandler, message: &Message) -> Result<()> {
     let told = |error: async_nats::Error| anyhow!("tell the stage: {error}");
     // While a rollout lasts, the consumer of a handler may have the event of one revision and that of the next.
     if message.subject.as_str() != events::subject(&handler.producer, &handler.event) {

@@ -1,7 +1,7 @@
 //! Requests from routers, and from other hosts, to the apps.
 //!
-//! In order, each step cheaper than the next: find the app, take a place in its queue, wait for an instance and for room in
-//! the app's memory budget, run. What the host does on a connection is charged to the app that was asked there ([`Charging`]).
+//! In order, each step cheaper than the next: find the app, take an instance and room in the app's memory budget, or a place in its queue
+//! where it waits for them, run. What the host does on a connection is charged to the app that was asked there ([`Charging`]).
 //! Refusals become responses in one place. A request of another app carries a sealed call, and comes to the
 //! app as what hosts start: see [`crate::triggers`]. The instance's place travels with the guest, not
 //! with the response's head: a guest that streams slowly still holds memory.
@@ -27,7 +27,7 @@ use odeon_engine::scheduler::{Cpu, Scheduler};
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use odeon_engine::{App, Body, Failure, GuestError, RequestLimits};
 use odeon_http::{Around, ReceiveError, Received, Stop, limits};
-use odeon_protocol::calls::{AUTHORITY, Call, CallError};
+use odeon_protocol::calls::{Call, CallError};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::net::TcpListener;
@@ -77,8 +77,15 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, stop: Stop) {
 }
 
 thread_local! {
-    /// Whom the poll that this thread is in asked.
+    /// Whom the task that this thread polls asked last.
     static ASKED: Cell<Option<Arc<Cpu>>> = const { Cell::new(None) };
+}
+
+/// Somebody is asked. Nothing is counted where it is the same as before: threads would wait for one another there.
+fn note_asked(cpu: &Arc<Cpu>) {
+    let before = ASKED.take();
+    let is_same = before.as_ref().is_some_and(|before| Arc::ptr_eq(before, cpu));
+    ASKED.set(if is_same { before } else { Some(cpu.clone()) });
 }
 
 /// Charges an app with what the host does for it on a connection: the one that a task asked last, or if it asked none, as
@@ -98,16 +105,20 @@ impl Clone for Charging {
 impl Around for Charging {
     fn run(&mut self, poll: &mut dyn FnMut()) {
         let Self { scheduler, task, connection } = self;
-        scheduler.charged(poll, || {
-            let connection = || connection.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(asked) = ASKED.take()
-                && !task.as_ref().is_some_and(|before| Arc::ptr_eq(before, &asked))
-            {
-                *task = Some(asked.clone());
-                *connection() = Some(asked);
+        let connection = || connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = task.as_ref().map(Arc::as_ptr);
+        ASKED.set(task.take());
+        let used = scheduler.measured(poll);
+        *task = ASKED.take();
+        match task {
+            Some(cpu) => {
+                if before != Some(Arc::as_ptr(cpu)) {
+                    *connection() = Some(cpu.clone());
+                }
+                scheduler.charge(cpu, &used);
             }
-            task.clone().or_else(|| connection().clone())
-        });
+            None => connection().iter().for_each(|cpu| scheduler.charge(cpu, &used)),
+        }
     }
 }
 
@@ -133,7 +144,7 @@ async fn answer(host: &Host, request: Request<Received>) -> Response<Body> {
     let asked = found.as_ref().map_or(&host.metrics.requests.strays, |served| &served.requests).begin();
     let outcome = match &found {
         Ok(served) => {
-            ASKED.set(Some(served.account.cpu.clone()));
+            note_asked(&served.account.cpu);
             pass(host, served, request, &id).await
         }
         Err(name) => Err(Refusal::UnknownApp(name.clone())),
@@ -148,7 +159,7 @@ async fn answer(host: &Host, request: Request<Received>) -> Response<Body> {
 
 async fn pass(
     host: &Host,
-    served: &Served,
+    served: &Arc<Served>,
     request: Request<Received>,
     id: &str,
 ) -> Result<Response<Body>, Refusal> {
@@ -176,7 +187,7 @@ async fn pass(
         depth: 0,
         requests_max: requests_max(0),
     };
-    run(host, served, admitted, work).await
+    run(served, admitted, work).await
 }
 
 /// Waits until one more instance of the app may live: there are not too many, and the app's budget has room for it. So many may wait.
@@ -184,24 +195,25 @@ pub(crate) async fn instance(host: &Host, served: &Served, wait_max: Duration) -
     if host.pressure.level() >= Level::RefuseRequests {
         return Err(Refusal::HostMemory);
     }
-    let _waiting = served.queue.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?;
+    let account = &served.account;
+    // Most requests wait for nothing, and take no place among those that do.
+    if let Ok(held) = served.instances.clone().try_acquire_owned()
+        && let Some(app) = host.loader.app_of(&served.lately)
+        && let Some(memory) = account.try_admit(app.initial_bytes())
+    {
+        return Ok(Ready { app, admitted: Admitted { cpu: account.cpu.clone(), memory, held } });
+    }
+    let _waiting = served.queue.try_acquire().map_err(|_| Refusal::Busy)?;
     let deadline = tokio::time::Instant::now() + wait_max;
-    let held = match served.instances.clone().try_acquire_owned() {
-        Ok(held) => held,
-        Err(_) => {
-            let held = tokio::time::timeout_at(deadline, served.instances.clone().acquire_owned()).await;
-            held.ok().and_then(Result::ok).ok_or(Refusal::Busy)?
-        }
-    };
-    let app = host.loader.app(served.placement, &served.claim).await.map_err(Refusal::Unloadable)?;
-    let (account, bytes) = (&served.account, app.initial_bytes());
-    let memory = match account.try_admit(bytes) {
-        Some(memory) => memory,
-        None => {
-            let memory = tokio::time::timeout_at(deadline, account.admit(bytes)).await;
-            memory.map_err(|_| Refusal::Memory(account.memory.max()))?
-        }
-    };
+    let held = tokio::time::timeout_at(deadline, served.instances.clone().acquire_owned()).await;
+    let held = held.ok().and_then(Result::ok).ok_or(Refusal::Busy)?;
+    let app = host
+        .loader
+        .app((served.placement, &served.lately), &served.claim)
+        .await
+        .map_err(Refusal::Unloadable)?;
+    let memory = tokio::time::timeout_at(deadline, account.admit(app.initial_bytes())).await;
+    let memory = memory.map_err(|_| Refusal::Memory(account.memory.max()))?;
     Ok(Ready { app, admitted: Admitted { cpu: account.cpu.clone(), memory, held } })
 }
 
@@ -224,13 +236,13 @@ pub(crate) struct Work<'w> {
 
 /// Runs the guest until it has answered.
 pub(crate) async fn run(
-    host: &Host,
-    served: &Served,
+    served: &Arc<Served>,
     ready: Ready,
     work: Work<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    let Grants { granted, sql, log } = grant(host, served, &work);
-    let unload = served.unload.clone().cancelled_owned();
+    let Grants { granted, sql, log } = grant(served, &work);
+    let until_unloaded = served.clone();
+    let unload = async move { until_unloaded.unload.cancelled().await };
     let response = ready.app.handle(work.request, work.limits, granted, ready.admitted, unload).await;
     let mut response = response.map_err(Refusal::Guest)?;
     response.headers_mut().remove(NOT_SERVED); // ours to say
@@ -306,25 +318,15 @@ struct Grants {
 }
 
 /// Gives a request what its app may use.
-fn grant(host: &Host, served: &Served, work: &Work<'_>) -> Grants {
+fn grant(served: &Served, work: &Work<'_>) -> Grants {
     let Work { id, depth, requests_max, .. } = *work;
     let log = RequestLog::new(served.log.clone(), id);
-    let sql = match served.database {
-        true => Session::new(host.pools.clone(), served.id.as_str())
-            .telling(served.outbox.clone())
-            .within(served.account.memory.clone())
-            .paid_by(served.payer.clone()),
-        false => Session::none(),
-    };
+    let sql = served.database.clone().map_or_else(Session::none, Session::new);
     let sql = Arc::new(sql);
     let granted = Granted {
         sql: sql.clone(),
         log: log.clone(),
-        egress: served.egress.begin(requests_max, log.clone()).with_apps(
-            AUTHORITY,
-            served.caller.clone(),
-            depth,
-        ),
+        egress: served.egress.begin(requests_max, log.clone()).at_depth(depth),
         settings: served.settings.clone(),
         timers: served.timers.clone(),
         output: OnceLock::new(),
@@ -444,7 +446,7 @@ mod tests {
         let payers = |task: &mut Charging, asked: Option<&Arc<Cpu>>| {
             let before = (one.used_ns(), two.used_ns());
             task.run(&mut || {
-                ASKED.set(asked.cloned());
+                asked.into_iter().for_each(note_asked);
                 let begun = Instant::now();
                 while begun.elapsed() < Duration::from_micros(50) {}
             });

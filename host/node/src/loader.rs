@@ -9,7 +9,7 @@
 //! and never wait in the way of those from disk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -49,6 +49,8 @@ const IDLE_S_MAX: u64 = 2 * 3_600;
 /// When memory is short, an app is idle that nobody called for so long, in milliseconds: what is in use would come back at
 /// once, and the host would only load.
 const SHORT_IDLE_MS: u64 = 5_000;
+/// How long an app is used before the cache is asked for it again, in milliseconds: short beside [`IDLE_S_MAX`] and [`SHORT_IDLE_MS`].
+const LATELY_MS: u64 = 1_000;
 /// What a loaded app holds beside its file, in bytes: the types and tables that wasmtime makes of it. An estimate;
 /// docs/benchmarks/density.md has what an app really takes.
 const METADATA_BYTES: u64 = 64 << 10;
@@ -94,8 +96,13 @@ pub(crate) enum Unloadable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Placement(u64);
 
+/// The code of a placement, where it was asked for lately. To ask the cache is slower, and all threads count there: it is asked once in a while, so
+/// that it knows what is in use.
+#[derive(Default)]
+pub(crate) struct Lately(Mutex<Option<(Weak<Loaded>, u64)>>);
+
 /// A loaded app.
-struct Loaded {
+pub(crate) struct Loaded {
     app: App<Granted>,
     bytes: u64,
     /// When it was used last, in milliseconds since the loader was made.
@@ -186,13 +193,25 @@ impl Loader {
         Placement(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The code of an app, if the cache was asked for it a moment ago.
+    pub(crate) fn app_of(&self, lately: &Lately) -> Option<App<Granted>> {
+        let loaded = {
+            let lately = lately.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let (loaded, asked_ms) = lately.as_ref()?;
+            (self.now_ms() < asked_ms + LATELY_MS).then(|| loaded.upgrade())??
+        };
+        Some(self.used(&loaded))
+    }
+
     /// The code of an app, for a request: from memory, else loaded for all who ask meanwhile.
     pub(crate) async fn app(
         self: &Arc<Self>,
-        placement: Placement,
+        (placement, lately): (Placement, &Lately),
         claim: &Claim,
     ) -> Result<App<Granted>, Unloadable> {
         if let Some(loaded) = self.cache.get(&placement).await {
+            let asked = (Arc::downgrade(&loaded), self.now_ms());
+            *lately.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
             return Ok(self.used(&loaded));
         }
         if self.pressure.level() >= Level::RefuseLoads {
@@ -265,7 +284,10 @@ impl Loader {
     }
 
     fn used(&self, loaded: &Loaded) -> App<Granted> {
-        loaded.used_ms.store(self.now_ms(), Ordering::Relaxed);
+        let now_ms = self.now_ms();
+        if loaded.used_ms.load(Ordering::Relaxed) != now_ms {
+            loaded.used_ms.store(now_ms, Ordering::Relaxed); // for other threads to read
+        }
         loaded.app.clone()
     }
 

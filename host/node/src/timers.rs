@@ -215,7 +215,7 @@ fn step(host: &HostId, served: &Served, planned: &Planned, state: Option<&TimerS
 }
 
 /// Writes what is due, and runs the timer if that is ours now.
-async fn act(host: &Arc<Host>, client: &Client, served: &Served, at: usize, key: &str) -> Result<()> {
+async fn act(host: &Arc<Host>, client: &Client, served: &Arc<Served>, at: usize, key: &str) -> Result<()> {
     let planned = &served.timers.planned[at];
     let me = &host.settings.host;
     let states = open(client).await?;

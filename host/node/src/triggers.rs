@@ -4,6 +4,7 @@
 //! Each takes an instance of the app like the others, and has deadlines of its own. Invariant: whoever asked learns
 //! how it ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,7 +86,7 @@ pub(crate) struct From<'f> {
 }
 
 /// Runs a trigger to its end. The error says why it failed, with the request id that leads to its log lines.
-pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Result<(), String> {
+pub(crate) async fn run(host: &Host, served: &Arc<Served>, trigger: Trigger) -> Result<(), String> {
     let id = trigger.id.clone();
     let outcome = match respond(host, served, trigger).await {
         Ok(response) => ended(response).await,
@@ -101,7 +102,7 @@ pub(crate) async fn run(host: &Host, served: &Served, trigger: Trigger) -> Resul
 /// Runs a trigger until the app has answered.
 pub(crate) async fn respond(
     host: &Host,
-    served: &Served,
+    served: &Arc<Served>,
     trigger: Trigger,
 ) -> Result<Response<Body>, Refusal> {
     let admitted = ingress::instance(host, served, Duration::from_secs(INSTANCE_S_MAX)).await?;
@@ -117,7 +118,7 @@ pub(crate) async fn respond(
     let limits = RequestLimits { concurrency_max: 1, ..limits }; // they are not those of users' requests
     let (depth, requests_max) = (trigger.depth, trigger.requests_max);
     let work = Work { request, limits, id: &trigger.id, depth, requests_max };
-    ingress::run(host, served, admitted, work).await
+    ingress::run(served, admitted, work).await
 }
 
 /// A guest may fail, or be ended, after the head of its answer: its status counts when its body is whole.

@@ -11,7 +11,7 @@ use std::fs;
 use std::sync::Arc;
 
 use odeon_capabilities::sql::pool::{Login, Logins, Pools};
-use odeon_capabilities::sql::session::Session;
+use odeon_capabilities::sql::session::{Database, Session};
 use odeon_capabilities::sql::{Error, Value, said};
 use odeon_hostile::Beside;
 use odeon_tests::{Installation, eventually};
@@ -190,7 +190,7 @@ impl Stage {
 }
 
 fn session(login: &Login) -> Session {
-    Session::new(Arc::new(Pools::new(One(login.clone()), 4)), "app")
+    Session::new(Database::new(Arc::new(Pools::new(One(login.clone()), 4)), "app"))
 }
 
 async fn one(session: &Session, sql: &str) -> String {
@@ -361,7 +361,7 @@ async fn who_catches_its_cancelling_has_no_more_than_its_share(stage: &Stage) {
     let error = session(&stage.attacker).query(STUBBORN, Vec::new()).await.expect_err("it would never end");
     assert_eq!(said(&error), NO_BLOCKS);
     let pools = Arc::new(Pools::new(One(stage.superuser.clone()), 4)); // one for each app
-    let session = |app: &str| Session::new(pools.clone(), app);
+    let session = |app: &str| Session::new(Database::new(pools.clone(), app));
     let superuser = bare(&stage.superuser).await.unwrap();
     const THERE: &str = "from pg_stat_activity where state = 'active' and query like 'do $$%generate_series%' \
         and usename = current_user"; // the attacker was told no before the server says that it is idle again
@@ -419,7 +419,10 @@ async fn whoever_waits_is_told_in_the_end(login: Login) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let pools = Arc::new(Pools::new(One(login), 4)); // one for each app
-            let (has_one, has_none) = (Session::new(pools.clone(), "app"), Session::new(pools, "app"));
+            let (has_one, has_none) = (
+                Session::new(Database::new(pools.clone(), "app")),
+                Session::new(Database::new(pools, "app")),
+            );
             has_one.query("select 1", Vec::new()).await.unwrap();
             tokio::time::pause();
             let late = has_none.query("select 1", Vec::new()).await.unwrap_err();

@@ -78,7 +78,7 @@ impl Gateway {
     /// The way out for one app, to these authorities and no others.
     pub fn app(self: &Arc<Self>, app: &str, allowed: impl IntoIterator<Item = String>) -> AppEgress {
         let allowed = allowed.into_iter().map(|authority| authority.to_ascii_lowercase()).collect();
-        AppEgress { gateway: self.clone(), share: self.share(app), allowed, payer: None }
+        AppEgress { gateway: self.clone(), share: self.share(app), allowed, apps: None, payer: None }
     }
 
     fn share(&self, app: &str) -> Arc<Share> {

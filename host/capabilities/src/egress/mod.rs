@@ -65,20 +65,26 @@ pub trait CallApps: Send + Sync + 'static {
 /// What another app answered, or why it was not asked.
 pub type Called = Result<http::Response<WasiBody>, ErrorCode>;
 
-/// Where one app may call, and its share of the host's connections.
-#[derive(Clone)]
+/// Where one app may call, and its share of the host's connections. All of its requests have this one.
 pub struct AppEgress {
     gateway: Arc<Gateway>,
     share: Arc<Share>,
     /// `host` (any port) or `host:port`, lower case.
-    allowed: Arc<[String]>,
+    allowed: Vec<String>,
+    /// The authority of other apps, and who calls them.
+    apps: Option<(&'static str, Arc<dyn CallApps>)>,
     payer: Option<Payer>,
 }
 
 impl AppEgress {
     /// What one request of the app may send: `requests_max` requests at most.
-    pub fn begin(&self, requests_max: u32, log: RequestLog) -> Egress {
+    pub fn begin(self: &Arc<Self>, requests_max: u32, log: RequestLog) -> Egress {
         Egress { app: Some(self.clone()), left: requests_max, requests_max, ..Egress::none(log) }
+    }
+
+    /// Lets requests to `authority` go to other apps.
+    pub fn with_apps(self, authority: &'static str, apps: Arc<dyn CallApps>) -> Self {
+        Self { apps: Some((authority, apps)), ..self }
     }
 
     /// Charges for connections: TLS, heads and bodies.
@@ -97,9 +103,9 @@ impl AppEgress {
 /// The outgoing HTTP of one request.
 pub struct Egress {
     /// Absent where nothing may leave.
-    app: Option<AppEgress>,
-    /// The authority of other apps, who calls them, and how many calls led to this request.
-    apps: Option<(&'static str, Arc<dyn CallApps>, u32)>,
+    app: Option<Arc<AppEgress>>,
+    /// How many calls between apps led to this request.
+    depth: u32,
     left: u32,
     requests_max: u32,
     log: RequestLog,
@@ -108,12 +114,12 @@ pub struct Egress {
 impl Egress {
     /// Nobody is reached.
     pub fn none(log: RequestLog) -> Self {
-        Self { app: None, apps: None, left: REQUESTS_MAX, requests_max: REQUESTS_MAX, log }
+        Self { app: None, depth: 0, left: REQUESTS_MAX, requests_max: REQUESTS_MAX, log }
     }
 
-    /// Lets requests to `authority` go to other apps, from one to which `depth` such calls led.
-    pub fn with_apps(self, authority: &'static str, apps: Arc<dyn CallApps>, depth: u32) -> Self {
-        Self { apps: Some((authority, apps, depth)), ..self }
+    /// Of a request to which so many calls between apps led.
+    pub fn at_depth(self, depth: u32) -> Self {
+        Self { depth, ..self }
     }
 
     /// A place among the app's requests that have no answer yet.
@@ -177,10 +183,10 @@ impl WasiHttpHooks for Egress {
             Ok(pending) => pending,
             Err(error) => return Box::new(async { Err(error) }),
         };
-        if let Some((own, apps, depth)) = &self.apps
+        if let Some((own, apps)) = self.app.as_ref().and_then(|app| app.apps.as_ref())
             && authority.is_some_and(|authority| authority.as_str() == *own)
         {
-            let called = apps.call(request, self.log.request_id(), *depth);
+            let called = apps.call(request, self.log.request_id(), self.depth);
             let done = || Box::new(async { Ok(()) }) as Transfer;
             return Box::new(async move { Ok((until_read(called.await?, pending), done())) });
         }

@@ -33,7 +33,7 @@ impl Sink for Lines {
 
 /// What an app with these rights has, and what its log says.
 struct App {
-    egress: AppEgress,
+    egress: Arc<AppEgress>,
     lines: Arc<Lines>,
     resolved: Arc<AtomicUsize>,
 }
@@ -67,11 +67,18 @@ impl App {
         ];
         let spellings = ["0x7f.1", "0177.0.0.1", "127.1", "017700000001"];
         let allowed = allowed.into_iter().chain(spellings).map(str::to_owned);
-        Self { egress: gateway.app("app", allowed), lines: Arc::default(), resolved }
+        Self { egress: Arc::new(gateway.app("app", allowed)), lines: Arc::default(), resolved }
     }
 
     fn begin(&self, requests_max: u32) -> Egress {
         self.egress.begin(requests_max, RequestLog::new(self.lines.clone(), "request"))
+    }
+
+    /// The same, where there are other apps.
+    fn begin_beside(&self, requests_max: u32, apps: Arc<dyn CallApps>) -> Egress {
+        let egress = self.egress.gateway.app("app", self.egress.allowed.iter().cloned());
+        let log = RequestLog::new(self.lines.clone(), "request");
+        Arc::new(egress.with_apps("app.internal", apps)).begin(requests_max, log)
     }
 
     async fn get(&self, uri: &str) -> Result<u16, Error> {
@@ -217,7 +224,7 @@ async fn a_request_sends_so_many_requests_and_calls() {
         }
     }
     let app = App::new(&[], &[]);
-    let mut egress = app.begin(2).with_apps("app.internal", Arc::new(Nobody), 0);
+    let mut egress = app.begin_beside(2, Arc::new(Nobody));
     let called = get(&mut egress, "http://app.internal/x").await;
     assert!(matches!(called, Err(Error::DestinationUnavailable)), "{called:?}");
     assert!(matches!(get(&mut egress, "http://evil.example/").await, Err(Error::HttpRequestDenied)));
@@ -236,10 +243,7 @@ async fn an_app_has_so_many_answers_of_other_apps_that_it_has_not_read() {
         }
     }
     let app = App::new(&[], &[]);
-    let ask = async |says| {
-        get(&mut app.begin(1).with_apps("app.internal", Arc::new(Says(says)), 0), "http://app.internal/x")
-            .await
-    };
+    let ask = async |says| get(&mut app.begin_beside(1, Arc::new(Says(says))), "http://app.internal/x").await;
     let mut unread = Vec::new();
     for _ in 0..gateway::PENDING_MAX {
         unread.push(ask("something").await.unwrap());
@@ -306,7 +310,7 @@ async fn what_a_server_answers_is_bounded() {
 async fn an_app_has_so_many_connections_whatever_its_revision() {
     let (port, asked) = peer("", 0, 0).await; // takes connections and says nothing
     let app = App::new(LOOPBACK, &[]);
-    let next_revision = app.egress.gateway.app("app", ["127.0.0.1".to_owned()]);
+    let next_revision = Arc::new(app.egress.gateway.app("app", ["127.0.0.1".to_owned()]));
     let uri = format!("http://127.0.0.1:{port}/");
     let mut held = Vec::new();
     for _ in 0..gateway::CONNECTIONS_MAX {
@@ -322,7 +326,7 @@ async fn an_app_has_so_many_connections_whatever_its_revision() {
     let refused = get(&mut egress, &uri).await;
     assert!(matches!(refused, Err(Error::ConnectionLimitReached)), "{refused:?}");
     assert_eq!(app.told()[0].0, Some("OS-BERT-42910"));
-    let other = app.egress.gateway.app("other", ["127.0.0.1".to_owned()]);
+    let other = Arc::new(app.egress.gateway.app("other", ["127.0.0.1".to_owned()]));
     let (ok, _) = peer(OK, 0, 0).await;
     let mut egress = other.begin(1, RequestLog::new(app.lines.clone(), "request"));
     assert!(get(&mut egress, &format!("http://127.0.0.1:{ok}/")).await.is_ok(), "another app has its own");
@@ -381,7 +385,7 @@ async fn so_many_names_are_resolved_at_once() {
     let gateway = Gateway::trusting(RootCertStore::empty(), Networks::parse([]).unwrap(), Some(resolver));
     let gateway = Arc::new(gateway.unwrap());
     let ask = |app: usize, requests: usize| {
-        let egress = gateway.app(&app.to_string(), ["peer.example".to_owned()]);
+        let egress = Arc::new(gateway.app(&app.to_string(), ["peer.example".to_owned()]));
         for _ in 0..requests {
             let mut egress = egress.begin(1, RequestLog::new(Arc::new(Lines::default()), "request"));
             tokio::spawn(async move { get(&mut egress, "http://peer.example/").await.is_ok() });
@@ -449,7 +453,8 @@ async fn the_app_pays_for_what_its_connections_do() {
     let mut app = App::new(LOOPBACK, &["127.0.0.1"]);
     let cpu = Arc::new(Cpu::new(CpuShare { millicores: 250, burst_ms: None }));
     let engine = Engine::for_compiling().unwrap();
-    app.egress = app.egress.paid_by(Payer::new(engine.scheduler().clone(), cpu.clone()));
+    let egress = app.egress.gateway.app("app", app.egress.allowed.iter().cloned());
+    app.egress = Arc::new(egress.paid_by(Payer::new(engine.scheduler().clone(), cpu.clone())));
     let response = get(&mut app.begin(1), &format!("http://peer.example:{port}/")).await.unwrap();
     let for_the_head = cpu.used_ns();
     assert!(for_the_head > 0, "the connection and the head");

@@ -30,17 +30,45 @@ const PARAMETERS_MAX: usize = 32_767;
 /// Longest text of a statement, in bytes; values go beside it.
 const STATEMENT_BYTES_MAX: usize = 1 << 20;
 
-/// The session of one request.
-pub struct Session {
-    pools: Option<Arc<dyn Connections>>,
+/// The database of one app: what all of its sessions have in common.
+pub struct Database {
+    pools: Arc<dyn Connections>,
     app: String,
-    state: Mutex<Use>,
     /// Told when events were committed.
     outbox: Option<Arc<Notify>>,
     /// The app's memory: results count while they are made.
     memory: Option<Arc<Memory>>,
     /// Of what connections do.
     payer: Option<Payer>,
+}
+
+impl Database {
+    /// The one that this app has a login for.
+    pub fn new<L: Logins>(pools: Arc<Pools<L>>, app: &str) -> Self {
+        Self { pools, app: app.to_owned(), outbox: None, memory: None, payer: None }
+    }
+
+    /// Tells `outbox` when events were committed.
+    pub fn telling(self, outbox: Arc<Notify>) -> Self {
+        Self { outbox: Some(outbox), ..self }
+    }
+
+    /// Counts results against an app's memory budget.
+    pub fn within(self, memory: Arc<Memory>) -> Self {
+        Self { memory: Some(memory), ..self }
+    }
+
+    /// Charges for what connections do that sessions open: rows above all.
+    pub fn paid_by(self, payer: Payer) -> Self {
+        Self { payer: Some(payer), ..self }
+    }
+}
+
+/// The session of one request.
+pub struct Session {
+    /// Absent where the app has none.
+    database: Option<Arc<Database>>,
+    state: Mutex<Use>,
 }
 
 #[derive(Default)]
@@ -80,30 +108,14 @@ impl Use {
 }
 
 impl Session {
-    /// A session of an app that has a database.
-    pub fn new<L: Logins>(pools: Arc<Pools<L>>, app: &str) -> Self {
-        Self { pools: Some(pools), app: app.to_owned(), ..Self::none() }
-    }
-
-    /// Tells `outbox` when events were committed.
-    pub fn telling(self, outbox: Arc<Notify>) -> Self {
-        Self { outbox: Some(outbox), ..self }
-    }
-
-    /// Counts results against an app's memory budget.
-    pub fn within(self, memory: Arc<Memory>) -> Self {
-        Self { memory: Some(memory), ..self }
-    }
-
-    /// Charges for what connections do that this session opens: rows above all.
-    pub fn paid_by(self, payer: Payer) -> Self {
-        Self { payer: Some(payer), ..self }
+    /// A session in this database.
+    pub fn new(database: impl Into<Arc<Database>>) -> Self {
+        Self { database: Some(database.into()), ..Self::none() }
     }
 
     /// A session of an app that has none.
     pub fn none() -> Self {
-        let (pools, outbox, memory, payer) = (None, None, None, None);
-        Self { pools, app: String::new(), state: Mutex::default(), outbox, memory, payer }
+        Self { database: None, state: Mutex::default() }
     }
 
     /// Runs a statement that returns rows.
@@ -148,7 +160,7 @@ impl Session {
         }
         end(&mut state, "COMMIT").await?;
         if std::mem::take(&mut state.published)
-            && let Some(outbox) = &self.outbox
+            && let Some(outbox) = self.database.as_ref().and_then(|database| database.outbox.as_ref())
         {
             outbox.notify_one();
         }
@@ -224,7 +236,8 @@ impl Session {
         state.unfinished = true;
         let connection = opened(state)?;
         connection.watch.begin_statement();
-        let mut room = self.memory.as_ref().and_then(|memory| memory.try_take(0));
+        let memory = self.database.as_ref().and_then(|database| database.memory.as_ref());
+        let mut room = memory.and_then(|memory| memory.try_take(0));
         let statement = async {
             let outcome = prepared(connection, sql, params, room.as_mut()).await;
             if outcome.is_err() {
@@ -269,8 +282,8 @@ impl Session {
         }
         if state.taken.is_none() {
             let none = || Error::Unavailable("this app has no database in this stage".into());
-            let pools = self.pools.as_ref().ok_or_else(none)?;
-            state.taken = Some(Box::new(pools.take(&self.app, self.payer.as_ref()).await?));
+            let Database { pools, app, payer, .. } = &**self.database.as_ref().ok_or_else(none)?;
+            state.taken = Some(Box::new(pools.take(app, payer.as_ref()).await?));
         }
         Ok(())
     }

@@ -36,8 +36,8 @@ use fair::{Advance, Fair, Next};
 pub(crate) use meter::Meter;
 pub use payer::Payer;
 use presence::Presence;
-pub use slice::give_way;
-use slice::{On, Slice, Used};
+use slice::{On, Slice};
+pub use slice::{Used, give_way};
 use task::{Task, Work};
 
 /// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way for
@@ -148,14 +148,16 @@ impl Scheduler {
         Scheduled { shared: self.shared.clone(), meter, begin, at: At::Here(guest), turn: None }
     }
 
-    /// Runs `work` of the host, and charges the app that it was for with what it took.
-    pub fn charged(&self, work: &mut dyn FnMut(), payer: impl FnOnce() -> Option<Arc<Cpu>>) {
+    /// Runs `work` of the host. Whom it was for is charged with what it took: [`Scheduler::charge`].
+    pub fn measured(&self, work: &mut dyn FnMut()) -> Used {
         let slice = Slice::begin(Instant::now(), On::Connection);
         work();
-        let used = slice.end();
-        if let Some(cpu) = payer() {
-            self.shared.charge(&cpu, &used);
-        }
+        slice.end()
+    }
+
+    /// Charges an app.
+    pub fn charge(&self, cpu: &Arc<Cpu>, used: &Used) {
+        self.shared.charge(cpu, used);
     }
 
     /// Gives turns to guests that wait on connections, and wakes a spare thread where a guest overruns: to be called at every

@@ -30,7 +30,8 @@ impl Payer {
         let mut work = pin!(work);
         poll_fn(|cx| {
             let mut polled = Poll::Pending;
-            paying.scheduler.charged(&mut || polled = work.as_mut().poll(cx), || Some(paying.cpu.clone()));
+            let used = paying.scheduler.measured(&mut || polled = work.as_mut().poll(cx));
+            paying.scheduler.charge(&paying.cpu, &used);
             polled
         })
         .await

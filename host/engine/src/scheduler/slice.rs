@@ -79,7 +79,8 @@ pub(super) struct Slice {
 }
 
 /// What a slice came to.
-pub(super) struct Used {
+#[must_use = "somebody has to pay for it"]
+pub struct Used {
     /// CPU time of the guest, and of the host for it.
     pub(super) ns: Nanos,
     /// When it ended.
