@@ -14,7 +14,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::watch::{Begun, Watch, patience};
+use crate::watch::{Begun, Watch};
 
 /// Why a request's body did not come whole.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,7 @@ impl Body for Received {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) else {
             let (waited, bytes) = (this.waited, this.bytes);
-            let begin = || (Box::pin(sleep(patience(waited, bytes))), Instant::now());
+            let begin = || (Box::pin(sleep(this.watch.patience(waited, bytes))), Instant::now());
             let (deadline, _) = this.waiting.get_or_insert_with(begin);
             return deadline.as_mut().poll(context).map(|()| Some(Err(ReceiveError::Slow)));
         };

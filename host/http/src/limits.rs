@@ -31,9 +31,7 @@ pub const CONTROL_BYTES_MAX: u64 = 2 << 20;
 /// Time between two HTTP/2 pings, and how long an answer may take, in seconds.
 pub const PING_S: u64 = 20;
 
-/// How long a request body may be waited for between two pieces, in seconds.
-pub const BODY_GAP_S_MAX: u64 = 20;
-/// What a request body must have in all, in bytes per second of waiting, beyond the first [`BODY_GAP_S_MAX`] seconds.
+/// What a request body must have in all, in bytes per second of waiting, beyond the first [`Limits::body_gap_s_max`] seconds.
 pub const BODY_BYTES_PER_S_MIN: u64 = 500;
 /// How long a client may leave a piece of a response unread, in seconds.
 pub const UNREAD_S_MAX: u64 = 30;
@@ -54,6 +52,8 @@ pub struct Limits {
     pub connections_per_peer_max: usize,
     /// How long a head may take, and the first request of a connection, in seconds; kept connections are looked at every two.
     pub head_s_max: u64,
+    /// How long a request body may be waited for between two pieces, in seconds.
+    pub body_gap_s_max: u64,
     /// How long a connection may be without a request, in seconds.
     pub idle_s_max: u64,
     /// How long a connection may live, in seconds; requests under way end first.
@@ -81,6 +81,7 @@ pub const USERS: Limits = Limits {
     connections_max: 8_192,
     connections_per_peer_max: 1_024,
     head_s_max: 10,
+    body_gap_s_max: 20,
     idle_s_max: 75,
     life_s_max: 3_600,
     codes: Codes {
@@ -92,11 +93,13 @@ pub const USERS: Limits = Limits {
 };
 
 /// For routers and other hosts, which keep connections for later: they drop theirs before we do
-/// ([`CLIENT_IDLE_S_MAX`]), so that no request meets a connection that is being closed.
+/// ([`CLIENT_IDLE_S_MAX`]), so that no request meets a connection that is being closed. A slow body is the router's to refuse, which its user is told,
+/// and so it is the first to lose patience.
 pub const HOSTS: Limits = Limits {
     connections_max: 4_096,
     connections_per_peer_max: 4_096,
     head_s_max: 60,
+    body_gap_s_max: 25,
     idle_s_max: 60,
     life_s_max: 24 * 3_600,
     codes: Codes {
@@ -115,6 +118,7 @@ pub const ADMIN: Limits = Limits {
     connections_max: 64,
     connections_per_peer_max: 64,
     head_s_max: 10,
+    body_gap_s_max: 20,
     idle_s_max: 60,
     life_s_max: 3_600,
     codes: HOSTS.codes,

@@ -22,8 +22,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::limits::{
-    ABANDONED_MAX, ABANDONED_PER_S_MAX, CONTROL_BYTES_MAX, GRACE_S_MAX, HEAD_BYTES_MAX, Limits,
-    READ_BYTES_PER_S_MIN, STREAM_WINDOW_BYTES, UNREAD_S_MAX,
+    ABANDONED_MAX, ABANDONED_PER_S_MAX, BODY_BYTES_PER_S_MIN, CONTROL_BYTES_MAX, GRACE_S_MAX, HEAD_BYTES_MAX,
+    Limits, READ_BYTES_PER_S_MIN, STREAM_WINDOW_BYTES, UNREAD_S_MAX,
 };
 
 /// Bytes that one request may cause beside its body: its head, and what was under way when its body was refused.
@@ -145,6 +145,13 @@ impl Watch {
         if bytes > 0 {
             self.bytes_due.fetch_add(bytes as u64 + FRAMING_BYTES, Relaxed);
         }
+    }
+
+    /// How long the next piece of a request body may be waited for, after so much waiting for so many bytes.
+    pub(crate) fn patience(&self, waited: Duration, bytes: u64) -> Duration {
+        let gap = Duration::from_secs(self.limits.body_gap_s_max);
+        let earned = gap + Duration::from_millis(bytes.saturating_mul(1_000) / BODY_BYTES_PER_S_MIN);
+        earned.saturating_sub(waited).min(gap)
     }
 
     /// What the connection is to do. The task behind `waker` is woken when that changes.
@@ -438,14 +445,6 @@ impl<S: Socket> AsyncWrite for Watched<S> {
     }
 }
 
-/// How long the next piece of a request body may be waited for, after so much waiting for so many bytes.
-pub(crate) fn patience(waited: Duration, bytes: u64) -> Duration {
-    use crate::limits::{BODY_BYTES_PER_S_MIN, BODY_GAP_S_MAX};
-    let gap = Duration::from_secs(BODY_GAP_S_MAX);
-    let earned = gap + Duration::from_millis(bytes.saturating_mul(1_000) / BODY_BYTES_PER_S_MIN);
-    earned.saturating_sub(waited).min(gap)
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -455,7 +454,7 @@ mod tests {
 
     use super::*;
     use crate::body::Sending;
-    use crate::limits::USERS;
+    use crate::limits::{HOSTS, USERS};
 
     #[test]
     fn a_connection_without_requests_ends() {
@@ -614,7 +613,8 @@ mod tests {
 
     #[test]
     fn a_body_has_a_pace() {
-        let second = Duration::from_secs(1);
+        let (second, watch) = (Duration::from_secs(1), Watch::new(USERS));
+        let patience = |waited, bytes| watch.patience(waited, bytes);
         assert_eq!(patience(Duration::ZERO, 0), 20 * second);
         assert_eq!(patience(19 * second, 100), second + Duration::from_millis(200), "a byte now and then");
         assert_eq!(
@@ -623,5 +623,7 @@ mod tests {
             "no gap is longer, whatever came before"
         );
         assert_eq!(patience(30 * second, 0), Duration::ZERO);
+        let host = Watch::new(HOSTS);
+        assert!(host.patience(19 * second, 100) > patience(19 * second, 100), "a router is told first");
     }
 }

@@ -28,12 +28,7 @@ const OPERATIONS_DAYS: i32 = 90;
 /// Sweeps one stage for ever.
 pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
     loop {
-        let swept = async {
-            store::forget_operations(&platform.database, &stage.organization, &stage.name, OPERATIONS_DAYS)
-                .await?;
-            sweep(&platform, &stage).await
-        };
-        let wait = match swept.await {
+        let wait = match sweep(&platform, &stage).await {
             Ok(true) => EVERY_S,
             Ok(false) => AGAIN_S,
             Err(error) => {
@@ -45,7 +40,8 @@ pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
     }
 }
 
-/// Takes out of the stage what no deployment there needs. False where that could not be told for all of it.
+/// Takes out of the stage what no deployment there needs, and forgets what was done there long ago. False where it could not be told what is
+/// needed, and nothing more was done.
 async fn sweep(platform: &Platform, stage: &Stage) -> Result<bool> {
     if !stage.is_connected() || !stage.has_settled() {
         return Ok(false);
@@ -65,6 +61,7 @@ async fn sweep(platform: &Platform, stage: &Stage) -> Result<bool> {
             taken += 1;
         }
     }
+    store::forget_operations(&platform.database, &stage.organization, &stage.name, OPERATIONS_DAYS).await?;
     if taken > 0 {
         info!(stage = %stage.name, objects = taken, "took out components that no deployment needs");
     }
