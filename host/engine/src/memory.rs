@@ -74,6 +74,7 @@ impl Memory {
     /// Another budget from now on. What is held stays held.
     pub fn set_max(self: &Arc<Self>, bytes_max: u64) {
         self.bytes_max.store(bytes_max, Ordering::SeqCst);
+        while self.is_wanted() && self.end_one() {} // who waits for more than there was to have did not ask these
         self.hand_on();
     }
 
@@ -105,6 +106,7 @@ impl Memory {
             if let Some(held) = self.try_take(bytes) {
                 return held;
             }
+            let mut leaves = Leaves(Some(self)); // when `told` is gone
             let (tell, told) = oneshot::channel();
             let mut held = Held { memory: self.clone(), bytes: 0 };
             {
@@ -112,10 +114,10 @@ impl Memory {
                 if held.grow_in(bytes) {
                     return held;
                 }
-                queue.retain(|waiter| !waiter.tell.is_closed());
                 queue.push_back(Waiter { bytes, tell });
             }
             if let Ok(held) = told.await {
+                leaves.0 = None; // who was told is in the queue no more
                 return held;
             }
         }
@@ -126,7 +128,10 @@ impl Memory {
         while self.is_wanted() {
             let mut held = Held { memory: self.clone(), bytes: 0 };
             let mut queue = self.queue();
-            let next = queue.iter().position(|next| !next.tell.is_closed() && held.grow_in(next.bytes));
+            let room = self.max().saturating_sub(self.held());
+            let fits =
+                |next: &Waiter| next.bytes <= room && !next.tell.is_closed() && held.grow_in(next.bytes);
+            let next = queue.iter().position(fits);
             let Some(next) = next.and_then(|next| queue.remove(next)) else { return };
             drop(queue); // whoever has gone meanwhile gives it back
             let _ = next.tell.send(held);
@@ -143,6 +148,17 @@ impl Memory {
 struct Waiter {
     bytes: u64,
     tell: oneshot::Sender<Held>,
+}
+
+/// Takes those out of the queue who gave up.
+struct Leaves<'m>(Option<&'m Memory>);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.0 {
+            memory.queue().retain(|waiter| !waiter.tell.is_closed());
+        }
+    }
 }
 
 /// Calls in so many bytes, instead of those that were called in before: the largest instances end, of the app that holds most, and of the
@@ -500,5 +516,8 @@ mod tests {
         drop(held);
         assert_eq!(more.await.unwrap().bytes(), 60);
         assert!(memory.held() == 0 && !memory.is_wanted());
+        let _all = memory.try_take(100).unwrap();
+        let gives_up = tokio::time::timeout(std::time::Duration::ZERO, memory.take(10)).await;
+        assert!(gives_up.is_err() && memory.queue().is_empty());
     }
 }

@@ -1,11 +1,11 @@
-//! How many parts with code of its own a component consists of, the components inside of it counted as often as it makes instances of them.
+//! How many parts with functions of its own a component consists of, the components inside of it counted as often as it makes instances of them.
 //!
 //! With WASI 0.3 each of them may hold a stack while it waits: one that calls another without giving way keeps its own, and lets nobody else in
-//! meanwhile. So their count bounds what one request holds of a host's stacks. What must stay true: whatever cannot be counted is refused.
+//! meanwhile. It needs no module for that: what it imports it may export again as a function of its own. So their count bounds what one request holds of a host's stacks. What must stay true: whatever cannot be counted is refused.
 
 use wasmparser::{
-    ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef,
-    Instance, Parser, Payload,
+    CanonicalFunction, ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind,
+    ComponentTypeRef, Instance, Parser, Payload,
 };
 
 /// Parts of one component of WASI 0.3. As many as it may have memories, which most languages need one of for each.
@@ -15,7 +15,7 @@ pub(crate) const PARTS_MAX: u32 = 4;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum TooMany {
     #[error(
-        "it consists of {0} components with code of their own, of {PARTS_MAX} allowed for WASI 0.3; make one of several before they become components"
+        "it consists of {0} components with functions of their own, of {PARTS_MAX} allowed for WASI 0.3; make one of several before they become components"
     )]
     Parts(u32),
     #[error(
@@ -32,7 +32,8 @@ struct Scope {
     components: Vec<Option<u32>>,
     /// Of the instances that it makes. `None`: unknown.
     parts: Option<u32>,
-    has_code: bool,
+    /// Functions that others may call, or a module.
+    is_part: bool,
 }
 
 impl Scope {
@@ -45,7 +46,7 @@ impl Scope {
     }
 
     fn whole(mut self) -> Option<u32> {
-        self.add(Some(u32::from(self.has_code)));
+        self.add(Some(u32::from(self.is_part)));
         self.parts
     }
 }
@@ -91,7 +92,12 @@ fn note(scopes: &mut [Scope], payload: Payload<'_>) -> wasmparser::Result<()> {
     match payload {
         Payload::InstanceSection(instances) => {
             for instance in instances {
-                scope.has_code |= matches!(instance?, Instance::Instantiate { .. });
+                scope.is_part |= matches!(instance?, Instance::Instantiate { .. });
+            }
+        }
+        Payload::ComponentCanonicalSection(functions) => {
+            for function in functions {
+                scope.is_part |= matches!(function?, CanonicalFunction::Lift { .. });
             }
         }
         Payload::ComponentInstanceSection(instances) => {
@@ -146,9 +152,10 @@ fn at(components: &[Option<u32>], index: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use wasm_encoder::{
-        Alias, Component, ComponentAliasSection, ComponentExportKind, ComponentImportSection,
-        ComponentInstanceSection, ComponentOuterAliasKind, ComponentTypeRef, ComponentTypeSection,
-        InstanceSection, Module, ModuleArg, ModuleSection, NestedComponentSection,
+        Alias, CanonicalFunctionSection, CanonicalOption, Component, ComponentAliasSection,
+        ComponentExportKind, ComponentImportSection, ComponentInstanceSection, ComponentOuterAliasKind,
+        ComponentTypeRef, ComponentTypeSection, InstanceSection, Module, ModuleArg, ModuleSection,
+        NestedComponentSection,
     };
 
     use super::*;
@@ -184,6 +191,19 @@ mod tests {
         assert_eq!(count(&whole), Some(5));
         assert_eq!(check(&whole), Err(TooMany::Parts(5)));
         assert_eq!(check(&part().finish()), Ok(()));
+    }
+
+    #[test]
+    fn what_exports_an_import_as_its_own_function_is_a_part() {
+        let mut functions = CanonicalFunctionSection::new();
+        functions.lower(0, [] as [CanonicalOption; 0]);
+        let mut component = Component::new();
+        component.section(&functions);
+        assert_eq!(count(&component.clone().finish()), Some(0));
+        let mut functions = CanonicalFunctionSection::new();
+        functions.lift(0, 0, [] as [CanonicalOption; 0]);
+        component.section(&functions);
+        assert_eq!(count(&component.finish()), Some(1));
     }
 
     #[test]

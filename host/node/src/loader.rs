@@ -42,6 +42,8 @@ const FETCHES_AT_ONCE: usize = 4;
 pub(crate) const FETCH_TRIES_MAX: u32 = 5;
 /// Wait between two tries, in milliseconds.
 pub(crate) const FETCH_PAUSE_MS: u64 = 300;
+/// How long one fetch may take, in seconds: an object that is taken out meanwhile never ends.
+const FETCH_S_MAX: u64 = 120;
 /// How long a request waits for the code of its app, in seconds.
 const WAIT_S_MAX: u64 = 10;
 /// An app that nobody called for so long is unloaded, in seconds: long enough for what is called by the hour.
@@ -56,8 +58,8 @@ const LATELY_MS: u64 = 1_000;
 const METADATA_BYTES: u64 = 64 << 10;
 /// Mappings of one loaded app: data before its code, its code, data behind it.
 const MAPPINGS_PER_APP: u64 = 3;
-/// Share of the mappings of the process that apps may use: the rest is for instances, stacks and the heap.
-const MAPPINGS_SHARE: (u64, u64) = (3, 4);
+/// Mappings that are left for others: two for each of 6,000 stacks, up to three for each memory of 2,000 instances, threads and the heap.
+const MAPPINGS_RESERVED: u64 = 20_000;
 /// Open files that are left for connections; each loaded app holds one.
 const FILES_RESERVED: u64 = 16_384;
 /// Apps that may always be loaded, whatever the bounds say: with none nobody would be served.
@@ -75,8 +77,9 @@ pub(crate) struct Bounds {
 impl Bounds {
     /// The bounds by what the system allows this process; `bytes` is the host's setting.
     pub(crate) fn of_process(bytes: u64, mappings_max: u64, files_max: u64) -> Self {
-        let by_mappings = mappings_max / MAPPINGS_PER_APP / MAPPINGS_SHARE.1 * MAPPINGS_SHARE.0;
-        // A system with few files shares them evenly between apps and connections.
+        // A system with few mappings or files shares them evenly between apps and the rest.
+        let mappings = mappings_max.saturating_sub(MAPPINGS_RESERVED).max(mappings_max / 2);
+        let by_mappings = mappings / MAPPINGS_PER_APP;
         let by_files = files_max.saturating_sub(FILES_RESERVED).max(files_max / 2);
         Self { bytes, apps: by_mappings.min(by_files).max(LOADED_MIN) }
     }
@@ -390,7 +393,10 @@ impl Loader {
         let mut tries = 0;
         let bytes = loop {
             tries += 1;
-            match self.fetch(digest).await {
+            let fetched = tokio::time::timeout(Duration::from_secs(FETCH_S_MAX), self.fetch(digest)).await;
+            match fetched.unwrap_or_else(|_| {
+                Err(anyhow::anyhow!("fetch {digest}: it takes longer than {FETCH_S_MAX} s"))
+            }) {
                 Ok(bytes) => break bytes,
                 Err(error) if tries == FETCH_TRIES_MAX => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(FETCH_PAUSE_MS)).await,

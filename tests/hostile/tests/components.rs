@@ -59,7 +59,7 @@ async fn what_is_no_component_is_refused_with_a_reason() {
         (
             "waiting",
             with(&later, &bombs::instances(1, 4)),
-            "consists of 5 components with code of their own, of 4",
+            "consists of 5 components with functions of their own, of 4",
         ),
         ("million", with(&good, &bombs::instances(6, 10)), "core module instances, which exceeds"),
     ];
