@@ -24,7 +24,7 @@ pub mod settings;
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::str::FromStr as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -82,6 +82,12 @@ struct Busy {
     freed: Notify,
 }
 
+impl Busy {
+    fn marks(&self) -> MutexGuard<'_, BTreeSet<(AppId, StageName)>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Platform {
     /// A stage of an organization.
     pub(crate) fn stage(&self, organization: &OrganizationId, name: &StageName) -> Option<Arc<Stage>> {
@@ -114,10 +120,14 @@ impl Platform {
             }
         }
     }
-    /// The same, if nobody changes them now.
+    /// Whether somebody changes them now.
+    pub(crate) fn is_busy(&self, app: &AppId, stage: &StageName) -> bool {
+        self.busy.marks().contains(&(app.clone(), stage.clone()))
+    }
+    /// Marks them, if nobody changes them now.
     pub(crate) fn try_busy(&self, app: &AppId, stage: &StageName) -> Option<BusyGuard> {
         let mark = (app.clone(), stage.clone());
-        let is_new = self.busy.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(mark.clone());
+        let is_new = self.busy.marks().insert(mark.clone());
         is_new.then(|| BusyGuard { busy: self.busy.clone(), mark })
     }
 }
@@ -130,7 +140,7 @@ pub(crate) struct BusyGuard {
 
 impl Drop for BusyGuard {
     fn drop(&mut self) {
-        self.busy.marks.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.mark);
+        self.busy.marks().remove(&self.mark);
         self.busy.freed.notify_waiters();
     }
 }

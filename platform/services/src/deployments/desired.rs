@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use odeon_protocol::events::EventHandler;
 use odeon_protocol::{
     AppId, AppName, DesiredApp, DesiredState, Generation, MIGRATED_SINCE, MigrateCommand, MigrateReply,
-    Serving,
+    Refusal, Serving,
 };
 use tracing::warn;
 
@@ -182,6 +182,11 @@ pub(crate) async fn restore_rules(
     back: &Deployment,
 ) -> Result<MigrateReply> {
     migrate_back(platform, stage, back, &stored(platform, back).await?).await
+}
+
+/// Whether it would be refused again: for what the model asks, or for the rows that there are. What the migrator says of itself passes.
+pub(crate) fn is_final(refusal: &Refusal) -> bool {
+    refusal.code.starts_with("OS-DPL-")
 }
 
 async fn stored(platform: &Platform, wanted: &Deployment) -> Result<StoredRevision> {

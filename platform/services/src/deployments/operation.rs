@@ -11,12 +11,11 @@ use anyhow::{Context as _, Result};
 use odeon_compiler::Interface;
 use odeon_control::{Spread, place};
 use odeon_protocol::{
-    AppId, AppName, Generation, HostId, MIGRATION_RUNS, MigrateReply, OrganizationId, ReplicaState, Revision,
-    StageName,
+    AppId, AppName, Generation, HostId, MigrateReply, OrganizationId, ReplicaState, Revision, StageName,
 };
 use serde_json::json;
 use sqlx::PgPool;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::desired::Way;
@@ -234,7 +233,8 @@ async fn deploy(
             warn_all(progress, warnings);
         }
         MigrateReply::Refused(refusal) => {
-            if refusal.code != MIGRATION_RUNS {
+            let marked_before = before.as_ref().is_some_and(|before| before.migrating);
+            if desired::is_final(&refusal) && !marked_before {
                 store::set_migrating(&platform.database, app, &operation.stage, false).await?;
             }
             progress.messages.push(Message::error(&refusal.code, refusal.message));
@@ -292,6 +292,7 @@ async fn deploy(
                 previous_revision: serving_before.and_then(|before| before.previous_revision),
                 egress_allow: egress_before,
                 limits: limits_before,
+                migrating: serving_before.is_some(),
                 ..wanted
             };
             until_written("the way back", async || desired::apply(platform, &stage, &back).await.map(drop))
@@ -310,16 +311,24 @@ async fn deploy(
 
 /// The revision that goes on serves in any case: what its tables lack is told.
 async fn restore_rules(platform: &Platform, stage: &Stage, back: &Deployment, progress: &mut Progress) {
-    let why = match desired::restore_rules(platform, stage, back).await {
-        Ok(MigrateReply::Done { warnings, .. }) => return warn_all(progress, warnings),
-        Ok(MigrateReply::Refused(refusal)) => refusal.to_string(),
-        Err(error) => format!("{error:#}"),
+    let missing =
+        format!("revision {} may miss indexes and references that the next one had dropped", back.revision);
+    let (told, is_done) = match desired::restore_rules(platform, stage, back).await {
+        Ok(MigrateReply::Done { warnings, .. }) => (warnings, true),
+        Ok(MigrateReply::Refused(refusal)) if desired::is_final(&refusal) => {
+            (vec![format!("{missing}: {refusal}; deploy it again")], true)
+        }
+        Ok(MigrateReply::Refused(refusal)) => {
+            (vec![format!("{missing}: {refusal}; it is tried again")], false)
+        }
+        Err(error) => (vec![format!("{missing}: {error:#}; it is tried again")], false),
     };
-    let text = format!(
-        "revision {} may miss indexes and references that the next one had dropped: {why}; deploy it again",
-        back.revision
-    );
-    progress.messages.push(Message::warning(RULE_LEFT_OUT, text));
+    warn_all(progress, told);
+    if is_done
+        && let Err(error) = store::set_migrating(&platform.database, &back.app, &back.stage, false).await
+    {
+        warn!(app = %back.name, stage = %back.stage, "its rules are looked at again: {error:#}");
+    }
 }
 
 fn warn_all(progress: &mut Progress, warnings: Vec<String>) {

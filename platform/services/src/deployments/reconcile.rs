@@ -3,7 +3,7 @@
 //!
 //! Six differences, six answers:
 //! - the stage lacks what the database has, or holds an older generation (an emptied or replayed bucket): write it again;
-//! - tables were migrated for a deployment that ended before it was written down: give what serves its rules back, next generation;
+//! - tables were migrated for a deployment that ended before it was written down, or did not come up: give what serves its rules back, next generation;
 //! - the stage is ahead of the database (a restored database): the stage is right, it was sealed by us; adopt it.
 //!   Nothing goes back because a backup was older;
 //! - the stage allows an app more than the operator does, who says less than before: the same again with less, next generation;
@@ -19,9 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use futures_util::StreamExt as _;
 use odeon_control::{HostView, Spread, place};
-use odeon_protocol::{
-    AppId, DesiredApp, DesiredState, Generation, HostId, MIGRATION_RUNS, MigrateReply, ReplicaState,
-};
+use odeon_protocol::{AppId, DesiredApp, DesiredState, Generation, HostId, MigrateReply, ReplicaState};
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
@@ -40,6 +38,8 @@ const PAUSE_MS: u64 = 500;
 const HOST_GONE_S: u64 = 10;
 /// Deployments that are written again at once.
 const WRITES_AT_ONCE: usize = 4;
+/// Time between two tries to give a revision its rules back, in seconds: one may keep writers from a table for half a minute.
+const RULES_AGAIN_S: u64 = 300;
 
 /// Reconciles one stage for ever.
 pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
@@ -63,6 +63,8 @@ struct Kept {
     tidy: BTreeMap<AppId, Generation>,
     /// Writes again what was found last.
     writing: Option<JoinHandle<()>>,
+    /// Apps whose rules were tried to be given back, and when.
+    tried: BTreeMap<AppId, Instant>,
 }
 
 async fn once(platform: &Arc<Platform>, stage: &Arc<Stage>, kept: &mut Kept) -> Result<()> {
@@ -81,23 +83,27 @@ async fn once(platform: &Arc<Platform>, stage: &Arc<Stage>, kept: &mut Kept) -> 
             }
         }
     }
-    let (again, others): (Vec<_>, Vec<_>) =
-        deployments.iter().partition(|deployment| is_to_be_written(&seen, deployment));
-    if !again.is_empty() && kept.writing.as_ref().is_none_or(JoinHandle::is_finished) {
-        let again = again.into_iter().cloned().collect();
-        kept.writing = Some(tokio::spawn(write_all(platform.clone(), stage.clone(), again)));
+    if kept.writing.as_ref().is_none_or(JoinHandle::is_finished) {
+        kept.tried.retain(|_, at| at.elapsed() < Duration::from_secs(RULES_AGAIN_S));
+        let is_due = |deployment: &&store::Deployment| {
+            is_lacking(&seen, deployment)
+                || may_miss_rules(deployment)
+                    && !kept.tried.contains_key(&deployment.app)
+                    && !platform.is_busy(&deployment.app, &deployment.stage) // by the operation that migrates
+        };
+        let again: Vec<_> = deployments.iter().filter(is_due).cloned().collect();
+        let marked = again.iter().filter(|deployment| may_miss_rules(deployment));
+        kept.tried.extend(marked.map(|deployment| (deployment.app.clone(), Instant::now())));
+        kept.writing =
+            (!again.is_empty()).then(|| tokio::spawn(write_all(platform.clone(), stage.clone(), again)));
     }
     let mut hosts = host_views(&seen);
-    for deployment in others {
+    for deployment in deployments.iter().filter(|deployment| !is_lacking(&seen, deployment)) {
         if let Err(error) = one(platform, stage, (&seen, &mut hosts), deployment).await {
             warn!(stage = %stage.name, app = %deployment.name, "reconcile: {error:#}"); // the others go on
         }
     }
     tidy_up(platform, stage, &seen, &deployments, &mut kept.tidy).await
-}
-
-fn is_to_be_written(seen: &Seen, deployment: &store::Deployment) -> bool {
-    is_lacking(seen, deployment) || may_miss_rules(deployment)
 }
 
 /// Whether the stage has nothing of a deployment, or an older one.
@@ -106,7 +112,7 @@ fn is_lacking(seen: &Seen, deployment: &store::Deployment) -> bool {
     theirs.is_none_or(|theirs| theirs < deployment.generation)
 }
 
-/// Whether its tables were migrated for a deployment that was not written down.
+/// Whether its tables were migrated for another deployment.
 fn may_miss_rules(deployment: &store::Deployment) -> bool {
     deployment.serving && deployment.migrating
 }
@@ -129,19 +135,22 @@ async fn write_again(platform: &Platform, stage: &Stage, deployment: &store::Dep
     if may_miss_rules(deployment) { restore_rules(platform, stage, deployment).await } else { Ok(()) }
 }
 
-/// The migrator has seen the generation of the deployment that was not written down, so that this takes one that is no older.
+/// The migrator has seen the generation of the deployment that was not written down, so that this takes one that is no older. What cannot be given
+/// back is told once.
 async fn restore_rules(platform: &Platform, stage: &Stage, deployment: &store::Deployment) -> Result<()> {
     info!(stage = %stage.name, app = %deployment.name, "giving the revision that serves its rules back");
     let generation = desired::next_generation(stage, Some(deployment), &deployment.app);
-    let wanted = store::Deployment { generation, ..deployment.clone() };
-    match desired::restore_rules(platform, stage, &wanted).await? {
-        MigrateReply::Done { warnings, .. } => {
-            for warning in warnings {
-                warn!(stage = %stage.name, app = %deployment.name, "{warning}");
-            }
+    let wanted = store::Deployment { generation, migrating: false, ..deployment.clone() };
+    let left_out = match desired::restore_rules(platform, stage, &wanted).await? {
+        MigrateReply::Done { warnings, .. } => warnings,
+        MigrateReply::Refused(refusal) if desired::is_final(&refusal) => {
+            warn!(stage = %stage.name, app = %deployment.name, "it may miss indexes and references: {refusal}; deploy it again");
+            return store::set_migrating(&platform.database, &deployment.app, &deployment.stage, false).await;
         }
-        MigrateReply::Refused(refusal) if refusal.code == MIGRATION_RUNS => return Ok(()),
         MigrateReply::Refused(refusal) => bail!("the migrator refused: {refusal}"),
+    };
+    for warning in left_out {
+        warn!(stage = %stage.name, app = %deployment.name, "{warning}");
     }
     desired::apply(platform, stage, &wanted).await.map(drop)
 }

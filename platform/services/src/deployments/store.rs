@@ -29,7 +29,7 @@ pub(crate) struct Deployment {
     pub(crate) egress_allow: Vec<String>,
     pub(crate) limits: OwnLimits,
     pub(crate) updated_at: DateTime<Utc>,
-    /// Its tables were migrated for a later one that was not written down.
+    /// Its tables were migrated for another one, and may miss rules of its own.
     pub(crate) migrating: bool,
 }
 
@@ -173,11 +173,11 @@ pub(crate) async fn set_migrating(
 pub(crate) async fn save(database: impl PgExecutor<'_>, wanted: &Deployment) -> Result<bool> {
     let done = sqlx::query(
         "insert into deployments.deployments as d (organization_id, asset_key, stage, revision, previous_revision, serving, \
-         epoch, number, placements, egress_allow, limits) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         epoch, number, placements, egress_allow, limits, migrating) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
          on conflict (asset_key, stage) do update set revision = excluded.revision, \
          previous_revision = excluded.previous_revision, serving = excluded.serving, epoch = excluded.epoch, \
          number = excluded.number, placements = excluded.placements, egress_allow = excluded.egress_allow, \
-         limits = excluded.limits, migrating = false, \
+         limits = excluded.limits, migrating = excluded.migrating, \
          updated_at = now() where (d.epoch, d.number) < (excluded.epoch, excluded.number)",
     )
     .bind(wanted.organization.as_str())
@@ -191,6 +191,7 @@ pub(crate) async fn save(database: impl PgExecutor<'_>, wanted: &Deployment) -> 
     .bind(wanted.placements.iter().map(ToString::to_string).collect::<Vec<_>>())
     .bind(&wanted.egress_allow)
     .bind(sqlx::types::Json(&wanted.limits))
+    .bind(wanted.migrating)
     .execute(database)
     .await?;
     Ok(done.rows_affected() == 1)

@@ -4,7 +4,7 @@
 //! brings them again. What must stay true: nothing is taken that a deployment has brought and not written down yet, and nothing that the
 //! stage itself says it serves, whatever the database knows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +21,17 @@ const EVERY_S: u64 = 3_600;
 /// Time before it is tried again, in seconds: the stage is not heard yet, or something is deployed to it.
 const AGAIN_S: u64 = 5;
 /// Objects that are taken away before deployments that wait have their turn.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
+/// How long one sweep may take, in seconds: what is left is taken away by the next one.
+const SWEEP_S_MAX: u64 = 600;
 /// How long it can be asked how an operation ended, in days.
 const OPERATIONS_DAYS: i32 = 90;
 
 /// Sweeps one stage for ever.
 pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
     loop {
-        let wait = match sweep(&platform, &stage).await {
+        let swept = tokio::time::timeout(Duration::from_secs(SWEEP_S_MAX), sweep(&platform, &stage)).await;
+        let wait = match swept.unwrap_or_else(|late| Err(late.into())) {
             Ok(true) => EVERY_S,
             Ok(false) => AGAIN_S,
             Err(error) => {
@@ -43,7 +46,7 @@ pub(crate) async fn run(platform: Arc<Platform>, stage: Arc<Stage>) {
 /// Takes out of the stage what no deployment there needs, and forgets what was done there long ago. False where it could not be told what is
 /// needed, and nothing more was done.
 async fn sweep(platform: &Platform, stage: &Stage) -> Result<bool> {
-    if !stage.is_connected() || !stage.has_settled() {
+    if !stage.is_connected() || !stage.has_settled() || !stage.seen().desired_read {
         return Ok(false);
     }
     let mut needless = stage.objects().await?;
@@ -52,9 +55,6 @@ async fn sweep(platform: &Platform, stage: &Stage) -> Result<bool> {
     let mut taken = 0;
     for some in needless.chunks(AT_ONCE) {
         let Some(_alone) = stage.alone_with_objects() else { return Ok(false) };
-        if !stage.seen().desired_read {
-            return Ok(false); // it was lost, and is written again
-        }
         let needed = self::needed(platform, stage).await?; // a deployment may have ended since
         for object in some.iter().filter(|object| !needed.contains(object)) {
             stage.remove_object(object).await?;
@@ -68,16 +68,12 @@ async fn sweep(platform: &Platform, stage: &Stage) -> Result<bool> {
     Ok(true)
 }
 
-/// What deployments of the stage need as they are written down, and what the stage has that nobody wrote down: a database that was restored.
+/// What deployments of the stage need as they are written down, and what it has itself: a database that was restored may know a generation,
+/// and not its revision.
 async fn needed(platform: &Platform, stage: &Stage) -> Result<BTreeSet<Digest>> {
     let mut needed = store::digests(&platform.database, &stage.organization, &stage.name).await?;
-    let deployments = store::of_stage(&platform.database, &stage.organization, &stage.name).await?;
-    let known: BTreeMap<_, _> =
-        deployments.iter().map(|deployment| (&deployment.app, deployment.generation)).collect();
     for desired in stage.seen().desired.values() {
-        if let DesiredState::Serving(serving) = &desired.state
-            && known.get(&desired.app).is_none_or(|known| *known < desired.generation)
-        {
+        if let DesiredState::Serving(serving) = &desired.state {
             let claim = serving.claim.open(platform.stages.trusted())?;
             needed.extend([claim.wasm].into_iter().chain(claim.native.map(|native| native.digest)));
         }

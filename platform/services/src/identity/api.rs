@@ -108,7 +108,7 @@ async fn renew_first_token(
     let token =
         store::create_token(&mut *tx, &id, crate::FIRST_TOKEN, &Scope::OF_ORGANIZATION, expires_at).await?;
     for organization in [&id, &caller.organization] {
-        let detail = json!({ "organization": name, "revoked": had });
+        let detail = json!({ "organization": name, "revoked": had, "by": caller.organization });
         store::audit(&mut *tx, organization, &caller.actor, "token.renew", crate::FIRST_TOKEN, detail)
             .await?;
     }

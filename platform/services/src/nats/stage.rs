@@ -195,14 +195,17 @@ impl Stage {
         Ok(objects)
     }
 
-    /// Takes an object out of the stage's bucket, and the note that is left of it.
+    /// Takes an object out of the stage's bucket. Its pieces go first: of one that was not taken out whole there is a note still, and it is done again.
     pub(crate) async fn remove_object(&self, object: &Digest) -> Result<()> {
         let taken_out = || format!("take {object} out of stage {}", self.name);
-        self.components.delete(object.as_str()).await.with_context(taken_out)?;
         let bucket = subjects::COMPONENTS_BUCKET;
+        let info = self.components.info(object.as_str()).await.with_context(taken_out)?;
+        let pieces = format!("$O.{bucket}.C.{}", info.nuid);
         let note = format!("$O.{bucket}.M.{}", BASE64_URL_SAFE.encode(object.as_str()));
         let stream = self.jetstream.get_stream(format!("OBJ_{bucket}")).await.with_context(taken_out)?;
-        stream.purge().filter(note).await.with_context(taken_out)?;
+        for subject in [pieces, note] {
+            stream.purge().filter(subject).await.with_context(taken_out)?;
+        }
         Ok(())
     }
 
