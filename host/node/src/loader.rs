@@ -198,12 +198,13 @@ impl Loader {
 
     /// The code of an app, if the cache was asked for it a moment ago.
     pub(crate) fn app_of(&self, lately: &Lately) -> Option<App<Granted>> {
+        let now_ms = self.now_ms();
         let loaded = {
             let lately = lately.0.lock().unwrap_or_else(PoisonError::into_inner);
             let (loaded, asked_ms) = lately.as_ref()?;
-            (self.now_ms() < asked_ms + LATELY_MS).then(|| loaded.upgrade())??
+            (now_ms < asked_ms + LATELY_MS).then(|| loaded.upgrade())??
         };
-        Some(self.used(&loaded))
+        Some(used(&loaded, now_ms))
     }
 
     /// The code of an app, for a request: from memory, else loaded for all who ask meanwhile.
@@ -213,9 +214,10 @@ impl Loader {
         claim: &Claim,
     ) -> Result<App<Granted>, Unloadable> {
         if let Some(loaded) = self.cache.get(&placement).await {
-            let asked = (Arc::downgrade(&loaded), self.now_ms());
+            let now_ms = self.now_ms();
+            let asked = (Arc::downgrade(&loaded), now_ms);
             *lately.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
-            return Ok(self.used(&loaded));
+            return Ok(used(&loaded, now_ms));
         }
         if self.pressure.level() >= Level::RefuseLoads {
             return Err(Unloadable::Memory);
@@ -224,7 +226,7 @@ impl Loader {
         let (this, claim) = (self.clone(), claim.clone());
         let load = tokio::spawn(async move { this.get_or_load(placement, &claim).await });
         match tokio::time::timeout(Duration::from_secs(WAIT_S_MAX), load).await {
-            Ok(Ok(Ok(loaded))) => Ok(self.used(&loaded)),
+            Ok(Ok(Ok(loaded))) => Ok(used(&loaded, self.now_ms())),
             Ok(Ok(Err(error))) => Err(Unloadable::Failed(error)),
             Ok(Err(error)) => Err(Unloadable::Failed(error.to_string())),
             Err(_) => Err(Unloadable::Failed(format!("it took longer than {WAIT_S_MAX} s"))),
@@ -284,14 +286,6 @@ impl Loader {
         }
         self.cache.run_pending_tasks().await;
         loaded.len()
-    }
-
-    fn used(&self, loaded: &Loaded) -> App<Granted> {
-        let now_ms = self.now_ms();
-        if loaded.used_ms.load(Ordering::Relaxed) != now_ms {
-            loaded.used_ms.store(now_ms, Ordering::Relaxed); // for other threads to read
-        }
-        loaded.app.clone()
     }
 
     fn now_ms(&self) -> u64 {
@@ -419,6 +413,14 @@ impl Loader {
         object.read_to_end(&mut bytes).await.with_context(|| format!("fetch {digest}"))?;
         Ok(bytes)
     }
+}
+
+/// Its code, for somebody who uses it now.
+fn used(loaded: &Loaded, now_ms: u64) -> App<Granted> {
+    if loaded.used_ms.load(Ordering::Relaxed) != now_ms {
+        loaded.used_ms.store(now_ms, Ordering::Relaxed); // for other threads to read
+    }
+    loaded.app.clone()
 }
 
 /// The caller compared the bytes with a signed digest, or made them.

@@ -86,7 +86,7 @@ async fn once(platform: &Arc<Platform>, stage: &Arc<Stage>, kept: &mut Kept) -> 
     if kept.writing.as_ref().is_none_or(JoinHandle::is_finished) {
         kept.tried.retain(|_, at| at.elapsed() < Duration::from_secs(RULES_AGAIN_S));
         let is_due = |deployment: &&store::Deployment| {
-            is_lacking(&seen, deployment)
+            is_lacking(stage, deployment)
                 || may_miss_rules(deployment)
                     && !kept.tried.contains_key(&deployment.app)
                     && !platform.is_busy(&deployment.app, &deployment.stage) // by the operation that migrates
@@ -98,7 +98,7 @@ async fn once(platform: &Arc<Platform>, stage: &Arc<Stage>, kept: &mut Kept) -> 
             (!again.is_empty()).then(|| tokio::spawn(write_all(platform.clone(), stage.clone(), again)));
     }
     let mut hosts = host_views(&seen);
-    for deployment in deployments.iter().filter(|deployment| !is_lacking(&seen, deployment)) {
+    for deployment in deployments.iter().filter(|deployment| !is_lacking(stage, deployment)) {
         if let Err(error) = one(platform, stage, (&seen, &mut hosts), deployment).await {
             warn!(stage = %stage.name, app = %deployment.name, "reconcile: {error:#}"); // the others go on
         }
@@ -107,8 +107,8 @@ async fn once(platform: &Arc<Platform>, stage: &Arc<Stage>, kept: &mut Kept) -> 
 }
 
 /// Whether the stage has nothing of a deployment, or an older one.
-fn is_lacking(seen: &Seen, deployment: &store::Deployment) -> bool {
-    let theirs = seen.desired.get(&deployment.app).map(|desired| desired.generation);
+fn is_lacking(stage: &Stage, deployment: &store::Deployment) -> bool {
+    let theirs = stage.generation_of(&deployment.app);
     theirs.is_none_or(|theirs| theirs < deployment.generation)
 }
 
@@ -128,7 +128,7 @@ async fn write_all(platform: Arc<Platform>, stage: Arc<Stage>, deployments: Vec<
 
 async fn write_again(platform: &Platform, stage: &Stage, deployment: &store::Deployment) -> Result<()> {
     let Some(_busy) = hold(platform, deployment).await? else { return Ok(()) };
-    if is_lacking(&stage.seen(), deployment) {
+    if is_lacking(stage, deployment) {
         info!(stage = %stage.name, app = %deployment.name, generation = %deployment.generation, "writing desired state again");
         desired::write_again(platform, stage, deployment).await?;
     }

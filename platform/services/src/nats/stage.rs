@@ -16,9 +16,9 @@ use futures_util::StreamExt as _;
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::events;
 use odeon_protocol::{
-    AppId, DesiredApp, Digest, HostHeartbeat, HostId, MIGRATION_RUNS, MigrateCommand, MigrateReply,
-    OrganizationId, ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName, TrustedKeys,
-    subjects,
+    AppId, DesiredApp, Digest, Generation, HostHeartbeat, HostId, MIGRATION_RUNS, MigrateCommand,
+    MigrateReply, OrganizationId, ReplicaStatus, RouterHeartbeat, RouterId, RouterStatus, Signed, StageName,
+    TrustedKeys, subjects,
 };
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 use tracing::{info, warn};
@@ -140,6 +140,11 @@ impl Stage {
     /// A copy of what has been heard so far.
     pub(crate) fn seen(&self) -> Seen {
         self.lock().clone()
+    }
+
+    /// The generation of an app's desired state, without a copy of all that was heard.
+    pub(crate) fn generation_of(&self, app: &AppId) -> Option<Generation> {
+        self.lock().desired.get(app).map(|desired| desired.generation)
     }
 
     /// Whether we have listened for long enough to know a silent host from one that we have not heard yet.
