@@ -79,7 +79,8 @@ pub struct App<C: 'static>(Arc<Linked<C>>);
 
 struct Linked<C: 'static> {
     engine: Engine,
-    wasi: Wasi,
+    /// That of the component.
+    wasmtime: wasmtime::Engine,
     pre: ProxyPre<State<C>>,
     warm: Arc<Warm<C>>,
     /// None where an instance serves one request at a time.
@@ -108,7 +109,7 @@ impl<C: Capabilities> App<C> {
     /// Resolves the imports of a component. Fails, naming the import, when the linker of its WASI lacks one, or when the
     /// component exports neither `wasi:http/incoming-handler` nor, of WASI 0.3, `wasi:http/handler`.
     pub fn link(engine: &Engine, linkers: &Linkers<C>, component: &Component) -> wasmtime::Result<Self> {
-        let pre = linkers.link(engine, component)?;
+        let pre = linkers.link(component)?;
         let wasi = match pre {
             ProxyPre::P2(_) => Wasi::P2,
             ProxyPre::P3(_) => Wasi::P3,
@@ -120,7 +121,16 @@ impl<C: Capabilities> App<C> {
         let needs = component.resources_required();
         let pages = needs.and_then(|needs| needs.max_initial_memory_size).unwrap_or(0);
         let initial_bytes = pages.saturating_mul(WASM_PAGE_BYTES);
-        Ok(Self(Arc::new(Linked { engine: engine.clone(), wasi, pre, warm, doors, places, initial_bytes })))
+        let wasmtime = component.engine().clone();
+        Ok(Self(Arc::new(Linked {
+            engine: engine.clone(),
+            wasmtime,
+            pre,
+            warm,
+            doors,
+            places,
+            initial_bytes,
+        })))
     }
 
     /// Memory that an instance has when it begins, in bytes.
@@ -167,7 +177,7 @@ impl<C: Capabilities> App<C> {
         let host = self.0.engine.memory();
         let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.0.initial_bytes, host);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
-        let mut store = Store::new(self.0.engine.of(self.0.wasi), state);
+        let mut store = Store::new(&self.0.wasmtime, state);
         store.set_max_component_handles(HANDLES_MAX);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.limiter_async(|state| &mut state.memory);

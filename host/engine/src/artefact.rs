@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use wasmtime::component::Component;
 
+use crate::begin::Beginning;
 use crate::engine::Engine;
 use crate::parts;
 use crate::prepare::prepared;
@@ -41,9 +42,9 @@ fn of_prepared<T>(
     if wasi == Wasi::P3 {
         parts::check(component)?;
     }
-    let engine = engine.of(wasi);
-    let made = prepared(component).and_then(|prepared| make(engine, &prepared).ok());
-    made.map_or_else(|| make(engine, component), Ok)
+    let make = |component: &[u8]| make(engine.for_kind(wasi, Beginning::of(component)), component);
+    let made = prepared(component).and_then(|prepared| make(&prepared).ok());
+    made.map_or_else(|| make(component), Ok)
 }
 
 /// Native code whose digest and signature were checked, in these very bytes.
@@ -62,7 +63,7 @@ impl<'a> Verified<'a> {
 pub fn load(engine: &Engine, native: Verified<'_>) -> wasmtime::Result<Component> {
     // SAFETY: `deserialize` requires bytes that wasmtime's compiler made, unchanged. `Verified` is made
     // from bytes whose digest was compared with a signed claim, or which come from our own compiler.
-    for_either(engine, |engine| unsafe { Component::deserialize(engine, native.0) })
+    for_any(engine, |engine| unsafe { Component::deserialize(engine, native.0) })
 }
 
 /// A file of native code whose content was checked, open since before the check.
@@ -99,7 +100,7 @@ pub fn load_file(engine: &Engine, native: &VerifiedFile) -> wasmtime::Result<Com
     // was checked through this very descriptor, and below we see that nobody wrote to it since, before anything of it
     // runs. From then on it is only ours to write (see `VerifiedFile::check`), and we remove files but never write to one:
     // whoever else acts as our user can also write to our memory.
-    let component = for_either(engine, |engine| unsafe { Component::deserialize_file(engine, &path) })?;
+    let component = for_any(engine, |engine| unsafe { Component::deserialize_file(engine, &path) })?;
     if Stamp::of(&native.file)? != native.before {
         wasmtime::bail!("the file of native code was changed while it was loaded");
     }
@@ -107,11 +108,12 @@ pub fn load_file(engine: &Engine, native: &VerifiedFile) -> wasmtime::Result<Com
 }
 
 /// Native code says itself which engine it was made for; that of WASI 0.2 is asked first, for most of it is for that one.
-fn for_either(
+fn for_any(
     engine: &Engine,
     load: impl Fn(&wasmtime::Engine) -> wasmtime::Result<Component>,
 ) -> wasmtime::Result<Component> {
-    load(engine.of(Wasi::P2)).or_else(|error| load(engine.of(Wasi::P3)).map_err(|_| error))
+    let first = load(engine.of(Wasi::P2));
+    first.or_else(|error| engine.all().skip(1).find_map(|(_, engine)| load(engine).ok()).ok_or(error))
 }
 
 /// What the kernel changes when somebody writes to a file, and nobody can set back.

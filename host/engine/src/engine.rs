@@ -1,20 +1,22 @@
 //! The wasmtime engines of a process: how guests are compiled, where their memories lie, and the clock
-//! that makes them yield. There is one for each WASI ([`crate::wasi`]), and they differ in nothing else.
+//! that makes them yield. There are two for each WASI ([`crate::wasi`]), which differ in how memories begin ([`crate::begin`]).
 //!
-//! Memories come from a pool that is reserved once: making an instance is then a matter of
-//! microseconds. A slot that is given back keeps what a small request wrote; the rest goes back to the kernel, which
-//! interrupts the other cores. The clock is an epoch: a thread raises it every [`TICK_MS`]
+//! Memories and stacks are used again and again ([`crate::slots`]): making an instance is then a matter of
+//! microseconds. Memories that begin by mapping come from wasmtime's pool, which gives all of them back to the kernel, because what it
+//! keeps it does not always clear. The clock is an epoch: a thread raises it every [`TICK_MS`]
 //! while guests are here, and a guest that notices yields.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::begin::Beginning;
 use crate::memory::HostMemory;
 use crate::parts::PARTS_MAX;
 use crate::places::Places;
 use crate::prepare;
 use crate::scheduler::{Begin, Scheduler};
+use crate::slots::{Memories, Stacks};
 use crate::wasi::Wasi;
 use thread_priority::ThreadPriority;
 use thread_priority::unix::{
@@ -29,14 +31,6 @@ pub const TICK_MS: u64 = 1;
 const DESERTED_TICKS: u32 = 100;
 /// How long a clock that has stopped sleeps before it looks again whether its engine is gone, in milliseconds.
 const ASLEEP_MS_MAX: u64 = 500;
-/// Slots whose memory is given back together, where the kernel does not tell which pages were written. 64 took 30 % off the
-/// CPU time of a small request. Where it tells, a small instance gives nothing back, and whoever wrote much must pay for
-/// itself: in a batch it is the last one that pays, for its neighbours' hundreds of megabytes.
-const DECOMMIT_BATCH: usize = 64;
-/// Memory that a slot keeps between two instances, in bytes: the pages that an instance wrote are made again what they
-/// were, by copying, so that the next one has no page faults and no other core is interrupted. What a small request
-/// writes fits; of more, the rest is given back to the kernel. Every slot that was ever used keeps its own.
-const KEPT_BYTES_MAX: usize = 256 << 10;
 /// Instances of all apps that may wait for another request: one part of so many of a pool. The rest is for those that serve.
 const IDLE_PART: u32 = 4;
 /// Guest stack, in bytes.
@@ -87,8 +81,7 @@ pub struct Fits {
 /// The engine of this process.
 #[derive(Clone)]
 pub struct Engine {
-    p2: wasmtime::Engine,
-    p3: wasmtime::Engine,
+    engines: Arc<[Kind; 4]>,
     scheduler: Scheduler,
     /// Of both pools, in their order.
     places: [Arc<Places>; 2],
@@ -97,26 +90,33 @@ pub struct Engine {
     memory: Arc<HostMemory>,
 }
 
+/// A wasmtime engine, and what it is for.
+struct Kind {
+    wasi: Wasi,
+    engine: wasmtime::Engine,
+}
+
 impl Engine {
     /// Makes the engines and starts their clock, which ends with the last clone of this.
     pub fn new(settings: EngineSettings) -> wasmtime::Result<Self> {
-        let (p2, p3) = (pooled(&settings, Wasi::P2)?, pooled(&settings, Wasi::P3)?);
+        let engines = engines(|wasi, beginning| match beginning {
+            Beginning::Copied => with_slots(&settings, wasi),
+            Beginning::Mapped => pooled(&settings, wasi, beginning),
+        })?;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let scheduler = Scheduler::start(cpus, settings.begin)?;
-        start_clock([&p2, &p3], scheduler.clone())?;
+        start_clock(&engines, scheduler.clone())?;
         let idle_places = Arc::new(Semaphore::new((settings.instances_max / IDLE_PART) as usize));
         let places = [(); 2].map(|()| Places::new(settings.instances_max));
-        Ok(Self { p2, p3, scheduler, places, idle_places, memory: Arc::default() })
+        Ok(Self { engines, scheduler, places, idle_places, memory: Arc::default() })
     }
 
     /// Engines that only compile. They have pools of one instance, which say what an instance may have: what no host would
     /// load is not compiled either.
     pub fn for_compiling() -> wasmtime::Result<Self> {
         let one = EngineSettings { instances_max: 1, ..EngineSettings::default() };
-        let (p2, p3) = (pooled(&one, Wasi::P2)?, pooled(&one, Wasi::P3)?);
         Ok(Self {
-            p2,
-            p3,
+            engines: engines(|wasi, beginning| pooled(&one, wasi, beginning))?,
             scheduler: Scheduler::without_threads(),
             places: [(); 2].map(|()| Places::new(one.instances_max)),
             idle_places: Arc::new(Semaphore::new(0)),
@@ -127,8 +127,8 @@ impl Engine {
     /// What native code must have been made for.
     pub fn fits(&self) -> Fits {
         let mut hash = DefaultHasher::new();
-        for engine in [&self.p2, &self.p3] {
-            engine.precompile_compatibility_hash().hash(&mut hash);
+        for kind in self.engines.iter() {
+            kind.engine.precompile_compatibility_hash().hash(&mut hash);
         }
         prepare::VERSION.hash(&mut hash);
         Fits { target: TARGET.to_owned(), engine: format!("wasmtime-48-{:016x}", hash.finish()) }
@@ -161,77 +161,112 @@ impl Engine {
         }
     }
 
-    /// The wasmtime engine for components of one WASI.
+    /// The wasmtime engine for components of one WASI with little data.
     pub fn of(&self, wasi: Wasi) -> &wasmtime::Engine {
-        match wasi {
-            Wasi::P2 => &self.p2,
-            Wasi::P3 => &self.p3,
-        }
+        self.for_kind(wasi, Beginning::Copied)
+    }
+
+    pub(crate) fn for_kind(&self, wasi: Wasi, beginning: Beginning) -> &wasmtime::Engine {
+        let [p2, p2_mapped, p3, p3_mapped] = &*self.engines;
+        let kind = match (wasi, beginning) {
+            (Wasi::P2, Beginning::Copied) => p2,
+            (Wasi::P2, Beginning::Mapped) => p2_mapped,
+            (Wasi::P3, Beginning::Copied) => p3,
+            (Wasi::P3, Beginning::Mapped) => p3_mapped,
+        };
+        &kind.engine
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Wasi, &wasmtime::Engine)> {
+        self.engines.iter().map(|kind| (kind.wasi, &kind.engine))
     }
 }
 
-/// An engine whose instances come from a pool.
-fn pooled(settings: &EngineSettings, wasi: Wasi) -> wasmtime::Result<wasmtime::Engine> {
-    let mut config = config(wasi)?;
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings, wasi)));
+fn engines(
+    make: impl Fn(Wasi, Beginning) -> wasmtime::Result<wasmtime::Engine>,
+) -> wasmtime::Result<Arc<[Kind; 4]>> {
+    let kind = |wasi, beginning| -> wasmtime::Result<_> { Ok(Kind { wasi, engine: make(wasi, beginning)? }) };
+    Ok(Arc::new([
+        kind(Wasi::P2, Beginning::Copied)?,
+        kind(Wasi::P2, Beginning::Mapped)?,
+        kind(Wasi::P3, Beginning::Copied)?,
+        kind(Wasi::P3, Beginning::Mapped)?,
+    ]))
+}
+
+/// An engine whose memories and stacks are a host's own.
+fn with_slots(settings: &EngineSettings, wasi: Wasi) -> wasmtime::Result<wasmtime::Engine> {
+    let mut config = config(wasi, Beginning::Copied)?;
+    give_slots(&mut config, settings, wasi);
     wasmtime::Engine::new(&config)
 }
 
-/// The pool of a host's engine; benchmarks give it to engines that they compare with.
-pub fn pool(settings: &EngineSettings, wasi: Wasi) -> PoolingAllocationConfig {
-    let stacks = match wasi {
+/// Gives an engine a host's memories and stacks; benchmarks give them to those that they compare with.
+pub fn give_slots(config: &mut Config, settings: &EngineSettings, wasi: Wasi) {
+    let memories = settings.instances_max.saturating_mul(MEMORIES_MAX);
+    config.memory_init_cow(false); // wasmtime panics where it has something to map over a memory that is not its own
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    config.with_host_memory(Arc::new(Memories::new(settings.memory_bytes_max, memories as usize)));
+    config.with_host_stack(Arc::new(Stacks::new(stacks(settings, wasi) as usize)));
+}
+
+/// Stacks of all instances.
+fn stacks(settings: &EngineSettings, wasi: Wasi) -> u32 {
+    match wasi {
         Wasi::P2 => settings.instances_max,
-        Wasi::P3 => settings.instances_max * STACKS_PER_INSTANCE,
-    };
+        Wasi::P3 => settings.instances_max.saturating_mul(STACKS_PER_INSTANCE),
+    }
+}
+
+/// An engine whose instances come from wasmtime's pool, which also says what a component may have.
+fn pooled(settings: &EngineSettings, wasi: Wasi, beginning: Beginning) -> wasmtime::Result<wasmtime::Engine> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(settings.instances_max)
         .total_core_instances(settings.instances_max.saturating_mul(CORE_INSTANCES_MAX))
         .total_memories(settings.instances_max.saturating_mul(MEMORIES_MAX))
         .total_tables(settings.instances_max.saturating_mul(TABLES_MAX))
-        .total_stacks(stacks)
+        .total_stacks(stacks(settings, wasi))
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)
         .max_tables_per_module(TABLES_PER_MODULE_MAX)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memory_size(settings.memory_bytes_max)
-        .pagemap_scan(Enabled::Auto);
-    // Without the kernel's help every page would be copied, whether it was written or not.
-    if PoolingAllocationConfig::is_pagemap_scan_available() {
-        pool.linear_memory_keep_resident(KEPT_BYTES_MAX).table_keep_resident(KEPT_BYTES_MAX);
-        pool.decommit_batch_size(1);
-    } else {
-        pool.decommit_batch_size(DECOMMIT_BATCH);
-    }
-    pool
+        // Never: see `slots`.
+        .pagemap_scan(Enabled::No);
+    let mut config = config(wasi, beginning)?;
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    wasmtime::Engine::new(&config)
 }
 
-fn config(wasi: Wasi) -> wasmtime::Result<Config> {
+fn config(wasi: Wasi, beginning: Beginning) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     config.target(TARGET)?;
     config.epoch_interruption(true);
     config.wasm_component_model(true);
     config.wasm_component_model_async(wasi == Wasi::P3);
     config.concurrency_support(wasi == Wasi::P3);
-    config.memory_init_cow(true);
+    config.memory_init_cow(beginning == Beginning::Mapped);
     config.max_wasm_stack(STACK_BYTES_MAX);
     config.async_stack_size(FIBER_BYTES);
     Ok(config)
 }
 
-fn start_clock(engines: [&wasmtime::Engine; 2], scheduler: Scheduler) -> wasmtime::Result<()> {
-    let engines = engines.map(wasmtime::Engine::weak);
+fn start_clock(engines: &[Kind; 4], scheduler: Scheduler) -> wasmtime::Result<()> {
+    let engines = engines.each_ref().map(|kind| kind.engine.weak());
     std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || {
         go_first();
         let (mut tick, mut deserted) = (Instant::now(), 0);
-        while let [Some(p2), Some(p3)] = engines.each_ref().map(wasmtime::EngineWeak::upgrade) {
+        while let Some(engines) =
+            engines.iter().map(wasmtime::EngineWeak::upgrade).collect::<Option<Vec<_>>>()
+        {
             if Instant::now() >= tick {
-                p2.increment_epoch();
-                p3.increment_epoch();
+                engines.iter().for_each(wasmtime::Engine::increment_epoch);
                 tick = Instant::now() + Duration::from_millis(TICK_MS);
                 deserted = if scheduler.has_guests() { 0 } else { deserted + 1 };
             }
-            drop((p2, p3));
+            drop(engines);
             if deserted >= DESERTED_TICKS {
                 if scheduler.wait_for_guests(Duration::from_millis(ASLEEP_MS_MAX)) {
                     deserted = 0; // it stays awake for a while: to wake it costs a request as much as a small guest takes

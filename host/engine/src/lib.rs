@@ -12,6 +12,7 @@
 pub mod account;
 pub mod app;
 pub mod artefact;
+mod begin;
 mod call;
 mod client;
 pub mod engine;
@@ -24,6 +25,7 @@ mod places;
 mod prepare;
 pub mod scheduler;
 mod sections;
+mod slots;
 pub mod state;
 mod streams;
 mod together;

@@ -56,8 +56,8 @@ const OUTGOING_HANDLER: &str = "wasi:http/outgoing-handler";
 
 /// What apps are linked against, for each WASI.
 pub struct Linkers<C: 'static> {
-    p2: Linker<State<C>>,
-    p3: Linker<State<C>>,
+    /// For each wasmtime engine one.
+    linkers: Vec<(Wasi, Linker<State<C>>)>,
     /// Interfaces that keep an instance to one request at a time.
     alone: Vec<&'static str>,
 }
@@ -66,15 +66,14 @@ impl<C: Capabilities> Linkers<C> {
     /// With everything of WASI that a guest may import: clocks, randomness, streams, HTTP; file system, sockets and
     /// environment, which are empty.
     pub fn new(engine: &Engine) -> wasmtime::Result<Self> {
-        let (p2, p3) = (Linker::new(engine.of(Wasi::P2)), Linker::new(engine.of(Wasi::P3)));
-        let mut linkers = Self { p2, p3, alone: vec![OUTGOING_HANDLER] };
+        let linkers = engine.all().map(|(wasi, engine)| (wasi, Linker::new(engine))).collect();
+        let mut linkers = Self { linkers, alone: vec![OUTGOING_HANDLER] };
         linkers.add(add_wasi_2)?;
-        wasmtime_wasi::p3::add_to_linker(&mut linkers.p3)?;
-        wasmtime_wasi_http::p3::add_to_linker(&mut linkers.p3)?;
-        linkers.p3.allow_shadowing(true);
-        client::add_to_linker(&mut linkers.p3)?;
-        heap::add_to_linker_p3(&mut linkers.p3)?;
-        linkers.p3.allow_shadowing(false);
+        for (wasi, linker) in &mut linkers.linkers {
+            if *wasi == Wasi::P3 {
+                add_wasi_3(linker)?;
+            }
+        }
         Ok(linkers)
     }
 
@@ -83,8 +82,7 @@ impl<C: Capabilities> Linkers<C> {
         &mut self,
         add: impl Fn(&mut Linker<State<C>>) -> wasmtime::Result<()>,
     ) -> wasmtime::Result<()> {
-        add(&mut self.p2)?;
-        add(&mut self.p3)
+        self.linkers.iter_mut().try_for_each(|(_, linker)| add(linker))
     }
 
     /// Adds an interface that acts within something of one request, and whose functions hold up the instance, like
@@ -105,15 +103,15 @@ impl<C: Capabilities> Linkers<C> {
     }
 
     /// Resolves the imports of a component, and finds its handler.
-    pub(crate) fn link(
-        &self,
-        engine: &Engine,
-        component: &Component,
-    ) -> wasmtime::Result<ProxyPre<State<C>>> {
-        let is_p3 = wasmtime::Engine::same(component.engine(), engine.of(Wasi::P3));
-        Ok(match is_p3 {
-            true => ProxyPre::P3(ServicePre::new(self.p3.instantiate_pre(component)?)?),
-            false => ProxyPre::P2(ProxyPre2::new(self.p2.instantiate_pre(component)?)?),
+    pub(crate) fn link(&self, component: &Component) -> wasmtime::Result<ProxyPre<State<C>>> {
+        let is_of = |linker: &Linker<_>| wasmtime::Engine::same(component.engine(), linker.engine());
+        let Some((wasi, linker)) = self.linkers.iter().find(|(_, linker)| is_of(linker)) else {
+            wasmtime::bail!("the component was loaded for another engine");
+        };
+        let resolved = linker.instantiate_pre(component)?;
+        Ok(match wasi {
+            Wasi::P2 => ProxyPre::P2(ProxyPre2::new(resolved)?),
+            Wasi::P3 => ProxyPre::P3(ServicePre::new(resolved)?),
         })
     }
 }
@@ -134,6 +132,16 @@ fn add_wasi_2<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Resul
     streams::add_to_linker(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     heap::add_to_linker_p2(linker)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+fn add_wasi_3<C: Capabilities>(linker: &mut Linker<State<C>>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p3::add_to_linker(linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(linker)?;
+    linker.allow_shadowing(true);
+    client::add_to_linker(linker)?;
+    heap::add_to_linker_p3(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! are interleaved, because a machine drifts. What is measured runs as in production: release builds, logs,
 //! metrics, limits and signatures on. The result is a page in `docs/benchmarks/`.
 
+mod apart;
 mod density;
 mod flame;
 mod host;
@@ -100,6 +101,12 @@ enum What {
         #[arg(long)]
         only: Vec<String>,
     },
+    /// Whether an instance finds what another one wrote while the kernel moves pages; fails when one on a host does. Takes root.
+    Apart {
+        /// How long, on each side.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
     /// Where a host's CPU time goes while it answers small requests, as a flame graph.
     Flame {
         /// The component, `work-rust`.
@@ -178,6 +185,11 @@ async fn run(what: What) -> anyhow::Result<ExitCode> {
             } else {
                 page::say(&text);
             }
+            Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        What::Apart { seconds } => {
+            let (text, is_met) = apart::measure(seconds)?;
+            page::say(&text);
             Ok(if is_met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         What::Flame { guest, svg } => {

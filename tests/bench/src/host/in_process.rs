@@ -1,6 +1,6 @@
 //! One request in one process, without a socket: a host's way beside the shortest way that wasmtime offers.
 //!
-//! Both run the same component with the same settings of the pool, a fresh store and a fresh instance each time, and both read the
+//! Both run the same component with the same memories and stacks, a fresh store and a fresh instance each time, and both read the
 //! whole answer. The bare way has an engine of its own, without epochs and so without a clock, WASI and HTTP linked and nothing
 //! else: no limits, no deadlines, no log, no accounts; it compiles the component as it is, while a host takes the shim out first. On a
 //! host's engine, with a host's native code, it is measured, too, which says what those cost.
@@ -123,7 +123,7 @@ pub(crate) async fn measure(component: &Path) -> Result<Found> {
     Ok(Found {
         text: format!(
             "## In one process, without a socket\n\n{REQUESTS} requests on each side, in turns of {TURN}, p50: Odeon makes an instance in {made:.1} us and answers a request \
-             in {whole:.1} us; the bare loop takes {bare_made:.1} and {bare_whole:.1} us. The bare loop has an engine of its own with the same pool, without epochs, \
+             in {whole:.1} us; the bare loop takes {bare_made:.1} and {bare_whole:.1} us. The bare loop has an engine of its own with the same memories and stacks, without epochs, \
              WASI and HTTP linked and no limits, deadlines, log or accounts, and compiles the component as it is. With engine and native code of a host, without the \
              shim, it takes {mixed_made:.1} and {mixed_whole:.1} us. When guests always run on threads of their own, a request takes {moved:.1} us.\n"
         ),
@@ -161,11 +161,10 @@ fn counts(at: usize, micros: f64) -> Option<f64> {
     (at >= WAKING).then_some(micros)
 }
 
-/// An engine with a host's pool, and nothing else that a host asks for.
+/// An engine with a host's memories and stacks, and nothing else that a host asks for.
 fn bare_engine() -> Result<wasmtime::Engine> {
     let mut config = wasmtime::Config::new();
-    let pool = odeon_engine::engine::pool(&EngineSettings::default(), Wasi::P2);
-    config.memory_init_cow(true).allocation_strategy(wasmtime::InstanceAllocationStrategy::Pooling(pool));
+    odeon_engine::engine::give_slots(&mut config, &EngineSettings::default(), Wasi::P2);
     // A host's engine for this WASI goes without it, too, and it would cost the loop a third.
     config.wasm_component_model_async(false).concurrency_support(false);
     Ok(wasmtime::Engine::new(&config)?)

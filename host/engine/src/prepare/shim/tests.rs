@@ -7,8 +7,12 @@ use std::sync::{Arc, Mutex};
 use wasm_encoder::*;
 use wasmparser::{Parser, Payload};
 
-use super::super::tests::MEMORY;
+use super::super::prepared;
 use super::without_shim;
+
+/// A memory of one page.
+const MEMORY: MemoryType =
+    MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None };
 
 /// How a component differs from the usual one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -328,4 +332,17 @@ fn functions_keep_their_names() {
         }
     }
     assert_eq!(names, [(0, "say_number"), (1, "say_text"), (2, "run")]);
+}
+
+/// The parser goes through a component that stands where a module should, and each piece of a nest has all that lies inside of it: to
+/// write all pieces again would take the square of its size.
+#[test]
+fn what_is_no_valid_component_stays_as_it_is() {
+    let component = component(But::NotAtAll);
+    assert!(prepared(&component).is_some(), "the control");
+    let mut nest = Component::new();
+    nest.section(&RawSection { id: ComponentSectionId::CoreModule.into(), data: &component });
+    assert!(prepared(&nest.finish()).is_none());
+    assert!(prepared(&main_module(But::NotAtAll).finish()).is_none());
+    assert!(prepared(b"nothing of the kind").is_none());
 }
