@@ -30,6 +30,7 @@ use crate::memory::Held;
 use crate::origin;
 use crate::places::{AppPlaces, Place};
 use crate::scheduler::{Cpu, Lost, Meter, slice};
+use crate::slots::NoRoom;
 use crate::state::{Capabilities, Denied, Finish, InstanceMemory, State};
 use crate::together::{self, Doors, End, First, Job, Timed};
 use crate::warm::{Instance, Warm};
@@ -175,7 +176,8 @@ impl<C: Capabilities> App<C> {
         meter: Arc<Meter>,
     ) -> Store<State<C>> {
         let host = self.0.engine.memory();
-        let memory = InstanceMemory::new(limits.memory_bytes_max, memory, self.0.initial_bytes, host);
+        let bytes_max = limits.memory_bytes_max.min(self.0.engine.memory_bytes_max());
+        let memory = InstanceMemory::new(bytes_max, memory, self.0.initial_bytes, host);
         let state = State::new(memory, meter, cpu_ns(&limits), capabilities);
         let mut store = Store::new(&self.0.wasmtime, state);
         store.set_max_component_handles(HANDLES_MAX);
@@ -427,7 +429,7 @@ fn classify(error: &wasmtime::Error, denied: Option<Denied>, limits: &RequestLim
     if let Some(NoAnswer(why)) = error.downcast_ref::<NoAnswer>() {
         return GuestError::NoResponse(why.clone());
     }
-    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() || NoRoom::is_why(error) {
         return GuestError::Full;
     }
     match (error.downcast_ref::<Trap>(), denied) {

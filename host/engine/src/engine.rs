@@ -46,7 +46,9 @@ pub(crate) const TABLES_PER_MODULE_MAX: u32 = 2;
 /// Tables inside one component.
 const TABLES_MAX: u32 = 16;
 /// Elements of one table.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Instances of WASI 0.3 with large data: one part of so many of all. For each of them wasmtime's pool maps all stacks that it may need, and a process has so many mappings.
+const LARGE_P3_PART: u32 = 4;
 /// Stacks of one instance where each of its parts may wait on its own, and the host calls one more.
 const STACKS_PER_INSTANCE: u32 = PARTS_MAX + 1;
 /// The target all pools run. Naming it fixes the CPU baseline: the same artefact runs on every host.
@@ -55,7 +57,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What a host reserves.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineSettings {
-    /// Live instances of all apps of one WASI together. Each reserves 16 GiB of address space and no memory.
+    /// Live instances of all apps of one WASI together. Each reserves address space and no memory: 4 GiB for each memory it has, and
+    /// 16 GiB in the pool for large data, whether there is one or not.
     pub instances_max: u32,
     /// Most memory one instance may ever have, in bytes; an app's own limit may be lower.
     pub memory_bytes_max: usize,
@@ -83,11 +86,13 @@ pub struct Fits {
 pub struct Engine {
     engines: Arc<[Kind; 4]>,
     scheduler: Scheduler,
-    /// Of both pools, in their order.
+    /// For instances of both WASIs, in their order.
     places: [Arc<Places>; 2],
     /// For instances that wait for another request.
     idle_places: Arc<Semaphore>,
     memory: Arc<HostMemory>,
+    /// Of one instance, in bytes.
+    memory_bytes_max: u64,
 }
 
 /// A wasmtime engine, and what it is for.
@@ -108,7 +113,8 @@ impl Engine {
         start_clock(&engines, scheduler.clone())?;
         let idle_places = Arc::new(Semaphore::new((settings.instances_max / IDLE_PART) as usize));
         let places = [(); 2].map(|()| Places::new(settings.instances_max));
-        Ok(Self { engines, scheduler, places, idle_places, memory: Arc::default() })
+        let memory_bytes_max = settings.memory_bytes_max as u64;
+        Ok(Self { engines, scheduler, places, idle_places, memory: Arc::default(), memory_bytes_max })
     }
 
     /// Engines that only compile. They have pools of one instance, which say what an instance may have: what no host would
@@ -121,6 +127,7 @@ impl Engine {
             places: [(); 2].map(|()| Places::new(one.instances_max)),
             idle_places: Arc::new(Semaphore::new(0)),
             memory: Arc::default(),
+            memory_bytes_max: one.memory_bytes_max as u64,
         })
     }
 
@@ -146,6 +153,11 @@ impl Engine {
 
     pub(crate) fn memory(&self) -> Arc<HostMemory> {
         self.memory.clone()
+    }
+
+    /// Memory of one instance, in bytes, whatever its app is allowed.
+    pub(crate) fn memory_bytes_max(&self) -> u64 {
+        self.memory_bytes_max
     }
 
     pub(crate) fn idle_places(&self) -> Arc<Semaphore> {
@@ -208,25 +220,29 @@ pub fn give_slots(config: &mut Config, settings: &EngineSettings, wasi: Wasi) {
     config.memory_init_cow(false); // wasmtime panics where it has something to map over a memory that is not its own
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     config.with_host_memory(Arc::new(Memories::new(settings.memory_bytes_max, memories as usize)));
-    config.with_host_stack(Arc::new(Stacks::new(stacks(settings, wasi) as usize)));
+    config.with_host_stack(Arc::new(Stacks::new(stacks(settings.instances_max, wasi) as usize)));
 }
 
-/// Stacks of all instances.
-fn stacks(settings: &EngineSettings, wasi: Wasi) -> u32 {
+/// Stacks of so many instances.
+fn stacks(instances: u32, wasi: Wasi) -> u32 {
     match wasi {
-        Wasi::P2 => settings.instances_max,
-        Wasi::P3 => settings.instances_max.saturating_mul(STACKS_PER_INSTANCE),
+        Wasi::P2 => instances,
+        Wasi::P3 => instances.saturating_mul(STACKS_PER_INSTANCE),
     }
 }
 
 /// An engine whose instances come from wasmtime's pool, which also says what a component may have.
 fn pooled(settings: &EngineSettings, wasi: Wasi, beginning: Beginning) -> wasmtime::Result<wasmtime::Engine> {
+    let instances = match wasi {
+        Wasi::P2 => settings.instances_max,
+        Wasi::P3 => settings.instances_max.div_ceil(LARGE_P3_PART),
+    };
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(settings.instances_max)
-        .total_core_instances(settings.instances_max.saturating_mul(CORE_INSTANCES_MAX))
-        .total_memories(settings.instances_max.saturating_mul(MEMORIES_MAX))
-        .total_tables(settings.instances_max.saturating_mul(TABLES_MAX))
-        .total_stacks(stacks(settings, wasi))
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_MAX))
+        .total_memories(instances.saturating_mul(MEMORIES_MAX))
+        .total_tables(instances.saturating_mul(TABLES_MAX))
+        .total_stacks(stacks(instances, wasi))
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_MAX)
         .max_tables_per_component(TABLES_MAX)

@@ -1,6 +1,6 @@
 //! The engine of a host: loads components and runs one fresh instance per request.
 //!
-//! Map: [`engine`] holds the wasmtime engines of the process and their clock, one for each [`wasi`], of which `client`,
+//! Map: [`engine`] holds the wasmtime engines of the process and their clock, two for each [`wasi`], which differ in how memories `begin`, `slots` the memories and stacks of most instances; of WASI `client`,
 //! `streams` and `heap` replace a part; `prepare` is what is done to a component before it is compiled, and [`artefact`] the only place that turns native code
 //! into something that runs; [`app`] is a linked component and the life of a request, `call` its way into an instance, and `together` the instances that have
 //! several; [`state`] is what a store holds; [`scheduler`] decides who runs, and [`account`] says what an app may use of CPU

@@ -9,6 +9,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView};
 
+use crate::engine::TABLE_ELEMENTS_MAX;
 use crate::heap::Heap;
 use crate::memory::{Held, HostMemory, Memory};
 use crate::scheduler::{Begin, Meter, slice};
@@ -297,7 +298,8 @@ impl ResourceLimiterAsync for InstanceMemory {
         'a: 'said,
         Self: 'said,
     {
-        if is_beyond(desired, maximum) {
+        let most = maximum.map_or(TABLE_ELEMENTS_MAX, |most| most.min(TABLE_ELEMENTS_MAX));
+        if is_beyond(desired, Some(most)) {
             return at_once(Ok(false));
         }
         at_once(self.grow((desired.saturating_sub(current) as u64).saturating_mul(TABLE_ELEMENT_BYTES)))
@@ -320,6 +322,7 @@ mod tests {
         for _ in 0..10 {
             assert!(!memory.memory_growing(0, 8 << 20, Some(4 << 20)).await.unwrap());
             assert!(!memory.table_growing(0, 8_000, Some(4_000)).await.unwrap());
+            assert!(!memory.table_growing(0, TABLE_ELEMENTS_MAX + 1, None).await.unwrap());
         }
         assert_eq!((budget.held(), memory.denied), (0, None));
         assert!(memory.memory_growing(0, 4 << 20, Some(4 << 20)).await.unwrap());

@@ -1,7 +1,7 @@
 //! The two WASIs: 0.2, whose guests do one thing at a time, and 0.3, whose guests wait for several.
 //!
 //! Support for the second costs the first: with it on, a request of a 0.2 guest took 1.3 times as long, in wasmtime's
-//! bookkeeping of tasks. So a process has an engine for each, and a linker for each engine. Which one a component
+//! bookkeeping of tasks. So a process has engines for each, and a linker for each engine. Which one a component
 //! needs is seen in what it exports.
 
 use wasmparser::Payload;

@@ -58,8 +58,9 @@ const LATELY_MS: u64 = 1_000;
 const METADATA_BYTES: u64 = 64 << 10;
 /// Mappings of one loaded app: data before its code, its code, data behind it.
 const MAPPINGS_PER_APP: u64 = 3;
-/// Mappings that are left for others: two for each of 6,000 stacks, up to three for each memory of 2,000 instances, threads and the heap.
-const MAPPINGS_RESERVED: u64 = 20_000;
+/// Mappings that are left for others: two for each stack, of which there are 6,000 of a host's own and 2,250 of wasmtime's pools, two for each memory of 2,000
+/// instances, threads and the heap. Who has more memories finds no room at worst.
+const MAPPINGS_RESERVED: u64 = 24_000;
 /// Open files that are left for connections; each loaded app holds one.
 const FILES_RESERVED: u64 = 16_384;
 /// Apps that may always be loaded, whatever the bounds say: with none nobody would be served.

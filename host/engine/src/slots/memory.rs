@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use super::{Shelves, pages};
+use super::{Count, Counted, NoRoom, Shelves, pages};
 
 /// Memory that a mapping keeps between two instances, in bytes: the pages that an instance wrote, so that the next one has no page faults and no other core is
 /// interrupted. What a small request writes fits; the rest is given back to the kernel. Every mapping that was ever used keeps its own.
@@ -20,14 +20,15 @@ const KEPT_BYTES_MAX: usize = 256 << 10;
 /// Makes memories, each as large as it may be at most.
 pub(crate) struct Memories {
     bytes_max: usize,
+    count: Arc<Count>,
     idle: Arc<Shelves<Mapping>>,
 }
 
 impl Memories {
-    /// Memories of `bytes_max` bytes each, of which `count_max` wait for another instance.
+    /// As many as `count_max` of `bytes_max` bytes each, those included that wait for another instance.
     pub(crate) fn new(bytes_max: usize, count_max: usize) -> Self {
         pages::prepare();
-        Self { bytes_max, idle: Shelves::new(count_max) }
+        Self { bytes_max, count: Count::new(count_max), idle: Shelves::new(count_max) }
     }
 }
 
@@ -53,9 +54,10 @@ unsafe impl MemoryCreator for Memories {
         mapping.take_if(|mapping| (mapping.reserved, mapping.guard) != (reserved, guard));
         let mut mapping = match mapping {
             Some(mapping) => mapping,
-            None => Mapping::new(reserved, guard).map_err(|error| error.to_string())?,
+            None => Mapping::new(reserved, guard, self.count.one_more().map_err(|full| full.to_string())?)
+                .map_err(|error| NoRoom::because(error).to_string())?,
         };
-        mapping.resize(touchable).map_err(|error| error.to_string())?;
+        mapping.resize(touchable).map_err(|error| NoRoom::because(error).to_string())?;
         Ok(Box::new(Memory {
             mapping: Some(mapping),
             bytes: minimum,
@@ -104,7 +106,7 @@ unsafe impl LinearMemory for Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let Some(mapping) = self.mapping.take() else { return };
+        let Some(mapping) = self.mapping.take().filter(|mapping| mapping.is_whole) else { return };
         // SAFETY: the instance is gone, and this memory with it. All that can be touched is private, anonymous, and can be written.
         let cleared = unsafe { pages::clear(mapping.base, mapping.touchable, KEPT_BYTES_MAX) };
         match cleared {
@@ -122,6 +124,9 @@ struct Mapping {
     reserved: usize,
     /// Of each of both, in bytes.
     guard: usize,
+    /// Whether what can be touched is what `touchable` says.
+    is_whole: bool,
+    _counted: Counted,
 }
 
 // SAFETY: it is nobody else's.
@@ -130,14 +135,14 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(reserved: usize, guard: usize) -> rustix::io::Result<Self> {
+    fn new(reserved: usize, guard: usize, counted: Counted) -> rustix::io::Result<Self> {
         let (nobody, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a new mapping where the kernel likes.
         let start = unsafe { mmap_anonymous(std::ptr::null_mut(), reserved + 2 * guard, nobody, flags)? };
         // SAFETY: both lie in the mapping.
         let base = unsafe { start.byte_add(guard) };
         let base = NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        Ok(Self { base, touchable: 0, reserved, guard })
+        Ok(Self { base, touchable: 0, reserved, guard, is_whole: true, _counted: counted })
     }
 
     /// Lets so much of it be touched, and no more. What is taken away keeps no pages.
@@ -145,6 +150,7 @@ impl Mapping {
         let (from, to) = (self.touchable.min(touchable), self.touchable.max(touchable));
         // SAFETY: both lie in what is reserved.
         let (place, bytes) = (unsafe { self.base.as_ptr().add(from).cast() }, to - from);
+        self.is_whole = false; // the kernel may do a part of it and fail then
         if touchable > self.touchable {
             // SAFETY: it lies in what is reserved, and was protected.
             unsafe { mprotect(place, bytes, MprotectFlags::READ | MprotectFlags::WRITE)? };
@@ -155,7 +161,7 @@ impl Mapping {
                 mprotect(place, bytes, MprotectFlags::empty())?;
             }
         }
-        self.touchable = touchable;
+        (self.touchable, self.is_whole) = (touchable, true);
         Ok(())
     }
 }

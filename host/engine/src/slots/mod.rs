@@ -21,6 +21,49 @@ pub(crate) use stack::Stacks;
 /// Of a shelf, how many are looked at for one that fits as it is.
 const LOOKS_MAX: usize = 16;
 
+/// There is no address space for another one, or there are as many as there may be.
+#[derive(Debug, thiserror::Error)]
+#[error("the host has no room for another instance")]
+pub(crate) struct NoRoom;
+
+impl NoRoom {
+    /// Whether an instance was not made for this reason. wasmtime keeps no more than the text of why there is no memory.
+    pub(crate) fn is_why(error: &wasmtime::Error) -> bool {
+        error.is::<Self>() || error.root_cause().to_string() == Self.to_string()
+    }
+
+    fn because(error: rustix::io::Errno) -> Self {
+        tracing::warn!(%error, "there is no address space for another instance");
+        Self
+    }
+}
+
+/// Counts what there is of a kind, in use and on shelves, up to so many.
+struct Count {
+    there: AtomicUsize,
+    max: usize,
+}
+
+impl Count {
+    fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { there: AtomicUsize::new(0), max })
+    }
+
+    fn one_more(self: &Arc<Self>) -> Result<Counted, NoRoom> {
+        let counted = Counted(self.clone());
+        if self.there.fetch_add(1, Ordering::Relaxed) < self.max { Ok(counted) } else { Err(NoRoom) }
+    }
+}
+
+/// Counts for as long as it lives.
+struct Counted(Arc<Count>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.there.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Shelves of what waits to be used again. Each thread has one, the one that was used last on top: that is still in the caches of its core.
 struct Shelves<T> {
     shelves: Box<[Mutex<Vec<T>>]>,

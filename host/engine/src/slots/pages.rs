@@ -1,7 +1,7 @@
 //! Makes memory zero again, by writing to the pages that are not, as far as they are few.
 //!
 //! The question to the kernel is `PAGEMAP_SCAN` (Linux 6.7): a page counts when it was written and is there, *or somewhere else*, in swap or on its way to
-//! another place in memory. Writing to such a page brings it back first. What the kernel says holds for as long as nobody else touches the memory. Where it
+//! another place in memory. Such a page is given back instead of written, which would bring it back first. What the kernel says holds for as long as nobody else touches the memory. Where it
 //! does not answer, everything is given back to it.
 
 #![expect(
@@ -48,7 +48,7 @@ pub(super) fn prepare() {
 pub(super) unsafe fn clear(base: NonNull<u8>, bytes: usize, kept_max: usize) -> io::Result<()> {
     let start = base.as_ptr().addr();
     // SAFETY: as our caller says.
-    let cleared = unsafe { clear_written(base, bytes, kept_max) };
+    let cleared = unsafe { clear_written(base, bytes, kept_max)? };
     let rest = bytes - (cleared - start);
     if rest > 0 {
         // SAFETY: as our caller says; private anonymous memory is zero when it is touched again.
@@ -62,11 +62,11 @@ pub(super) unsafe fn clear(base: NonNull<u8>, bytes: usize, kept_max: usize) -> 
 /// # Safety
 ///
 /// That of [`clear`].
-unsafe fn clear_written(base: NonNull<u8>, bytes: usize, kept_max: usize) -> usize {
+unsafe fn clear_written(base: NonNull<u8>, bytes: usize, kept_max: usize) -> io::Result<usize> {
     let start = base.as_ptr().addr();
     let (mut from, end) = (start, start + bytes);
     let mut pages = kept_max / rustix::param::page_size();
-    let Some(pagemap) = PAGEMAP.as_ref() else { return from };
+    let Some(pagemap) = PAGEMAP.as_ref() else { return Ok(from) };
     while pages > 0 && from < end {
         let mut pieces = [Piece::default(); PIECES_MAX];
         let mut scan = Scan::of_written(from, end, pages, &mut pieces);
@@ -74,16 +74,23 @@ unsafe fn clear_written(base: NonNull<u8>, bytes: usize, kept_max: usize) -> usi
         let Ok(found) = (unsafe { rustix::ioctl::ioctl(pagemap, &mut scan) }) else { break };
         from = address(scan.walk_end);
         for piece in pieces.iter().take(found) {
-            let (start_of_piece, bytes) = (address(piece.start), address(piece.end - piece.start));
+            let bytes = address(piece.end - piece.start);
             // SAFETY: the kernel names pieces of what it was asked about, which our caller lets us write.
-            unsafe { base.as_ptr().add(start_of_piece - start).write_bytes(0, bytes) };
+            let place = unsafe { base.as_ptr().add(address(piece.start) - start) };
+            if piece.kinds & IS_SWAPPED != 0 {
+                // SAFETY: as our caller says.
+                unsafe { madvise(place.cast(), bytes, Advice::LinuxDontNeed)? };
+            } else {
+                // SAFETY: as above.
+                unsafe { place.write_bytes(0, bytes) };
+            }
             pages = pages.saturating_sub(bytes / rustix::param::page_size());
         }
         if found < PIECES_MAX {
             break; // it went to the end, or as far as there are pages to keep
         }
     }
-    from
+    Ok(from)
 }
 
 fn address(number: u64) -> usize {
@@ -130,6 +137,7 @@ impl Scan {
             inverted: IS_ZERO | IS_FILE,
             all_of: IS_WRITTEN | IS_ZERO | IS_FILE,
             any_of: IS_PRESENT | IS_SWAPPED,
+            returned: IS_SWAPPED,
             ..Self::default()
         }
     }

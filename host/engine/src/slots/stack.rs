@@ -13,17 +13,18 @@ use std::sync::Arc;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use wasmtime::{StackCreator, StackMemory};
 
-use super::{Shelves, pages};
+use super::{Count, Counted, NoRoom, Shelves, pages};
 
 /// Makes stacks.
 pub(crate) struct Stacks {
+    count: Arc<Count>,
     idle: Arc<Shelves<Mapping>>,
 }
 
 impl Stacks {
-    /// Of which `count_max` wait for another guest.
+    /// As many as `count_max`, those included that wait for another guest.
     pub(crate) fn new(count_max: usize) -> Self {
-        Self { idle: Shelves::new(count_max) }
+        Self { count: Count::new(count_max), idle: Shelves::new(count_max) }
     }
 }
 
@@ -32,7 +33,7 @@ unsafe impl StackCreator for Stacks {
     fn new_stack(&self, bytes: usize, zeroed: bool) -> wasmtime::Result<Box<dyn StackMemory>> {
         let mapping = match self.idle.take(|_| true).filter(|mapping| mapping.bytes == bytes) {
             Some(mapping) => mapping,
-            None => Mapping::new(bytes)?,
+            None => Mapping::new(bytes, self.count.one_more()?).map_err(NoRoom::because)?,
         };
         if zeroed {
             // SAFETY: nobody has it yet; above the guard it is private, anonymous, and can be written.
@@ -89,6 +90,7 @@ struct Mapping {
     /// Of the stack.
     base: NonNull<u8>,
     bytes: usize,
+    _counted: Counted,
 }
 
 // SAFETY: it is nobody else's.
@@ -97,7 +99,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(bytes: usize) -> rustix::io::Result<Self> {
+    fn new(bytes: usize, counted: Counted) -> rustix::io::Result<Self> {
         let (read_write, flags) =
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         let whole = bytes + guard_bytes();
@@ -106,7 +108,7 @@ impl Mapping {
         // SAFETY: it lies in the mapping.
         let base =
             NonNull::new(unsafe { start.byte_add(guard_bytes()) }.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        let mapping = Self { base, bytes }; // unmapped if what follows fails
+        let mapping = Self { base, bytes, _counted: counted }; // unmapped if what follows fails
         // SAFETY: the lowest pages of a mapping that nobody uses yet.
         unsafe { mprotect(start, guard_bytes(), MprotectFlags::empty())? };
         Ok(mapping)
