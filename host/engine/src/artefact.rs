@@ -1,5 +1,5 @@
 //! Native code: made here, and made to run here. Loading native code is trusting it with the process, so
-//! the one `unsafe` of this crate lies in this module, behind types that say what their caller vouches for.
+//! it is `unsafe`, behind types that say what their caller vouches for.
 //!
 //! Code is mapped from its file, so that its pages are the page cache's: clean, shared, and dropped by the kernel
 //! when memory runs short. A mapping shows its file as it is, not as it was when it was checked. So the file is

@@ -14,7 +14,7 @@ use odeon_engine::wasmtime::{
 use odeon_engine::{EngineSettings, Wasi};
 
 /// One memory of 17 pages, exported as `m`.
-const MODULE: [u8; 21] = *b"\0asm\x01\0\0\0\x05\x03\x01\0\x11\x07\x05\x01\x01m\x02\0\0";
+const MODULE: [u8; 20] = *b"\0asm\x01\0\0\0\x05\x03\x01\0\x11\x07\x05\x01\x01m\x02\0";
 /// What is written, and looked at: every other page of so many.
 const PAGES: usize = 80;
 const PAGE_BYTES: usize = 4 << 10;

@@ -10,7 +10,11 @@ use http_body_util::{BodyExt as _, Full};
 use odeon_engine::app::Admitted;
 use odeon_engine::{
     Account, App, Body, Capabilities, CpuShare, Engine, EngineSettings, Failure, Finish, Linkers,
-    RequestLimits, artefact,
+    RequestLimits, Wasi, artefact,
+};
+use wasm_encoder::{
+    ComponentSection as _, ComponentSectionId, ConstExpr, DataSection, MemorySection, MemoryType, Module,
+    RawSection,
 };
 use wasmtime::component::Component;
 use wasmtime_wasi::WasiCtx;
@@ -99,6 +103,27 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn load(name: &str) -> Self {
         Self::made_of(&Self::bytes(name))
+    }
+
+    /// The same component with so much data that memories are not copied but mapped, which takes another engine: they are in a module of which there is no instance.
+    pub(crate) fn with_much_data(name: &str) -> Self {
+        let (mut memories, mut data, mut module) = (MemorySection::new(), DataSection::new(), Module::new());
+        memories.memory(MemoryType {
+            minimum: 2,
+            maximum: None,
+            memory64: false,
+            shared: false,
+            page_size_log2: None,
+        });
+        data.active(0, &ConstExpr::i32_const(0), vec![1; 128 << 10]);
+        module.section(&memories).section(&data);
+        let mut component = Self::bytes(name);
+        let section = RawSection { id: ComponentSectionId::CoreModule.into(), data: module.as_slice() };
+        section.append_to_component(&mut component);
+        let guest = Self::made_of(&component);
+        let copying = [Wasi::P2, Wasi::P3].map(|wasi| guest.engine.of(wasi));
+        assert!(!copying.iter().any(|engine| wasmtime::Engine::same(engine, guest.component.engine())));
+        guest
     }
 
     pub(crate) fn bytes(name: &str) -> Vec<u8> {

@@ -14,17 +14,18 @@ use crate::until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_fails_harms_itself_only() {
-    let guest = Guest::load("hello_rust");
-    guest.answers().await;
-    let (status, code, detail) = guest.fails("/panic", LIMITS).await;
-    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"), "{detail}");
-    let (status, code, detail) = guest.fails("/memory", LIMITS).await;
-    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002"));
-    assert_eq!(detail, "the app needed more than 33554432 bytes of memory and failed");
-    let (status, code, _) = guest.fails("/stack", LIMITS).await;
-    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50003"));
-    guest.answers().await;
-    assert_eq!(guest.ends.failed.load(Ordering::SeqCst), 3);
+    for guest in [Guest::load("hello_rust"), Guest::with_much_data("hello_rust")] {
+        guest.answers().await;
+        let (status, code, detail) = guest.fails("/panic", LIMITS).await;
+        assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"), "{detail}");
+        let (status, code, detail) = guest.fails("/memory", LIMITS).await;
+        assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002"));
+        assert_eq!(detail, "the app needed more than 33554432 bytes of memory and failed");
+        let (status, code, _) = guest.fails("/stack", LIMITS).await;
+        assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50003"));
+        guest.answers().await;
+        assert_eq!(guest.ends.failed.load(Ordering::SeqCst), 3);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,21 +63,22 @@ async fn together(guest: &Guest, paths: &[&str], limits: RequestLimits) -> Vec<R
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_fails_harms_itself_only() {
-    let guest = guest();
-    guest.answers().await;
-    let (status, code, detail) = guest.fails("/panic", LIMITS).await;
-    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"), "{detail}");
-    let (status, code, _) = guest.fails("/memory", LIMITS).await;
-    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002"));
-    let (status, code, detail) = guest.fails("/hoard", LIMITS).await;
-    assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"));
-    assert!(detail.contains("handle"), "{detail}");
-    let (status, code, detail) = guest.fails("/no", LIMITS).await;
-    assert_eq!((status, code), (StatusCode::BAD_GATEWAY, "OS-BERT-50201"));
-    assert_eq!(detail, "the app gave no valid answer: ErrorCode::InternalError(Some(\"asked to\"))");
-    guest.answers().await;
-    assert_eq!(guest.ends.failed.load(Ordering::SeqCst), 4);
-    until("nothing is left of them", || guest.is_empty()).await;
+    for guest in [guest(), Guest::with_much_data("hello_wasip3")] {
+        guest.answers().await;
+        let (status, code, detail) = guest.fails("/panic", LIMITS).await;
+        assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"), "{detail}");
+        let (status, code, _) = guest.fails("/memory", LIMITS).await;
+        assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50002"));
+        let (status, code, detail) = guest.fails("/hoard", LIMITS).await;
+        assert_eq!((status, code), (StatusCode::INTERNAL_SERVER_ERROR, "OS-BERT-50001"));
+        assert!(detail.contains("handle"), "{detail}");
+        let (status, code, detail) = guest.fails("/no", LIMITS).await;
+        assert_eq!((status, code), (StatusCode::BAD_GATEWAY, "OS-BERT-50201"));
+        assert_eq!(detail, "the app gave no valid answer: ErrorCode::InternalError(Some(\"asked to\"))");
+        guest.answers().await;
+        assert_eq!(guest.ends.failed.load(Ordering::SeqCst), 4);
+        until("nothing is left of them", || guest.is_empty()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
