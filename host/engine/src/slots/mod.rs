@@ -2,7 +2,7 @@
 //!
 //! wasmtime has one, which forgets a page now and then. To learn which pages an instance wrote it asks the kernel for those that are *present*,
 //! and one that the kernel is about to move (memory compaction does so on any machine), or has put into swap, is not: it stays as it is, and
-//! the next instance, which may be another app's, reads it. Of 160,000 instances beside a kernel that compacts its memory 14 found what another one
+//! the next instance, which may be another app's, reads it. Of 138,000 instances beside a kernel that compacts its memory 12 found what another one
 //! had written (docs/benchmarks/notes.md). Without asking, all of a memory must be given back each time, which takes longer than a small request.
 //! So hosts ask better: [`pages`] knows the question, [`memory`] and [`stack`] are what wasmtime is given.
 //!
