@@ -274,9 +274,10 @@ fn start_clock(engines: &[Kind; 4], scheduler: Scheduler) -> wasmtime::Result<()
     std::thread::Builder::new().name("guest-clock".to_owned()).spawn(move || {
         go_first();
         let (mut tick, mut deserted) = (Instant::now(), 0);
-        while let Some(engines) =
-            engines.iter().map(wasmtime::EngineWeak::upgrade).collect::<Option<Vec<_>>>()
+        while let [Some(p2), Some(p2_mapped), Some(p3), Some(p3_mapped)] =
+            engines.each_ref().map(wasmtime::EngineWeak::upgrade)
         {
+            let engines = [p2, p2_mapped, p3, p3_mapped];
             if Instant::now() >= tick {
                 engines.iter().for_each(wasmtime::Engine::increment_epoch);
                 tick = Instant::now() + Duration::from_millis(TICK_MS);
