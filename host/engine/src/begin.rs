@@ -39,7 +39,7 @@ impl Beginning {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
     use std::fs::File;
@@ -51,7 +51,8 @@ mod tests {
     use crate::artefact::{VerifiedFile, compile, load_file};
     use crate::{Engine, EngineSettings};
 
-    const MEMORY: MemoryType =
+    /// A memory of one page.
+    pub(crate) const MEMORY: MemoryType =
         MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None };
 
     /// Where data begin.

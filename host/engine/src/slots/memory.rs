@@ -5,13 +5,11 @@
 
 #![expect(unsafe_code, reason = "wasmtime's compiled code trusts where a memory lies and what is protected")]
 
-use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munmap};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
-use super::{Count, Counted, NoRoom, Shelves, pages};
+use super::{Lent, Pool, pages};
 
 /// Memory that a mapping keeps between two instances, in bytes: the pages that an instance wrote, so that the next one has no page faults and no other core is
 /// interrupted. What a small request writes fits; the rest is given back to the kernel. Every mapping that was ever used keeps its own.
@@ -20,19 +18,18 @@ const KEPT_BYTES_MAX: usize = 256 << 10;
 /// Makes memories, each as large as it may be at most.
 pub(crate) struct Memories {
     bytes_max: usize,
-    count: Arc<Count>,
-    idle: Arc<Shelves<Mapping>>,
+    pool: Arc<Pool>,
 }
 
 impl Memories {
     /// As many as `count_max` of `bytes_max` bytes each, those included that wait for another instance.
     pub(crate) fn new(bytes_max: usize, count_max: usize) -> Self {
         pages::prepare();
-        Self { bytes_max, count: Count::new(count_max), idle: Shelves::new(count_max) }
+        Self { bytes_max, pool: Pool::new(count_max) }
     }
 }
 
-// SAFETY: `Mapping::new` reserves what it is asked for with guards on both sides; a mapping is zero and nobody else's when `Memory` has it.
+// SAFETY: a mapping has what is reserved and guards on both sides; it is nobody else's, and zero, when `Memory` has it.
 unsafe impl MemoryCreator for Memories {
     fn new_memory(
         &self,
@@ -44,36 +41,18 @@ unsafe impl MemoryCreator for Memories {
     ) -> Result<Box<dyn LinearMemory>, String> {
         let reserved = reserved.unwrap_or(self.bytes_max);
         if minimum > self.bytes_max.min(reserved) {
-            return Err(format!(
-                "a memory of {minimum} bytes is more than the {} of this host",
-                self.bytes_max
-            ));
+            return Err(too_large(minimum, self.bytes_max));
         }
-        let touchable = whole_pages(minimum);
-        let mut mapping = self.idle.take(|mapping| mapping.touchable == touchable);
-        mapping.take_if(|mapping| (mapping.reserved, mapping.guard) != (reserved, guard));
-        let mut mapping = match mapping {
-            Some(mapping) => mapping,
-            None => Mapping::new(reserved, guard, self.count.one_more().map_err(|full| full.to_string())?)
-                .map_err(|error| NoRoom::because(error).to_string())?,
-        };
-        mapping.resize(touchable).map_err(|error| NoRoom::because(error).to_string())?;
-        Ok(Box::new(Memory {
-            mapping: Some(mapping),
-            bytes: minimum,
-            bytes_max: self.bytes_max,
-            idle: self.idle.clone(),
-        }))
+        let lent = self.pool.lend(reserved, guard, whole_pages(minimum)).map_err(|full| full.to_string())?;
+        Ok(Box::new(Memory { lent, bytes: minimum, bytes_max: self.bytes_max }))
     }
 }
 
 /// One memory, until it is dropped.
 struct Memory {
-    /// None while it is dropped.
-    mapping: Option<Mapping>,
+    lent: Lent,
     bytes: usize,
     bytes_max: usize,
-    idle: Arc<Shelves<Mapping>>,
 }
 
 // SAFETY: the mapping does not move, and what is beyond `bytes`, up to the next whole page, is protected.
@@ -83,98 +62,36 @@ unsafe impl LinearMemory for Memory {
     }
 
     fn byte_capacity(&self) -> usize {
-        self.mapping.as_ref().map_or(0, |mapping| mapping.reserved)
+        self.lent.reserved()
     }
 
     fn grow_to(&mut self, bytes: usize) -> wasmtime::Result<()> {
-        let Some(mapping) =
-            self.mapping.as_mut().filter(|mapping| bytes <= self.bytes_max.min(mapping.reserved))
-        else {
-            wasmtime::bail!("a memory of {bytes} bytes is more than the {} of this host", self.bytes_max);
-        };
-        if whole_pages(bytes) > mapping.touchable {
-            mapping.resize(whole_pages(bytes))?;
+        if bytes > self.bytes_max.min(self.lent.reserved()) {
+            return Err(wasmtime::Error::msg(too_large(bytes, self.bytes_max)));
+        }
+        if whole_pages(bytes) > self.lent.touchable() {
+            self.lent.resize(whole_pages(bytes))?;
         }
         self.bytes = bytes;
         Ok(())
     }
 
     fn as_ptr(&self) -> *mut u8 {
-        self.mapping.as_ref().map_or(std::ptr::null_mut(), |mapping| mapping.base.as_ptr())
+        self.lent.base()
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        let Some(mapping) = self.mapping.take().filter(|mapping| mapping.is_whole) else { return };
-        // SAFETY: the instance is gone, and this memory with it. All that can be touched is private, anonymous, and can be written.
-        let cleared = unsafe { pages::clear(mapping.base, mapping.touchable, KEPT_BYTES_MAX) };
-        match cleared {
-            Ok(()) => self.idle.put(mapping),
-            Err(error) => tracing::warn!(%error, "memory of an instance cannot be used again"), // and is unmapped
+        // SAFETY: the instance is gone, and this memory with it.
+        if let Err(error) = unsafe { self.lent.clear(KEPT_BYTES_MAX) } {
+            tracing::warn!(%error, "memory of an instance cannot be used again"); // and is unmapped
         }
     }
 }
 
-/// Address space: a guard, what is reserved for a memory, another guard. What can be touched of it is zero unless a memory has it.
-struct Mapping {
-    base: NonNull<u8>,
-    /// From the base on, in bytes.
-    touchable: usize,
-    reserved: usize,
-    /// Of each of both, in bytes.
-    guard: usize,
-    /// Whether what can be touched is what `touchable` says.
-    is_whole: bool,
-    _counted: Counted,
-}
-
-// SAFETY: it is nobody else's.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; who has it by reference reads numbers.
-unsafe impl Sync for Mapping {}
-
-impl Mapping {
-    fn new(reserved: usize, guard: usize, counted: Counted) -> rustix::io::Result<Self> {
-        let (nobody, flags) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
-        // SAFETY: a new mapping where the kernel likes.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), reserved + 2 * guard, nobody, flags)? };
-        // SAFETY: both lie in the mapping.
-        let base = unsafe { start.byte_add(guard) };
-        let base = NonNull::new(base.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        Ok(Self { base, touchable: 0, reserved, guard, is_whole: true, _counted: counted })
-    }
-
-    /// Lets so much of it be touched, and no more. What is taken away keeps no pages.
-    fn resize(&mut self, touchable: usize) -> rustix::io::Result<()> {
-        let (from, to) = (self.touchable.min(touchable), self.touchable.max(touchable));
-        // SAFETY: both lie in what is reserved.
-        let (place, bytes) = (unsafe { self.base.as_ptr().add(from).cast() }, to - from);
-        self.is_whole = false; // the kernel may do a part of it and fail then
-        if touchable > self.touchable {
-            // SAFETY: it lies in what is reserved, and was protected.
-            unsafe { mprotect(place, bytes, MprotectFlags::READ | MprotectFlags::WRITE)? };
-        } else if touchable < self.touchable {
-            // SAFETY: it is private and anonymous, and whoever has the memory now has not asked for it.
-            unsafe {
-                madvise(place, bytes, Advice::LinuxDontNeed)?;
-                mprotect(place, bytes, MprotectFlags::empty())?;
-            }
-        }
-        (self.touchable, self.is_whole) = (touchable, true);
-        Ok(())
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the whole of what `new` mapped, which nobody has any more.
-        let unmapped =
-            unsafe { munmap(self.base.as_ptr().byte_sub(self.guard).cast(), self.reserved + 2 * self.guard) };
-        if let Err(error) = unmapped {
-            tracing::warn!(%error, "address space of an instance is not given back");
-        }
-    }
+fn too_large(bytes: usize, most: usize) -> String {
+    format!("a memory of {bytes} bytes is more than the {most} of this host")
 }
 
 fn whole_pages(bytes: usize) -> usize {

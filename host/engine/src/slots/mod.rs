@@ -4,17 +4,21 @@
 //! and one that the kernel is about to move (memory compaction does so on any machine), or has put into swap, is not: it stays as it is, and
 //! the next instance, which may be another app's, reads it. Of 138,000 instances beside a kernel that compacts its memory 12 found what another one
 //! had written (docs/benchmarks/notes.md). Without asking, all of a memory must be given back each time, which takes longer than a small request.
-//! So hosts ask better: [`pages`] knows the question, [`memory`] and [`stack`] are what wasmtime is given.
+//! So hosts ask better: [`pages`] knows the question, a [`mapping`] is address space for one, [`memory`] and [`stack`] are what wasmtime is given.
 //!
 //! What must stay true: what leaves an instance is zero before another one has it, or is unmapped; nothing beyond the size of a memory can be touched.
 
+mod mapping;
 mod memory;
 mod pages;
 mod stack;
 
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mapping::Mapping;
 pub(crate) use memory::Memories;
 pub(crate) use stack::Stacks;
 
@@ -38,50 +42,89 @@ impl NoRoom {
     }
 }
 
-/// Counts what there is of a kind, in use and on shelves, up to so many.
-struct Count {
-    there: AtomicUsize,
+/// Mappings of one kind, up to so many, those included that wait to be used again.
+struct Pool {
+    there: Arc<AtomicUsize>,
     max: usize,
+    idle: Shelves<Mapping>,
 }
 
-impl Count {
+impl Pool {
     fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { there: AtomicUsize::new(0), max })
+        Arc::new(Self { there: Arc::default(), max, idle: Shelves::new() })
     }
 
-    fn one_more(self: &Arc<Self>) -> Result<Counted, NoRoom> {
-        let counted = Counted(self.clone());
+    /// One of which so much can be touched. It is as whoever had it before left it, or zero.
+    fn lend(self: &Arc<Self>, reserved: usize, guard: usize, touchable: usize) -> Result<Lent, NoRoom> {
+        let is_alike = |mapping: &Mapping| (mapping.reserved(), mapping.guard()) == (reserved, guard);
+        let idle = self.idle.take(|mapping| mapping.touchable() == touchable).filter(is_alike);
+        let mapping = match idle {
+            Some(mapping) => mapping,
+            None => Mapping::new(reserved, guard, self.one_more()?).map_err(NoRoom::because)?,
+        };
+        let mut lent = Lent { mapping: ManuallyDrop::new(mapping), pool: self.clone() };
+        lent.resize(touchable).map_err(NoRoom::because)?;
+        Ok(lent)
+    }
+
+    fn one_more(&self) -> Result<Counted, NoRoom> {
+        let counted = Counted(self.there.clone());
         if self.there.fetch_add(1, Ordering::Relaxed) < self.max { Ok(counted) } else { Err(NoRoom) }
     }
 }
 
 /// Counts for as long as it lives.
-struct Counted(Arc<Count>);
+struct Counted(Arc<AtomicUsize>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.there.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A mapping that goes back to its pool, or is unmapped where it is not as it should be.
+struct Lent {
+    mapping: ManuallyDrop<Mapping>,
+    pool: Arc<Pool>,
+}
+
+impl Deref for Lent {
+    type Target = Mapping;
+
+    fn deref(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Mapping {
+        &mut self.mapping
+    }
+}
+
+impl Drop for Lent {
+    #[expect(unsafe_code, reason = "to move it out of what is dropped")]
+    fn drop(&mut self) {
+        // SAFETY: once, and nobody sees it here again.
+        let mapping = unsafe { ManuallyDrop::take(&mut self.mapping) };
+        if mapping.is_usable() {
+            self.pool.idle.put(mapping);
+        }
     }
 }
 
 /// Shelves of what waits to be used again. Each thread has one, the one that was used last on top: that is still in the caches of its core.
-struct Shelves<T> {
-    shelves: Box<[Mutex<Vec<T>>]>,
-    /// Most on one of them.
-    shelf_max: usize,
-}
+struct Shelves<T>(Box<[Mutex<Vec<T>>]>);
 
 impl<T> Shelves<T> {
-    /// For `max` in all.
-    fn new(max: usize) -> Arc<Self> {
+    fn new() -> Self {
         let shelves = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let shelf_max = max.div_ceil(shelves);
-        Arc::new(Self { shelves: (0..shelves).map(|_| Mutex::default()).collect(), shelf_max })
+        Self((0..shelves).map(|_| Mutex::default()).collect())
     }
 
     /// One of the thread's own if there is one, and there the last one that `fits` if there is one near the top.
     fn take(&self, fits: impl Fn(&T) -> bool) -> Option<T> {
-        let (before, from) = self.shelves.split_at(thread() % self.shelves.len());
+        let (before, from) = self.0.split_at(thread() % self.0.len());
         from.iter().chain(before).find_map(|shelf| {
             let mut shelf = lock(shelf);
             let place = shelf.iter().rev().take(LOOKS_MAX).position(&fits).unwrap_or(0);
@@ -90,12 +133,9 @@ impl<T> Shelves<T> {
         })
     }
 
-    /// Keeps it for the next one. It is dropped where there are enough.
     fn put(&self, one: T) {
-        let Some(shelf) = self.shelves.get(thread() % self.shelves.len()) else { return };
-        let mut shelf = lock(shelf);
-        if shelf.len() < self.shelf_max {
-            shelf.push(one);
+        if let Some(shelf) = self.0.get(thread() % self.0.len()) {
+            lock(shelf).push(one);
         }
     }
 }
@@ -121,6 +161,7 @@ mod tests {
 
     use super::Shelves;
     use crate::begin::Beginning;
+    use crate::begin::tests::MEMORY;
     use crate::{Engine, EngineSettings, Wasi};
 
     /// What the kernel says about a place in memory.
@@ -162,21 +203,13 @@ mod tests {
 
     #[test]
     fn the_last_that_fits_is_taken_and_another_where_none_does() {
-        let shelves = Shelves::new(1_000);
+        let shelves = Shelves::new();
         (0..4).for_each(|one| shelves.put(one));
         assert_eq!(shelves.take(|one| one % 2 == 0), Some(2));
         assert_eq!(shelves.take(|one| *one == 7), Some(3));
         let elsewhere = std::thread::scope(|scope| scope.spawn(|| shelves.take(|_| true)).join());
         assert_eq!(elsewhere.ok(), Some(Some(1)), "a thread that has none takes another one's");
         assert_eq!((shelves.take(|_| true), shelves.take(|_| true)), (Some(0), None));
-    }
-
-    #[test]
-    fn there_is_no_room_for_more_than_so_many() {
-        let shelves = Shelves::new(10);
-        (0..100).for_each(|one| shelves.put(one));
-        let kept = std::iter::from_fn(|| shelves.take(|_| true)).count();
-        assert!((1..=10).contains(&kept), "{kept}");
     }
 
     /// Of a memory that wasmtime's pool gives, and of one of our own, in which an instance wrote to one page in ten.
@@ -186,13 +219,7 @@ mod tests {
         let engine = engine.for_kind(Wasi::P2, beginning);
         let (mut memories, mut exports, mut module) =
             (MemorySection::new(), ExportSection::new(), Module::new());
-        memories.memory(MemoryType {
-            minimum: PAGES,
-            maximum: None,
-            memory64: false,
-            shared: false,
-            page_size_log2: None,
-        });
+        memories.memory(MemoryType { minimum: PAGES, ..MEMORY });
         exports.export("memory", ExportKind::Memory, 0);
         module.section(&memories).section(&exports);
         let module = wasmtime::Module::new(engine, module.finish()).unwrap();

@@ -11,7 +11,6 @@
 
 use std::ffi::c_void;
 use std::fs::File;
-use std::io;
 use std::ptr::NonNull;
 use std::sync::LazyLock;
 
@@ -45,7 +44,7 @@ pub(super) fn prepare() {
 /// # Safety
 ///
 /// It is whole pages of private anonymous memory that can be written, and nobody else uses it meanwhile.
-pub(super) unsafe fn clear(base: NonNull<u8>, bytes: usize, kept_max: usize) -> io::Result<()> {
+pub(super) unsafe fn clear(base: NonNull<u8>, bytes: usize, kept_max: usize) -> rustix::io::Result<()> {
     let start = base.as_ptr().addr();
     // SAFETY: as our caller says.
     let cleared = unsafe { clear_written(base, bytes, kept_max)? };
@@ -62,7 +61,7 @@ pub(super) unsafe fn clear(base: NonNull<u8>, bytes: usize, kept_max: usize) -> 
 /// # Safety
 ///
 /// That of [`clear`].
-unsafe fn clear_written(base: NonNull<u8>, bytes: usize, kept_max: usize) -> io::Result<usize> {
+unsafe fn clear_written(base: NonNull<u8>, bytes: usize, kept_max: usize) -> rustix::io::Result<usize> {
     let start = base.as_ptr().addr();
     let (mut from, end) = (start, start + bytes);
     let mut pages = kept_max / rustix::param::page_size();

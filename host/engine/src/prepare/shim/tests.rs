@@ -9,10 +9,7 @@ use wasmparser::{Parser, Payload};
 
 use super::super::prepared;
 use super::without_shim;
-
-/// A memory of one page.
-const MEMORY: MemoryType =
-    MemoryType { minimum: 1, maximum: None, memory64: false, shared: false, page_size_log2: None };
+use crate::begin::tests::MEMORY;
 
 /// How a component differs from the usual one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
