@@ -82,7 +82,6 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::connect::Connector;
     use crate::{Received, Stop, limits, serve_each};
 
     thread_local! {
@@ -155,8 +154,7 @@ mod tests {
         let open = move || (answer.clone(), Marked);
         let server = tokio::spawn(serve_each(limits::HOSTS, listener, stop.clone(), open));
         for http2_only in [false, true] {
-            let connector = Connector::within(std::time::Duration::from_secs(10));
-            let client = Client::builder(TokioExecutor::new()).http2_only(http2_only).build(connector);
+            let client = Client::builder(TokioExecutor::new()).http2_only(http2_only).build_http();
             let request = || Request::get(format!("http://{address}/")).body(Empty::<Bytes>::new()).unwrap();
             let (one, two) = tokio::join!(client.request(request()), client.request(request()));
             for answer in [one.unwrap(), two.unwrap()] {

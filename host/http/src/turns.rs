@@ -8,7 +8,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// See the module.
@@ -74,12 +73,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for LetOthers<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(context)
-    }
-}
-
-impl<S: Connection> Connection for LetOthers<S> {
-    fn connected(&self) -> Connected {
-        self.socket.connected()
     }
 }
 

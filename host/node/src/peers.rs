@@ -8,21 +8,18 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
 use async_nats::jetstream;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper_util::client::legacy;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use odeon_capabilities::egress::{CallApps, Called};
 use odeon_engine::Body;
 use odeon_engine::wasmtime_wasi_http::WasiBody;
 use odeon_engine::wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
+use odeon_http::client::{Answer, Client};
 use odeon_http::connect::Connector;
-use odeon_http::limits::{CLIENT_IDLE_S_MAX, HEAD_BYTES_MAX};
 use odeon_protocol::bucket::{self, News};
 use odeon_protocol::calls::{CALL_S_MAX, Call, DEPTH_MAX};
 use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, USER};
@@ -51,25 +48,20 @@ const WATCH_RETRY_MS: u64 = 500;
 /// The hosts of the stage and what they serve.
 pub(crate) struct Peers {
     known: Mutex<Known>,
-    client: legacy::Client<Connector, Full<Bytes>>,
+    client: Client<Connector, Full<Bytes>>,
     held: Arc<Mutex<HashMap<AppId, usize>>>,
 }
 
 #[derive(Default)]
 struct Known {
     table: Table,
-    nats: Option<Client>,
+    nats: Option<async_nats::Client>,
 }
 
 impl Peers {
     pub(crate) fn new() -> Self {
-        let client = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
-            .http1_max_buf_size(HEAD_BYTES_MAX as usize)
-            .retry_canceled_requests(true) // only what was not sent, because an idle connection had been closed
-            .build(Connector::within(Duration::from_secs(CONNECT_S_MAX)));
+        let connector = Connector::within(Duration::from_secs(CONNECT_S_MAX));
+        let client = Client::new(connector, IDLE_CONNECTIONS_MAX);
         Self { known: Mutex::default(), client, held: Arc::default() }
     }
 
@@ -100,17 +92,17 @@ impl Peers {
     }
 }
 
-fn is_connected(client: &Client) -> bool {
+fn is_connected(client: &async_nats::Client) -> bool {
     client.connection_state() == async_nats::connection::State::Connected
 }
 
 /// Hears for ever what the hosts of the stage serve.
-pub(crate) async fn follow(host: Arc<Host>, client: Client) {
+pub(crate) async fn follow(host: Arc<Host>, client: async_nats::Client) {
     host.peers.lock().nats = Some(client.clone());
     tokio::join!(follow_replicas(&host.peers, client.clone()), follow_hosts(&host.peers, client));
 }
 
-async fn follow_replicas(peers: &Peers, client: Client) {
+async fn follow_replicas(peers: &Peers, client: async_nats::Client) {
     let jetstream = jetstream::new(client.clone());
     let open = || jetstream.get_key_value(subjects::OBSERVED_BUCKET);
     bucket::follow(client, open, |news| {
@@ -131,7 +123,7 @@ async fn follow_replicas(peers: &Peers, client: Client) {
     .await;
 }
 
-async fn follow_hosts(peers: &Peers, client: Client) {
+async fn follow_hosts(peers: &Peers, client: async_nats::Client) {
     loop {
         match client.subscribe(subjects::HOST_HEARTBEATS).await {
             Ok(mut beats) => {
@@ -189,18 +181,20 @@ async fn send(host: &Host, body: WasiBody, call: Call, id: &str) -> Called {
     held.take(body).await?;
     let inputs = held.bytes.split().freeze();
     let name = call.path.split('/').nth(1).unwrap_or_default();
-    let header = call.seal(&host.secrets);
+    let sealed = call.seal(&host.secrets);
     for address in host.peers.addresses(name).iter().take(TRIES_MAX) {
-        let request = Request::post(format!("http://{address}{}", call.path))
-            .header(CALL, &header)
+        let Ok(authority) = address.parse() else { continue };
+        let request = Request::post(&call.path)
+            .header(header::HOST, address)
+            .header(CALL, &sealed)
             .header(REQUEST_ID, id)
             .body(Full::new(inputs.clone()))
             .map_err(|_| ErrorCode::HttpRequestUriInvalid)?;
-        let sent = host.peers.client.request(request);
+        let sent = host.peers.client.send(&authority, request);
         match tokio::time::timeout(Duration::from_secs(CALL_S_MAX), sent).await {
             Ok(Ok(response)) if response.headers().contains_key(NOT_SERVED) => {}
             Ok(Ok(response)) => return Ok(passed(response)),
-            Ok(Err(error)) if error.is_connect() => {}
+            Ok(Err(error)) if error.is_unsent() => {}
             Ok(Err(_)) => return Err(ErrorCode::ConnectionTerminated),
             Err(_) => return Err(ErrorCode::HttpResponseTimeout),
         }
@@ -258,7 +252,7 @@ impl Drop for Inputs {
     }
 }
 
-fn passed(response: Response<hyper::body::Incoming>) -> Response<Body> {
+fn passed(response: Response<Answer<Full<Bytes>>>) -> Response<Body> {
     response.map(|body| body.map_err(|_| ErrorCode::HttpResponseIncomplete.into()).boxed_unsync())
 }
 

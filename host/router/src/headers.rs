@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
-use odeon_protocol::headers::{CALL, NOT_SERVED, REQUEST_ID, REQUEST_ID_BYTES_MAX, TRIGGER, USER};
+use odeon_protocol::headers::{self, REQUEST_ID_BYTES_MAX};
 
 /// What an app is told for the host when HTTP/1.0 names none; hosts say the same.
 const NO_HOST: &str = "localhost";
@@ -19,24 +19,27 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
-const FORWARDED_FOR: &str = "x-forwarded-for";
-const FORWARDED_PROTO: &str = "x-forwarded-proto";
-const TRACEPARENT: &str = "traceparent";
+/// The names that are written or looked for in each message: as text they would be parsed each time.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
+pub(crate) const NOT_SERVED: HeaderName = HeaderName::from_static(headers::NOT_SERVED);
 /// What proxies say of where a request came from. A client may have written it, so apps hear of it only what the router says itself.
 const OF_PROXIES: [&str; 10] = [
     "forwarded",
-    FORWARDED_FOR,
+    "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-prefix",
-    FORWARDED_PROTO,
+    "x-forwarded-proto",
     "x-forwarded-scheme",
     "x-forwarded-server",
     "x-forwarded-ssl",
     "x-real-ip",
 ];
 /// What only hosts may say.
-const OF_HOSTS: [&str; 4] = [CALL, TRIGGER, USER, NOT_SERVED];
+const OF_HOSTS: [&str; 4] = [headers::CALL, headers::TRIGGER, headers::USER, headers::NOT_SERVED];
 
 /// The host that a request asks, as its app is told. What its target says goes before its header (RFC 9112, 3.2.2).
 pub(crate) fn asked(parts: &Parts) -> Option<HeaderValue> {
@@ -60,8 +63,13 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     headers.get(REQUEST_ID).filter(is_id).cloned().unwrap_or_else(new)
 }
 
+/// Where the requests of a connection come from, as apps are told.
+pub(crate) fn from(peer: SocketAddr) -> HeaderValue {
+    HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("")) // digits and what separates them
+}
+
 /// What a host sees of a request: no header of this hop, which host was asked, and where the request came from.
-pub(crate) fn for_host(headers: &mut HeaderMap, host: HeaderValue, id: HeaderValue, peer: SocketAddr) {
+pub(crate) fn for_host(headers: &mut HeaderMap, host: HeaderValue, id: HeaderValue, from: HeaderValue) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -77,15 +85,23 @@ pub(crate) fn for_host(headers: &mut HeaderMap, host: HeaderValue, id: HeaderVal
     headers.insert(header::HOST, host); // without one the client would tell the app our name for its host
     headers.insert(REQUEST_ID, id);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
-    if let Ok(address) = HeaderValue::try_from(peer.ip().to_string()) {
-        headers.insert(FORWARDED_FOR, address);
-    }
+    headers.insert(FORWARDED_FOR, from);
     if !headers.contains_key(TRACEPARENT) {
-        let (trace, span) = (rand::random::<u128>() | 1, rand::random::<u64>() | 1);
-        if let Ok(parent) = HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-00")) {
-            headers.insert(TRACEPARENT, parent);
-        }
+        headers.insert(TRACEPARENT, traceparent());
     }
+}
+
+/// The beginning of a trace that nobody records (W3C Trace Context). `uuid` writes hexadecimal digits faster than formatting does.
+fn traceparent() -> HeaderValue {
+    let mut text = *b"00-................................-................-00";
+    let digits = |id: u128| {
+        let mut digits = [0; 32];
+        uuid::Uuid::from_u128(id | 1).simple().encode_lower(&mut digits);
+        digits
+    };
+    text[3..35].copy_from_slice(&digits(rand::random()));
+    text[36..52].copy_from_slice(&digits(rand::random())[16..]);
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("")) // digits and hyphens
 }
 
 /// HTTP/2 sends each cookie in a field of its own, which HTTP/1 knows nothing of (RFC 9113, 8.2.3).
@@ -160,7 +176,7 @@ mod tests {
     fn a_request_has_an_id() {
         let of = |id: &[u8]| {
             let id = HeaderValue::from_bytes(id).unwrap();
-            request_id(&HeaderMap::from_iter([(HeaderName::from_static(REQUEST_ID), id)]))
+            request_id(&HeaderMap::from_iter([(REQUEST_ID, id)]))
         };
         assert_eq!(of(b"mine"), "mine");
         let long = "x".repeat(REQUEST_ID_BYTES_MAX + 1);

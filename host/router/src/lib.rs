@@ -1,7 +1,7 @@
 //! The router: a stage's load balancer.
 //!
 //! Map: `odeon_protocol::routes` knows which hosts serve which app, [`follow`] feeds it from NATS, [`report`] says what came of it, [`routes`] is what requests
-//! find there, [`proxy`] is their path, [`headers`] what passes of them, [`serve`] the listeners.
+//! find there, [`places`] bounds how many there are, [`proxy`] is their path, [`headers`] what passes of them, [`serve`] the listeners.
 //!
 //! What must stay true: it routes by what it last knew when NATS is away; it never holds more of a body than its beginning; a request is
 //! repeated only when the first try cannot have had an effect.
@@ -9,6 +9,7 @@
 mod follow;
 mod headers;
 mod metrics;
+mod places;
 pub mod proxy;
 mod report;
 mod routes;

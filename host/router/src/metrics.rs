@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 pub(crate) struct Metrics {
     pub(crate) requests: Requests,
     pub(crate) retries: Counter,
-    pub(crate) in_flight: Gauge,
+    in_flight: Gauge,
     registry: Registry,
 }
 
@@ -24,7 +24,9 @@ impl Metrics {
         Self { requests, retries, in_flight, registry }
     }
 
-    pub(crate) fn encode(&self) -> String {
+    /// For Prometheus, with how many requests are under way.
+    pub(crate) fn encode(&self, in_flight: usize) -> String {
+        self.in_flight.set(in_flight as i64);
         let mut out = String::new();
         match text::encode(&mut out, &self.registry) {
             Ok(()) => out,

@@ -7,33 +7,26 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::uri::{self, PathAndQuery, Scheme};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::Connect;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
+use odeon_http::client::{Answer, Client, Connect};
 use odeon_http::connect::Connector;
-use odeon_http::limits::{CLIENT_IDLE_S_MAX, HEAD_BYTES_MAX};
 use odeon_http::{ReceiveError, Received, problem};
-use odeon_protocol::headers::{NOT_SERVED, REQUEST_ID};
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-use crate::headers;
+use crate::headers::{self, NOT_SERVED, REQUEST_ID};
 use crate::metrics::Metrics;
-use crate::routes::{App, Host, Routes};
+use crate::places::{NoPlace, Place};
+use crate::routes::{App, Routes};
 
 pub use crate::routes::Backend;
 
@@ -47,8 +40,6 @@ const CONNECT_S_MAX: u64 = 2;
 const REQUESTS_MAX: usize = 8_192;
 /// Requests of one app at once: an app that does not answer leaves the other half to the others.
 const APP_REQUESTS_MAX: usize = REQUESTS_MAX / 2;
-/// Part of all requests that is for apps with few: one of so many.
-const RESERVED_PART: usize = 4;
 /// Of the body of a request so much is held for a second try, in bytes: most that call an app have less.
 const HELD_BYTES_MAX: usize = 16 << 10;
 /// How long a body may take to come back from a try, in milliseconds.
@@ -56,23 +47,15 @@ const BACK_MS_MAX: u64 = 500;
 /// Idle connections kept per host, of all threads together.
 const IDLE_CONNECTIONS_MAX: usize = 256;
 
-/// The body of a request on its way through.
-type SentBody = BoxBody<Bytes, ReceiveError>;
-/// The body of a response on its way through.
-pub type PassedBody = BoxBody<Bytes, hyper::Error>;
-
 /// The proxy of one thread; `C` connects it to hosts. Those of other threads share its routes and limits ([`Proxy::for_threads`]).
 pub struct Proxy<C = Connector> {
     shared: Arc<Shared>,
     connector: C,
-    client: Client<C, SentBody>,
+    client: Client<C, Returning>,
 }
 
 struct Shared {
     routes: Routes,
-    places: Arc<Semaphore>,
-    /// Of the places, for apps with few requests.
-    reserved: usize,
     metrics: Metrics,
 }
 
@@ -102,16 +85,12 @@ impl Proxy {
     }
 }
 
-impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
+impl<C: Connect> Proxy<C> {
     /// A proxy that reaches hosts through `connector`, which bounds how long connecting may take.
     pub fn over(connector: C, requests_max: usize, app_requests_max: usize) -> Self {
-        let shared = Arc::new(Shared {
-            routes: Routes::new(app_requests_max),
-            places: Arc::new(Semaphore::new(requests_max)),
-            reserved: requests_max / RESERVED_PART,
-            metrics: Metrics::new(),
-        });
-        let client = client(connector.clone(), IDLE_CONNECTIONS_MAX);
+        let shared =
+            Arc::new(Shared { routes: Routes::new(requests_max, app_requests_max), metrics: Metrics::new() });
+        let client = Client::new(connector.clone(), IDLE_CONNECTIONS_MAX);
         Self { shared, connector, client }
     }
 
@@ -120,7 +99,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
         let idle_max = (IDLE_CONNECTIONS_MAX / count.max(1)).max(1);
         (0..count).map(move |_| {
             let (shared, connector) = (self.shared.clone(), self.connector.clone());
-            Arc::new(Self { shared, client: client(connector.clone(), idle_max), connector })
+            Arc::new(Self { shared, client: Client::new(connector.clone(), idle_max), connector })
         })
     }
 
@@ -129,56 +108,59 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
         self.shared.routes.install(routes, &self.shared.metrics.requests);
     }
 
-    pub(crate) fn metrics(&self) -> &Metrics {
-        &self.shared.metrics
+    /// What Prometheus reads.
+    pub(crate) fn metrics(&self) -> String {
+        self.shared.metrics.encode(self.shared.routes.places.taken())
     }
 
-    /// Answers one request. Every request gets an answer.
-    pub async fn answer(&self, request: Request<Received>, peer: SocketAddr) -> Response<PassedBody> {
+    /// Answers one request; apps are told that it came from `from`. Every request gets an answer.
+    ///
+    /// What needs no waiting is done before there is a future: so that holds the request once, and is small where it is moved.
+    pub fn answer(
+        self: &Arc<Self>,
+        request: Request<Received>,
+        from: HeaderValue,
+    ) -> impl Future<Output = Response<Passed>> + Send + use<C> {
         let id = headers::request_id(request.headers());
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
-        let app = self.shared.routes.find(name);
-        let requests = app.as_ref().map_or(&self.metrics().requests.strays, |app| &app.requests);
-        let asked = requests.begin();
-        let outcome = match &app {
-            Some(app) => self.forward(app, request, &id, peer).await,
-            None => Err(Refusal::UnknownApp(name.to_owned())),
-        };
-        let refused = |refusal| refuse(&refusal, id.to_str().unwrap_or_default());
-        let mut response = outcome.unwrap_or_else(refused);
-        asked.answered(response.status());
-        response.headers_mut().insert(REQUEST_ID, id);
-        response
+        let app = self.shared.routes.find(name).ok_or_else(|| Refusal::UnknownApp(name.to_owned()));
+        let message = Message::for_host(request, id.clone(), from);
+        let proxy = self.clone();
+        async move {
+            let requests = app.as_ref().map_or(&proxy.shared.metrics.requests.strays, |app| &app.requests);
+            let asked = requests.begin();
+            let outcome = match (&app, message) {
+                (Ok(app), Ok(mut message)) => proxy.forward(app, &mut message).await,
+                (Ok(_), Err(refusal)) => Err(refusal),
+                (Err(unknown), _) => Ok(refuse(unknown, id.to_str().unwrap_or_default())),
+            };
+            let refused = |refusal| refuse(&refusal, id.to_str().unwrap_or_default());
+            let mut response = outcome.unwrap_or_else(refused);
+            asked.answered(response.status());
+            response.headers_mut().insert(REQUEST_ID, id);
+            response
+        }
     }
 
-    async fn forward(
-        &self,
-        app: &App,
-        request: Request<Received>,
-        id: &HeaderValue,
-        peer: SocketAddr,
-    ) -> Result<Response<PassedBody>, Refusal> {
-        let (mut parts, body) = request.into_parts();
-        let host = headers::asked(&parts).ok_or(Refusal::NoHost)?;
-        let place = self.place(app)?;
-        headers::for_host(&mut parts.headers, host, id.clone(), peer);
-        let mut message = Message::new(parts, body);
-        let mut tried: Vec<Arc<Host>> = Vec::new();
+    async fn forward(&self, app: &Arc<App>, message: &mut Message) -> Result<Response<Passed>, Refusal> {
+        let mut place = Place::take(app).map_err(|why| Refusal::of(why, &app.name))?;
+        let mut tried = Vec::new();
         let mut refusal = None;
         while tried.len() < TRIES_MAX {
-            let Some(host) = app.choose(&tried) else { break };
-            let Some(request) = message.next_try(host).await else { break };
+            let Some(chosen) = app.choose(&tried) else { break };
+            let Some(request) = message.next_try().await else { break };
             if !tried.is_empty() {
-                self.metrics().retries.inc();
+                self.shared.metrics.retries.inc();
             }
-            tried.push(host.clone());
-            let busy = Busy::begin(host, self.metrics());
-            let sent = self.client.request(request);
+            tried.push(chosen);
+            place.goes_to(chosen);
+            let host = &app.hosts[chosen];
+            let sent = self.client.send(&host.authority, request);
             match tokio::time::timeout(Duration::from_secs(HEAD_S_MAX), sent).await {
                 Ok(Ok(response)) if response.headers().contains_key(NOT_SERVED) => refusal = None,
                 Ok(Ok(response)) => {
                     host.answered();
-                    return Ok(pass_back(response, (busy, place)));
+                    return Ok(pass_back(response, place));
                 }
                 Ok(Err(error)) => {
                     if let Some(fault) = client_fault(&error) {
@@ -187,7 +169,7 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
                     host.failed();
                     tracing::debug!(host = %host.authority, "{error:?}");
                     refusal = Some(Refusal::Upstream);
-                    if !error.is_connect() && !message.is_repeatable {
+                    if !error.is_unsent() && !message.is_repeatable {
                         break;
                     }
                 }
@@ -196,72 +178,57 @@ impl<C: Connect + Clone + Send + Sync + 'static> Proxy<C> {
         }
         Err(refusal.unwrap_or_else(|| Refusal::NoReplica(app.name.clone())))
     }
-
-    /// Places for a request, of all and of its app. The last of all are for apps that have few: some that do not answer leave room for others.
-    fn place(&self, app: &App) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Refusal> {
-        let Shared { places, reserved, .. } = &*self.shared;
-        if !app.has_few_requests() && places.available_permits() <= *reserved {
-            return Err(Refusal::Crowded(app.name.clone()));
-        }
-        let place = places.clone().try_acquire_owned().map_err(|_| Refusal::Overloaded)?;
-        let of_app = app.places.clone().try_acquire_owned();
-        Ok((place, of_app.map_err(|_| Refusal::Busy(app.name.clone()))?))
-    }
-}
-
-/// Sends requests over connections of its own.
-fn client<C: Connect + Clone>(connector: C, idle_connections_max: usize) -> Client<C, SentBody> {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_max_idle_per_host(idle_connections_max)
-        .pool_idle_timeout(Duration::from_secs(CLIENT_IDLE_S_MAX))
-        .http1_max_buf_size(HEAD_BYTES_MAX as usize)
-        .retry_canceled_requests(true) // only what was not sent, because a kept connection had been closed
-        .build(connector)
 }
 
 /// What is sent, and may have to be sent again.
 struct Message {
     parts: Parts,
-    body: Option<Lent>,
+    /// Most have none, and what is moved for each request is small.
+    body: Option<Box<Lent>>,
     /// Where a body comes back that can be sent again.
-    back: Option<oneshot::Receiver<Lent>>,
+    back: Option<oneshot::Receiver<Box<Lent>>>,
     /// Sending it twice does what sending it once does.
     is_repeatable: bool,
 }
 
 impl Message {
-    fn new(mut parts: Parts, body: Received) -> Self {
+    fn for_host(request: Request<Received>, id: HeaderValue, from: HeaderValue) -> Result<Self, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        let asked = headers::asked(&parts).ok_or(Refusal::NoHost)?;
+        headers::for_host(&mut parts.headers, asked, id, from);
         let is_empty = body.is_end_stream();
         let is_repeatable = matches!(parts.method, Method::GET | Method::HEAD) && is_empty;
         if !is_empty && !parts.headers.contains_key(header::CONTENT_LENGTH) {
             // Of a method that has no body as a rule, one without a length would stay behind.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let body = (!is_empty).then(|| Lent { body, held: BytesMut::new(), again: Bytes::new(), back: None });
-        Self { parts, body, back: None, is_repeatable }
+        let lent = || Box::new(Lent { body, held: BytesMut::new(), again: Bytes::new(), back: None });
+        let body = (!is_empty).then(lent);
+        Ok(Self { parts, body, back: None, is_repeatable })
     }
 
     /// The request for the next host. `None` when more of the body went out already than is held.
-    async fn next_try(&mut self, host: &Host) -> Option<Request<SentBody>> {
+    async fn next_try(&mut self) -> Option<Request<Returning>> {
         if let Some(back) = self.back.take() {
             // The connection that had it is being closed, if the host answered before it had all of it.
-            let back = tokio::time::timeout(Duration::from_millis(BACK_MS_MAX), back);
-            let lent = back.await.ok()?.ok()?;
-            self.body = Some(Lent { again: Bytes::copy_from_slice(&lent.held), ..lent });
+            let back = Box::pin(tokio::time::timeout(Duration::from_millis(BACK_MS_MAX), back));
+            let mut lent = back.await.ok()?.ok()?;
+            lent.again = Bytes::copy_from_slice(&lent.held);
+            self.body = Some(lent);
         }
-        let passed = match self.body.take() {
-            Some(lent) => {
-                let (back, receiver) = oneshot::channel();
-                self.back = Some(receiver);
-                Returning { lent: Some(Lent { back: Some(back), ..lent }) }.boxed()
-            }
-            None => Empty::new().map_err(|never| match never {}).boxed(),
-        };
-        let mut request = Request::new(passed);
+        let mut lent = self.body.take();
+        if let Some(lent) = &mut lent {
+            let (back, receiver) = oneshot::channel();
+            self.back = Some(receiver);
+            lent.back = Some(back);
+        }
+        let mut request = Request::new(Returning { lent });
         *request.method_mut() = self.parts.method.clone();
         *request.headers_mut() = self.parts.headers.clone();
-        *request.uri_mut() = target(host, &self.parts.uri)?;
+        *request.uri_mut() = match self.parts.uri.path_and_query() {
+            Some(path) => path.clone().into(),
+            None => Uri::from(PathAndQuery::from_static("/")),
+        };
         Some(request)
     }
 }
@@ -273,7 +240,7 @@ struct Lent {
     held: BytesMut,
     /// What went out before, and goes out again.
     again: Bytes,
-    back: Option<oneshot::Sender<Lent>>,
+    back: Option<oneshot::Sender<Box<Lent>>>,
 }
 
 impl Lent {
@@ -297,12 +264,13 @@ impl Lent {
     }
 }
 
-/// A body that goes back to where it came from, unless too much of it went out or it broke.
+/// The body of a request on its way through. It goes back to where it came from, unless too much of it went out or it broke.
 struct Returning {
-    lent: Option<Lent>,
+    /// None where there is none.
+    lent: Option<Box<Lent>>,
 }
 
-impl hyper::body::Body for Returning {
+impl Body for Returning {
     type Data = Bytes;
     type Error = ReceiveError;
 
@@ -323,7 +291,7 @@ impl hyper::body::Body for Returning {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let Some(lent) = &self.lent else { return SizeHint::default() };
+        let Some(lent) = &self.lent else { return SizeHint::with_exact(0) };
         let (left, again) = (lent.body.size_hint(), lent.again.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(left.lower() + again);
@@ -362,48 +330,62 @@ fn client_fault(error: &(dyn Error + 'static)) -> Option<Refusal> {
     None
 }
 
-/// The response for the user; `held` is let go when its body has ended.
-fn pass_back<H: Send + Sync + 'static>(response: Response<Incoming>, held: H) -> Response<PassedBody> {
+/// The response for the user, whose place is given back when its body was.
+fn pass_back(response: Response<Answer<Returning>>, place: Place) -> Response<Passed> {
     let (mut parts, body) = response.into_parts();
     headers::for_user(&mut parts.headers);
-    let body = body.map_frame(move |frame| {
-        let _ = &held;
-        frame
-    });
-    Response::from_parts(parts, body.boxed())
+    Response::from_parts(parts, Passed(Whose::Host { body, _place: place }))
 }
 
-/// Counts a request at its host and in the metrics, until its response has ended.
-struct Busy {
-    host: Arc<Host>,
-    gauge: Gauge,
+/// The body of a response on its way through, or of a refusal.
+pub struct Passed(Whose);
+
+enum Whose {
+    Host { body: Answer<Returning>, _place: Place },
+    Ours(Full<Bytes>),
 }
 
-impl Busy {
-    fn begin(host: &Arc<Host>, metrics: &Metrics) -> Self {
-        host.in_flight.fetch_add(1, Ordering::Relaxed);
-        metrics.in_flight.inc();
-        Self { host: host.clone(), gauge: metrics.in_flight.clone() }
+impl Body for Passed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Whose::Host { body, .. } => Pin::new(body).poll_frame(cx),
+            Whose::Ours(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Whose::Host { body, .. } => body.is_end_stream(),
+            Whose::Ours(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Whose::Host { body, .. } => body.size_hint(),
+            Whose::Ours(body) => body.size_hint(),
+        }
     }
 }
 
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.host.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.gauge.dec();
+impl Refusal {
+    fn of(why: NoPlace, app: &str) -> Self {
+        match why {
+            NoPlace::Overloaded => Self::Overloaded,
+            NoPlace::Busy => Self::Busy(app.to_owned()),
+            NoPlace::Crowded => Self::Crowded(app.to_owned()),
+        }
     }
-}
-
-fn target(host: &Host, uri: &Uri) -> Option<Uri> {
-    let mut target = uri::Parts::default();
-    target.scheme = Some(Scheme::HTTP);
-    target.authority = Some(host.authority.clone());
-    target.path_and_query = uri.path_and_query().cloned().or(Some(PathAndQuery::from_static("/")));
-    Uri::from_parts(target).ok()
 }
 
 /// The one place where a refusal becomes a response.
-fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
+fn refuse(refusal: &Refusal, id: &str) -> Response<Passed> {
     let (status, code, detail) = match refusal {
         Refusal::UnknownApp(name) => {
             (StatusCode::NOT_FOUND, "OS-RTR-40401", format!("no app `{name}` is deployed to this stage"))
@@ -447,5 +429,5 @@ fn refuse(refusal: &Refusal, id: &str) -> Response<PassedBody> {
             format!("the host did not answer within {HEAD_S_MAX} s"),
         ),
     };
-    problem(status, code, &detail, id).map(|body| body.map_err(|never| match never {}).boxed())
+    problem(status, code, &detail, id).map(|body| Passed(Whose::Ours(body)))
 }

@@ -1,5 +1,6 @@
 //! The router's listeners: users on one, health and metrics on the other.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
@@ -9,6 +10,7 @@ use odeon_http::{Limits, Received, Workers, limits};
 use tokio::net::TcpListener;
 
 use crate::Router;
+use crate::headers;
 use crate::proxy::Proxy;
 
 pub use odeon_http::Stop;
@@ -16,11 +18,8 @@ pub use odeon_http::Stop;
 /// Serves users until it is stopped, on threads that have a proxy each.
 pub async fn users(threads: Workers<Arc<Proxy>>, listener: TcpListener, stop: Stop) {
     odeon_http::serve_on(&threads, limits::USERS, listener, stop, |proxy| {
-        let proxy = proxy.clone();
-        move |request, peer| {
-            let proxy = proxy.clone();
-            async move { proxy.answer(request, peer).await }
-        }
+        let (proxy, from) = (proxy.clone(), OnceCell::new());
+        move |request, peer| proxy.answer(request, from.get_or_init(|| headers::from(peer)).clone())
     })
     .await;
 }
@@ -45,7 +44,7 @@ fn admin_answer(router: &Router, request: &Request<Received>) -> Response<Full<B
                 "what the stage serves was not read yet, or not all of its hosts were heard\n".to_owned();
             (StatusCode::SERVICE_UNAVAILABLE, said)
         }
-        "/metrics" => (StatusCode::OK, router.proxy.metrics().encode()),
+        "/metrics" => (StatusCode::OK, router.proxy.metrics()),
         _ => (StatusCode::NOT_FOUND, "healthz, readyz, metrics\n".to_owned()),
     };
     let mut response = Response::new(Full::from(body));

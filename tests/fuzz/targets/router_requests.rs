@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use http::HeaderValue;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use odeon_fuzz::hosts::{Behaviour, CLIENT, StubHosts};
 use odeon_fuzz::seeds::HOST_MARK;
@@ -57,17 +58,18 @@ async fn connection(behaviour: Behaviour, replicas: u8, cut: u8, sent: &[u8]) {
     let (begun, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     let counts = (begun.clone(), answered.clone());
-    let answer = move |request, peer| {
-        let (proxy, (begun, answered)) = (proxy.clone(), counts.clone());
+    let peer: SocketAddr = CLIENT.parse().expect("an address");
+    let told = HeaderValue::try_from(peer.ip().to_string()).expect("a value");
+    let answer = move |request, _| {
+        let (proxy, told, (begun, answered)) = (proxy.clone(), told.clone(), counts.clone());
         begun.fetch_add(1, Ordering::Relaxed);
         async move {
-            let answer = tokio::time::timeout(Duration::from_secs(ANSWER_S_MAX), proxy.answer(request, peer));
+            let answer = tokio::time::timeout(Duration::from_secs(ANSWER_S_MAX), proxy.answer(request, told));
             let answer = answer.await.expect("a request got no answer");
             answered.fetch_add(1, Ordering::Relaxed);
             answer
         }
     };
-    let peer: SocketAddr = CLIENT.parse().expect("an address");
     let server = odeon_http::serve_connection(limits::USERS, theirs, peer, answer);
     let (mut from, mut to) = tokio::io::split(ours);
     let is_silent = cut & 0x80 != 0;
