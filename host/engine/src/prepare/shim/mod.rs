@@ -12,8 +12,6 @@
 //! What must stay true: a guest does what it did before; what comes out is validated like everything that is compiled; functions
 //! keep their names, for backtraces. Places in the code move, so what points at them (DWARF, hints) is left out; nobody here reads it.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "of sections, kinds and names a few matter here")]
-
 mod module;
 mod outline;
 mod rewrite;
@@ -22,18 +20,6 @@ mod tests;
 
 use super::is_valid;
 use outline::{Outline, Plan};
-
-/// Why a component stays as it is: it is not of the form that is known here.
-#[derive(Debug)]
-struct Unfit;
-
-type Error = wasm_encoder::reencode::Error<Unfit>;
-
-impl From<Unfit> for Error {
-    fn from(unfit: Unfit) -> Self {
-        Self::UserError(unfit)
-    }
-}
 
 /// The valid component without its shim. `None` where it has none, or none that is known.
 pub(super) fn without_shim(component: &[u8]) -> Option<Vec<u8>> {

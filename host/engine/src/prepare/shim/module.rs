@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use wasm_encoder::reencode::{Reencode, utils};
 use wasm_encoder::{
     CodeSection, ExportKind, ExportSection, Function, FunctionSection, ImportSection, Instruction, Module,
-    NameMap, NameSection, SectionId, TableSection,
+    NameSection, SectionId, TableSection,
 };
 use wasmparser::{FunctionBody, Operator, Parser, Payload, TableInit, TableType, TypeRef};
 
-use super::{Error, Unfit};
+use super::super::names::{Places, body_again, name_again, points_into_code};
+use super::super::{Error, Unfit};
 use crate::engine::TABLES_PER_MODULE_MAX;
 
 /// A module that does nothing but call through a table.
@@ -191,7 +192,7 @@ impl Main {
     /// The module with the table and the functions of the shim.
     pub(super) fn with_shim(&self, shim: &Shim<'_>, module: &[u8]) -> Result<Module, Error> {
         let mut merged = Module::new();
-        Merge { main: self, shim, has_table: false }.parse_core_module(
+        Merge { main: self, shim, has_table: false, places: Vec::new() }.parse_core_module(
             &mut merged,
             Parser::new(0),
             module,
@@ -211,6 +212,8 @@ struct Merge<'a> {
     main: &'a Main,
     shim: &'a Shim<'a>,
     has_table: bool,
+    /// Of the module's own functions, where their instructions went.
+    places: Vec<Places>,
 }
 
 impl Merge<'_> {
@@ -279,6 +282,12 @@ impl Reencode for Merge<'_> {
         utils::parse_code_section(self, code, section)
     }
 
+    fn parse_function_body(&mut self, code: &mut CodeSection, body: FunctionBody<'_>) -> Result<(), Error> {
+        let places = body_again(self, code, &body)?;
+        self.places.push(places);
+        Ok(())
+    }
+
     fn parse_table_section(
         &mut self,
         tables: &mut TableSection,
@@ -313,39 +322,25 @@ impl Reencode for Merge<'_> {
         Ok(())
     }
 
-    /// Without what points into the code, whose places move: DWARF, hints for branches.
     fn parse_custom_section(
         &mut self,
         module: &mut Module,
         section: wasmparser::CustomSectionReader<'_>,
     ) -> Result<(), Error> {
-        let points_into_code = |prefix: &&str| section.name().starts_with(*prefix);
-        if [".debug_", "metadata.code."].iter().any(points_into_code) {
+        if points_into_code(&section) {
             return Ok(());
         }
         utils::parse_custom_section(self, module, section)
     }
 
-    /// Of names, those that backtraces show: of the module and of its functions, in the order of their new indices.
     fn parse_custom_name_subsection(
         &mut self,
         names: &mut NameSection,
         section: wasmparser::Name<'_>,
     ) -> Result<(), Error> {
-        match section {
-            wasmparser::Name::Module { name, .. } => names.module(name),
-            wasmparser::Name::Function(map) => {
-                let mut sorted = BTreeMap::new();
-                for naming in map {
-                    let naming = naming?;
-                    sorted.insert(self.function_index(naming.index)?, naming.name);
-                }
-                let mut functions = NameMap::new();
-                sorted.iter().for_each(|(index, name)| functions.append(*index, name));
-                names.functions(&functions);
-            }
-            _ => {}
-        }
-        Ok(())
+        name_again(self, names, section, |merge, index, name| {
+            let own = (index as usize).checked_sub(merge.main.imports.len());
+            own.and_then(|own| merge.places.get(own)).map_or(name.into(), |places| places.named(name))
+        })
     }
 }
