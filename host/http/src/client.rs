@@ -335,6 +335,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_whose_request_is_not_read_yet_is_nobody_elses() {
+        const LONG_BYTES: usize = 64 << 10; // more than a pipe takes
+        let (client, mut hosts) = client(1);
+        let long = Request::post("/").header("host", "host").body(Full::from(vec![0; LONG_BYTES])).unwrap();
+        let answers_early = async {
+            let mut host = hosts.recv().await.unwrap();
+            assert!(host.read(&mut [0]).await.unwrap() > 0);
+            host.write_all(ANSWER).await.unwrap();
+            host
+        };
+        let (sent, _host) = tokio::join!(client.send(&HOST, long), answers_early);
+        assert_eq!(sent.unwrap().into_body().collect().await.unwrap().to_bytes(), "answer");
+        ask_first(&client, &mut hosts).await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_in_chunks_ends_with_its_trailers() {
+        let (client, mut hosts) = client(1);
+        let mut host = ask_first(&client, &mut hosts).await;
+        let chunks: [&[u8]; 2] = [
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nanswer\r\n0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nanswer\r\n0\r\nsum: 1\r\n\r\n",
+        ];
+        for chunks in chunks {
+            let (sent, ()) = tokio::join!(client.send(&HOST, request()), answer(&mut host, chunks));
+            assert_eq!(sent.unwrap().into_body().collect().await.unwrap().to_bytes(), "answer");
+        }
+        assert!(hosts.try_recv().is_err(), "all came over one connection");
+    }
+
+    #[tokio::test]
     async fn what_may_have_been_sent_is_said_to_have_been() {
         let (client, mut hosts) = client(1);
         let ends = async { answer(&mut hosts.recv().await.unwrap(), b"").await };
