@@ -26,6 +26,9 @@ use tracing::debug;
 
 use crate::limits::{CLIENT_IDLE_S_MAX, HEAD_BYTES_MAX};
 
+/// Time between two looks at connections that nobody uses, in seconds.
+const SWEEP_S: u64 = 1;
+
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Why there is no response.
@@ -188,11 +191,11 @@ impl<B> Kept<B> {
 /// Closes connections that nobody needed for long, until their client is gone.
 async fn sweep<B>(kept: Weak<Kept<B>>) {
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(SWEEP_S)).await;
         let Some(kept) = kept.upgrade() else { return };
         kept.lock().retain(|_, idle| {
             idle.iter_mut().for_each(|idle| idle.swept += 1);
-            idle.retain(|idle| idle.swept <= CLIENT_IDLE_S_MAX && !idle.connection.is_closed());
+            idle.retain(|idle| idle.swept * SWEEP_S <= CLIENT_IDLE_S_MAX && !idle.connection.is_closed());
             !idle.is_empty()
         });
     }

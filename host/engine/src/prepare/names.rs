@@ -3,15 +3,22 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use wasm_encoder::reencode::Reencode;
-use wasm_encoder::{CodeSection, NameMap, NameSection};
+use wasm_encoder::reencode::{Reencode, utils};
+use wasm_encoder::{CodeSection, Module, NameMap, NameSection};
 use wasmparser::{CustomSectionReader, FunctionBody, Name};
 
 use super::{Error, Unfit};
 
-/// Whether it points into the code, whose places move (DWARF, hints for branches): it is left out, and nobody here reads it.
-pub(super) fn points_into_code(section: &CustomSectionReader<'_>) -> bool {
-    [".debug_", "metadata.code."].iter().any(|prefix| section.name().starts_with(prefix))
+/// Writes a custom section, unless it points into the code, whose places move (DWARF, hints for branches): nobody here reads it.
+pub(super) fn custom_again(
+    reencoder: &mut impl Reencode<Error = Unfit>,
+    module: &mut Module,
+    section: CustomSectionReader<'_>,
+) -> Result<(), Error> {
+    if [".debug_", "metadata.code."].iter().any(|prefix| section.name().starts_with(prefix)) {
+        return Ok(());
+    }
+    utils::parse_custom_section(reencoder, module, section)
 }
 
 /// Of names, those that backtraces show: of the module and of its functions, in the order of their new indices. `named` is given a new index

@@ -7,11 +7,11 @@
 //!
 //! What must stay true: a guest does what it did before, functions keep their names, and what names say of places in the code stays true.
 
-use wasm_encoder::reencode::{Reencode, utils};
+use wasm_encoder::reencode::Reencode;
 use wasm_encoder::{CodeSection, Component, FunctionSection, Module, ModuleSection, NameSection, RawSection};
 use wasmparser::{ElementItems, ExternalKind, FunctionBody, Operator, Parser, Payload, TypeRef};
 
-use super::names::{Places, body_again, name_again, points_into_code};
+use super::names::{Places, body_again, custom_again, name_again};
 use super::{Error, Unfit};
 use crate::sections::sections;
 
@@ -178,10 +178,7 @@ impl Reencode for Order {
         module: &mut Module,
         section: wasmparser::CustomSectionReader<'_>,
     ) -> Result<(), Error> {
-        if points_into_code(&section) {
-            return Ok(());
-        }
-        utils::parse_custom_section(self, module, section)
+        custom_again(self, module, section)
     }
 
     fn parse_custom_name_subsection(

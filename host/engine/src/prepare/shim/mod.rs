@@ -18,7 +18,7 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-use super::is_valid;
+use super::{Error, Unfit, is_valid, names};
 use outline::{Outline, Plan};
 
 /// The valid component without its shim. `None` where it has none, or none that is known.

@@ -9,8 +9,8 @@ use wasm_encoder::{
 };
 use wasmparser::{FunctionBody, Operator, Parser, Payload, TableInit, TableType, TypeRef};
 
-use super::super::names::{Places, body_again, name_again, points_into_code};
-use super::super::{Error, Unfit};
+use super::names::{Places, body_again, custom_again, name_again};
+use super::{Error, Unfit};
 use crate::engine::TABLES_PER_MODULE_MAX;
 
 /// A module that does nothing but call through a table.
@@ -327,10 +327,7 @@ impl Reencode for Merge<'_> {
         module: &mut Module,
         section: wasmparser::CustomSectionReader<'_>,
     ) -> Result<(), Error> {
-        if points_into_code(&section) {
-            return Ok(());
-        }
-        utils::parse_custom_section(self, module, section)
+        custom_again(self, module, section)
     }
 
     fn parse_custom_name_subsection(

@@ -8,8 +8,8 @@ use wasmparser::{
     SectionLimited,
 };
 
-use super::super::{Error, Unfit};
 use super::module::{Main, Shim};
+use super::{Error, Unfit};
 use crate::sections::sections;
 
 /// The core parts of a component, by their indices.

@@ -7,8 +7,8 @@ use wasm_encoder::{
 };
 use wasmparser::{ComponentAlias, ExternalKind, Instance, Payload};
 
-use super::super::{Error, Unfit};
 use super::outline::Plan;
+use super::{Error, Unfit};
 use crate::sections::sections;
 
 pub(super) fn rewrite(component: &[u8], plan: &Plan<'_>) -> Result<Vec<u8>, Error> {
