@@ -28,10 +28,6 @@ const AHEAD_NS_MAX: Nanos = 150_000;
 /// Apps that are looked at for something that is wanted, in the order in which they would be next.
 const LOOK_AT_MAX: usize = 64;
 
-/// CPU time by which virtual time may go ahead of runs that have not ended, in nanoseconds. As long as an operation that
-/// nothing interrupts may last; and a bound, because the network may hold a run up that is taken to go on.
-const FORESEEN_NS_MAX: Nanos = 50_000_000;
-
 /// How long an app that is past its burst waits before it is looked at again, in nanoseconds: its share may have been raised meanwhile.
 const THROTTLED_NS_MAX: Nanos = 1_000_000_000;
 
@@ -68,8 +64,6 @@ pub(super) struct Fair<T> {
     /// time goes as slowly as it must for those that come and go with every request.
     lingering: BTreeSet<(Virtual, FlowId)>,
     virtual_now: Virtual,
-    /// CPU time of runs that have not ended by which virtual time has gone on already, in nanoseconds.
-    foreseen_ns: Nanos,
     /// Weights of all flows.
     weight: u64,
 }
@@ -112,7 +106,6 @@ impl<T> Default for Fair<T> {
             running: BTreeSet::new(),
             lingering: BTreeSet::new(),
             virtual_now: 0,
-            foreseen_ns: 0,
             weight: 0,
         }
     }
@@ -180,7 +173,7 @@ impl<T> Fair<T> {
         }
     }
 
-    /// Takes one more guest of an app that was just given a run, if it is wanted and the app stays as little ahead of
+    /// Takes one more guest of an app that is about to run, if it is wanted and the app stays as little ahead of
     /// its share as one that begins without being queued: several short runs at once cost fewer wake-ups than one by one.
     pub(super) fn another_of(
         &mut self,
@@ -190,7 +183,7 @@ impl<T> Fair<T> {
     ) -> Option<(T, Advance)> {
         let id = id_of(cpu);
         let (next, _) = self.flows.get(&id)?.waiting.front()?;
-        let may_go = is_wanted(next) && cpu.ready_at(now).is_none() && lenient_start(cpu) <= self.virtual_now;
+        let may_go = is_wanted(next) && cpu.ready_at(now).is_none() && self.is_next(cpu);
         if may_go { self.take(id, now) } else { None }
     }
 
@@ -205,10 +198,8 @@ impl<T> Fair<T> {
         Some((item, Advance(advance)))
     }
 
-    /// Lets virtual time go on for runs that have not ended, so that others get their turn meanwhile.
-    pub(super) fn foresee(&mut self, used: Nanos) {
-        let used = used.min(FORESEEN_NS_MAX.saturating_sub(self.foreseen_ns));
-        self.foreseen_ns += used;
+    /// Lets virtual time go on for what guests used, also before their runs have ended, so that others get their turn meanwhile.
+    pub(super) fn advance(&mut self, used: Nanos) {
         self.virtual_now += used.saturating_mul(1_000) / self.weight.max(1);
     }
 
@@ -233,15 +224,9 @@ impl<T> Fair<T> {
         self.eligible.is_empty() && self.early.is_empty()
     }
 
-    /// Virtual time goes on, but for what was foreseen.
-    fn advance(&mut self, used: Nanos) {
-        let foreseen = self.foreseen_ns.min(used);
-        self.foreseen_ns -= foreseen;
-        self.virtual_now += (used - foreseen).saturating_mul(1_000) / self.weight.max(1);
-    }
-
-    /// A guest that [`Fair::next`] gave has run for so long. When it wants to go on, it is pushed first.
-    pub(super) fn ran(&mut self, cpu: &Arc<Cpu>, advance: Advance, used: Nanos, now: Nanos) {
+    /// A guest that [`Fair::next`] gave has run for so long, and virtual time has gone on for `foreseen` of that. When it wants to
+    /// go on, it is pushed first.
+    pub(super) fn ran(&mut self, cpu: &Arc<Cpu>, advance: Advance, used: Nanos, foreseen: Nanos, now: Nanos) {
         let id = id_of(cpu);
         cpu.spend(used, now);
         let Some(flow) = self.flows.get_mut(&id) else { return };
@@ -249,7 +234,7 @@ impl<T> Fair<T> {
         let start = cpu.start.load(Relaxed).saturating_sub(advance.0);
         let start = start.saturating_add(at_rate(used, flow.weight));
         cpu.start.store(start, Relaxed);
-        self.advance(used);
+        self.advance(used.saturating_sub(foreseen));
         cpu.expect(used);
         self.settle(id, now);
         self.let_go(now);
@@ -274,19 +259,28 @@ impl<T> Fair<T> {
     }
 
     /// Whether a guest may run at once, without being queued: its app would be next. An app may overtake itself for a
-    /// while, its short guests its long ones, which saves two wake-ups each; for longer when nobody competes with it.
-    pub(super) fn may_overtake(&self, cpu: &Arc<Cpu>, now: Nanos) -> bool {
+    /// while, its short guests its long ones, which saves two wake-ups each; for longer when nobody competes with it. Not those
+    /// that are `kept`: who waits there is as short, and would wait for all that come meanwhile.
+    pub(super) fn may_overtake(&self, cpu: &Arc<Cpu>, now: Nanos, is_kept: impl Fn(&T) -> bool) -> bool {
         let (mut alone, mut waits) = (false, 0);
         if let Some(own) = self.flows.get(&id_of(cpu)) {
+            let first = own.waiting.front();
+            if first.is_some_and(|(first, _)| is_kept(first)) {
+                return false;
+            }
             alone = self.flows.len() == self.lingering.len() + own.is_busy();
-            waits = own.waiting.front().map_or(0, |&(_, since)| now.saturating_sub(since));
+            waits = first.map_or(0, |&(_, since)| now.saturating_sub(since));
         }
         if alone {
             return waits < OVERTAKEN_ALONE_NS_MAX;
         }
+        waits < OVERTAKEN_NS_MAX && self.is_next(cpu)
+    }
+
+    /// Whether an app is owed something, or nobody is and it is the least ahead; give or take a little.
+    fn is_next(&self, cpu: &Cpu) -> bool {
         let start = lenient_start(cpu);
-        let is_next = start <= self.virtual_now || (self.eligible.is_empty() && start <= self.least_ahead());
-        waits < OVERTAKEN_NS_MAX && is_next
+        start <= self.virtual_now || (self.eligible.is_empty() && start <= self.least_ahead())
     }
 
     /// The earliest start tag of the apps that are ahead of their share. When nobody is owed anything, it is their turn.

@@ -21,10 +21,11 @@ mod round;
 mod simulation;
 pub(crate) mod slice;
 mod task;
+mod thread;
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ use presence::Presence;
 use slice::{On, Slice};
 pub use slice::{Used, give_way};
 use task::{Task, Work};
+use thread::GuestsThread;
 
 /// How much lower than the network's the priority of the guests' threads is. A guest that computes then makes way for
 /// a thread that has a packet to look at.
@@ -66,12 +68,10 @@ struct Shared {
     pushed: Condvar,
     /// How many guests run at once.
     cpus: usize,
-    /// Since when each thread runs a guest, on our clock; 0 while it runs none. As many spare ones as there are CPUs.
-    running: Box<[AtomicU64]>,
+    /// The guests' threads: as many spare ones as there are CPUs.
+    threads: Box<[GuestsThread]>,
     /// Guests that are queued, or run elsewhere than on a connection's task. While it is 0 nobody competes.
     competing: AtomicUsize,
-    /// When the clock looked last.
-    looked: AtomicU64,
     /// Where a guest begins.
     begin: Begin,
     /// Whether guests are here, for their clock to know.
@@ -107,12 +107,13 @@ impl Scheduler {
     /// Starts threads for guests: as many as `cpus` run guests, and as many more stand by.
     pub(crate) fn start(cpus: usize, begin: Begin) -> std::io::Result<Self> {
         let scheduler = Self::with(cpus, begin);
-        for number in 0..scheduler.shared.running.len() {
+        for number in 0..scheduler.shared.threads.len() {
             let (shared, alive) = (scheduler.shared.clone(), Arc::downgrade(&scheduler._alive));
             std::thread::Builder::new().name(format!("guests-{number}")).spawn(move || {
                 // Refused nowhere: to take less is always allowed.
                 let nice = rustix::process::getpriority_process(None).unwrap_or(0);
                 let _ = rustix::process::setpriority_process(None, nice + GUEST_NICE);
+                shared.threads[number].is_this();
                 while alive.strong_count() > 0 {
                     shared.run_next(number);
                 }
@@ -131,9 +132,8 @@ impl Scheduler {
             fair: Mutex::default(),
             pushed: Condvar::new(),
             cpus,
-            running: (0..cpus * 2).map(|_| AtomicU64::new(0)).collect(),
+            threads: (0..cpus * 2).map(|_| GuestsThread::default()).collect(),
             competing: AtomicUsize::new(0),
-            looked: AtomicU64::new(0),
             begin,
             guests: Presence::default(),
             origin: Instant::now(),
@@ -165,10 +165,9 @@ impl Scheduler {
     pub(crate) fn look(&self) -> Option<Duration> {
         let running = self.shared.running();
         if self.competing() <= running {
-            self.shared.looked.store(self.shared.now(), Ordering::Relaxed);
             return None; // nobody waits
         }
-        self.shared.foresee(running);
+        self.shared.foresee();
         while self.shared.give_turns_here() {}
         if self.shared.free_cpus() > 0 {
             self.shared.pushed.notify_one();
@@ -214,8 +213,9 @@ impl Shared {
         if self.competing.load(Ordering::Relaxed) == 0 {
             return true;
         }
+        self.give_to_others_of(cpu); // who came before goes before
         let fair = self.fair();
-        fair.may_overtake(cpu, now) || (self.free_cpus() > 0 && fair.is_idle())
+        fair.may_overtake(cpu, now, Turn::is_here) || (self.free_cpus() > 0 && fair.is_idle())
     }
 
     /// Charges what ran elsewhere than on the guests' threads.
@@ -247,43 +247,49 @@ impl Shared {
 
     /// Gives a turn to a guest that waits on its connection, and to others of its app that do.
     fn give(&self, cpu: &Arc<Cpu>, tell: oneshot::Sender<Advance>, advance: Advance) {
-        let mut next = Some((tell, advance));
-        while let Some((tell, advance)) = next {
-            if let Err(advance) = tell.send(advance) {
-                self.ran_here(cpu, advance, 0); // it has gone
-            }
+        self.tell(cpu, tell, advance);
+        self.give_to_others_of(cpu);
+    }
+
+    /// Gives turns to guests of an app that wait on their connections, as far as it may run now.
+    fn give_to_others_of(&self, cpu: &Arc<Cpu>) {
+        loop {
             let another = self.fair().another_of(cpu, self.now(), Turn::is_here);
-            next = another.and_then(|(turn, advance)| match turn {
-                Turn::Here { tell, .. } => Some((tell, advance)),
-                Turn::There(_) => None,
-            });
+            let Some((Turn::Here { tell, .. }, advance)) = another else { return };
+            self.tell(cpu, tell, advance);
+        }
+    }
+
+    fn tell(&self, cpu: &Arc<Cpu>, tell: oneshot::Sender<Advance>, advance: Advance) {
+        if let Err(advance) = tell.send(advance) {
+            self.ran_here(cpu, advance, 0); // it has gone
         }
     }
 
     /// Threads that run a guest.
     fn running(&self) -> usize {
-        self.running.iter().filter(|since| since.load(Ordering::Relaxed) > 0).count()
+        self.threads.iter().filter(|thread| thread.since().is_some()).count()
     }
 
-    /// Counts what guests use that run now, since the last look.
-    fn foresee(&self, running: usize) {
-        let now = self.now();
-        let since = now.saturating_sub(self.looked.swap(now, Ordering::Relaxed));
-        self.fair().foresee(running as u64 * since);
+    /// Lets virtual time go on for what guests that run now have used since the last look.
+    fn foresee(&self) {
+        let mut fair = self.fair();
+        let used = self.threads.iter().map(GuestsThread::foresee).sum();
+        fair.advance(used);
     }
 
     /// A guest had a turn on its connection's task.
     fn ran_here(&self, cpu: &Arc<Cpu>, advance: Advance, used: Nanos) {
         self.competing.fetch_sub(1, Ordering::Relaxed);
-        self.fair().ran(cpu, advance, used, self.now());
+        self.fair().ran(cpu, advance, used, 0, self.now());
     }
 
     /// How many more guests may run now. Those that overrun do not count.
     fn free_cpus(&self) -> usize {
         let overrun = Duration::from_millis(OVERRUN_MS);
         let late = self.now().saturating_sub(u64::try_from(overrun.as_nanos()).unwrap_or(u64::MAX));
-        let counts = |since: &&AtomicU64| since.load(Ordering::Relaxed) > late;
-        self.cpus.saturating_sub(self.running.iter().filter(counts).count())
+        let counts = |thread: &&GuestsThread| thread.since().is_some_and(|since| since > late);
+        self.cpus.saturating_sub(self.threads.iter().filter(counts).count())
     }
 
     /// Runs a guest for a slice on thread `number`, or waits until there may be one.
@@ -296,7 +302,7 @@ impl Shared {
         };
         match next {
             Next::Run(Turn::There(task), advance) => {
-                self.running[number].store(now.max(1), Ordering::Relaxed);
+                self.threads[number].begin(now);
                 drop(fair);
                 task.run(self, number, advance);
             }
@@ -317,13 +323,13 @@ impl Shared {
         let (now, cpu) = (self.now(), &task.meter.cpu);
         task.meter.add(used);
         let mut fair = self.fair();
-        self.running[number].store(0, Ordering::Relaxed);
+        let foreseen = self.threads[number].end();
         if again {
             fair.push(cpu, Turn::There(task.clone()), now);
         } else {
             self.competing.fetch_sub(1, Ordering::Relaxed);
         }
-        fair.ran(cpu, advance, used, now);
+        fair.ran(cpu, advance, used, foreseen, now);
     }
 }
 

@@ -29,6 +29,8 @@ struct Guest {
     request: Option<Nanos>,
     /// Between two requests.
     rest: Nanos,
+    /// Time of the network for a request, which nobody is charged with.
+    network: Nanos,
     /// Its requests run where they come in, as those of connections do.
     is_here: bool,
     /// What it runs at most before it lets go.
@@ -44,24 +46,24 @@ struct Simulation {
     guests: Vec<Guest>,
     /// What runs on each CPU: who, since when, until when.
     cpus: Vec<Option<(usize, Advance, Nanos, Nanos)>>,
+    /// What was foreseen of the run on each CPU.
+    foreseen: Vec<Nanos>,
     /// Guests that ask again later.
     resting: BTreeMap<(Nanos, usize), ()>,
     now: Nanos,
-    /// When the clock looked, and when it will.
-    looked: Nanos,
+    /// When the clock will look.
     look: Nanos,
 }
 
 impl Simulation {
     fn new(cpus: usize) -> Self {
-        let cpus = (0..cpus).map(|_| None).collect();
         Self {
             fair: Fair::default(),
             guests: Vec::new(),
-            cpus,
+            cpus: (0..cpus).map(|_| None).collect(),
+            foreseen: vec![0; cpus],
             resting: BTreeMap::new(),
             now: 0,
-            looked: 0,
             look: TICK,
         }
     }
@@ -76,6 +78,7 @@ impl Simulation {
                 cpu: cpu.clone(),
                 request,
                 rest,
+                network: 0,
                 is_here: false,
                 slice: SLICE,
                 left,
@@ -127,26 +130,38 @@ impl Simulation {
     /// What the engine's clock does.
     fn look(&mut self) {
         let running = self.cpus.iter().flatten().count() as u64;
-        self.fair.foresee(running * (self.now - self.looked));
-        self.looked = self.now;
+        for (run, foreseen) in self.cpus.iter().zip(&mut self.foreseen) {
+            let Some((_, _, since, _)) = run else { continue };
+            self.fair.advance(self.now - since - *foreseen);
+            *foreseen = self.now - since;
+        }
         while let Next::Run(guest, advance) = self.fair.next_if(self.now, |&guest| self.guests[guest].is_here)
         {
             let cpu = self.guests[guest].cpu.clone();
-            let mut next = Some((guest, advance));
-            while let Some((guest, advance)) = next {
-                self.run_here(guest, Some(advance));
-                next = self.fair.another_of(&cpu, self.now, |&guest| self.guests[guest].is_here);
-            }
+            self.run_here(guest, Some(advance));
+            self.run_others_of(&cpu);
         }
         let owed = self.fair.until_owed(|&guest| self.guests[guest].is_here).unwrap_or(TICK);
         self.look = self.now + (owed / running.max(1)).clamp(super::LOOK_NS_MIN, TICK);
     }
 
+    /// Requests of an app that wait where they came in.
+    fn run_others_of(&mut self, cpu: &Arc<Cpu>) {
+        while let Some((guest, advance)) =
+            self.fair.another_of(cpu, self.now, |&guest| self.guests[guest].is_here)
+        {
+            self.run_here(guest, Some(advance));
+        }
+    }
+
     /// A request comes in.
     fn ask(&mut self, guest: usize) {
         let cpu = self.guests[guest].cpu.clone();
-        if self.guests[guest].is_here && self.fair.may_overtake(&cpu, self.now) {
-            return self.run_here(guest, None);
+        if self.guests[guest].is_here {
+            self.run_others_of(&cpu);
+            if self.fair.may_overtake(&cpu, self.now, |&guest| self.guests[guest].is_here) {
+                return self.run_here(guest, None);
+            }
         }
         self.fair.push(&cpu, guest, self.now);
     }
@@ -154,14 +169,14 @@ impl Simulation {
     /// A request runs on its connection: the kernel takes the first CPU from whatever runs there.
     fn run_here(&mut self, guest: usize, advance: Option<Advance>) {
         let cpu = self.guests[guest].cpu.clone();
-        let length = self.guests[guest].left;
+        let (length, took) = (self.guests[guest].left, self.guests[guest].left + self.guests[guest].network);
         if let Some((_, _, since, until)) = &mut self.cpus[0] {
-            *since += length;
-            *until += length;
+            *since += took;
+            *until += took;
         }
-        self.now += length;
+        self.now += took;
         match advance {
-            Some(advance) => self.fair.ran(&cpu, advance, length, self.now),
+            Some(advance) => self.fair.ran(&cpu, advance, length, 0, self.now),
             None => {
                 cpu.spend(length, self.now);
                 self.fair.charge(&cpu, length, self.now);
@@ -193,7 +208,7 @@ impl Simulation {
                 this.left = this.request.unwrap_or(0);
                 self.resting.insert((now + this.rest, guest), ());
             }
-            self.fair.ran(&cpu, advance, used, now);
+            self.fair.ran(&cpu, advance, used, std::mem::take(&mut self.foreseen[at]), now);
         }
     }
 
@@ -359,6 +374,25 @@ fn an_operation_that_nothing_interrupts_holds_up_requests_for_a_few_ticks_only()
 }
 
 #[test]
+fn what_the_network_takes_is_nobodys_turn() {
+    let mut sim = Simulation::new(1);
+    for _ in 0..2 {
+        sim.app(EVEN, 2, None, 0);
+    }
+    sim.app(EVEN, 1, None, 0);
+    sim.guests.last_mut().unwrap().slice = 12 * MS; // to give back much memory, again and again
+    sim.run_until(200 * MS);
+    let victim = sim.app(EVEN, 4, Some(60 * US), 60 * US);
+    sim.put_here(&victim);
+    let of = sim.guests.iter_mut().filter(|guest| Arc::ptr_eq(&guest.cpu, &victim));
+    of.for_each(|guest| guest.network = 30 * US);
+    sim.run_until(sim.now + 4_000 * MS);
+    let longest = sim.longest(&victim);
+    let at_its_rate = 4 * 60 * US * 4 + 4 * 30 * US;
+    assert!(longest <= at_its_rate + 2 * SLICE, "{longest}");
+}
+
+#[test]
 fn requests_that_wait_together_get_their_turns_together() {
     let (busy, app) = (Arc::new(Cpu::new(EVEN)), Arc::new(Cpu::new(EVEN)));
     app.expected_ns.store(20 * US, Ordering::Relaxed);
@@ -370,7 +404,7 @@ fn requests_that_wait_together_get_their_turns_together() {
     }
     let is_request = |&guest: &usize| guest > 0;
     assert_eq!(fair.next_if(0, is_request), Next::Wait(None), "it is ahead of its share");
-    fair.foresee(2 * MS); // of which half was due to it
+    fair.advance(2 * MS); // of which half was due to it
     let Next::Run(1, _) = fair.next_if(0, is_request) else { panic!("it is owed a turn") };
     let together: Vec<_> =
         std::iter::from_fn(|| fair.another_of(&app, 0, is_request)).map(|(guest, _)| guest).collect();
@@ -378,4 +412,25 @@ fn requests_that_wait_together_get_their_turns_together() {
     let ahead = (together.len() as u64 + 1) * 20 * US;
     assert!((150 * US..=190 * US).contains(&ahead), "as many as may run ahead, and no more: {ahead}");
     assert_eq!(fair.another_of(&busy, 0, is_request).map(|(guest, _)| guest), None, "nor of others");
+}
+
+#[test]
+fn a_request_that_waits_on_its_connection_goes_before_those_that_come_later() {
+    let (busy, app) = (Arc::new(Cpu::new(EVEN)), Arc::new(Cpu::new(EVEN)));
+    let mut fair = Fair::default();
+    fair.push(&busy, 0, 0);
+    let Next::Run(0, _) = fair.next(0) else { panic!("nobody else waits") };
+    fair.charge(&app, MS, 0);
+    let is_request = |&guest: &usize| guest > 0;
+    assert!(!fair.may_overtake(&app, 0, is_request), "it is ahead of its share");
+    fair.push(&app, 1, 0);
+    fair.advance(MS - 100 * US); // half of that was due to it: it is ahead by little enough to begin at once
+    fair.advance(MS - 100 * US);
+    assert!(!fair.may_overtake(&app, 0, is_request), "the one that waits is first");
+    assert!(fair.may_overtake(&app, 0, |_| false), "it would be his turn");
+    assert_eq!(
+        fair.another_of(&app, 0, is_request).map(|(guest, _)| guest),
+        Some(1),
+        "and is that of the first"
+    );
 }
