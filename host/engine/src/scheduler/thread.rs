@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use nix::time::{ClockId, clock_gettime};
 
 use super::cpu::Nanos;
+use super::slice::nanos;
 
 /// All but its clock changes under the queue's lock.
 #[derive(Default)]
@@ -61,7 +62,7 @@ impl GuestsThread {
 
     fn cpu(&self) -> Nanos {
         let time = self.clock.get().and_then(|&clock| clock_gettime(clock).ok());
-        time.map_or(0, |time| std::time::Duration::from(time).as_nanos().try_into().unwrap_or(0))
+        time.map_or(0, |time| nanos(time.into()))
     }
 }
 
