@@ -15,9 +15,13 @@ pub const SHARE_MILLICORES_MIN: u32 = 10;
 const EXPECTED_NS: Nanos = 200_000;
 /// Bounds of what a run is expected to take, in nanoseconds. Longer runs are cut into slices.
 const EXPECTED_NS_RANGE: (Nanos, Nanos) = (20_000, 1_000_000);
-/// How much of an expectation a shorter run makes: one part of so many. A longer one is believed at once, so that nobody
-/// passes for quick by and by.
+/// Runs that are expected to take this much are long, in nanoseconds: half a slice, beside which changing threads costs little.
+const LONG_RUN_NS: Nanos = 500_000;
+/// How much of an expectation a shorter run makes: one part of so many.
 const EXPECTED_PARTS: Nanos = 8;
+/// A longer run is believed at once, up to so many times the expectation, so that nobody passes for quick by and by. One is not enough to pass
+/// for long: a virtual machine that stands still for a millisecond makes a long run of any.
+const EXPECTED_GROWTH: Nanos = 2;
 
 /// An app's share of a host's CPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,9 +108,15 @@ impl Cpu {
         self.throttled_ns.fetch_add(waited, Relaxed);
     }
 
+    /// Whether a run of it would keep others from its thread for long.
+    pub(super) fn runs_long(&self) -> bool {
+        self.expected_ns.load(Relaxed) >= LONG_RUN_NS
+    }
+
     /// Learns from a run.
     pub(super) fn expect(&self, used: Nanos) {
         let before = self.expected_ns.load(Relaxed);
+        let used = used.min(before.saturating_mul(EXPECTED_GROWTH));
         let after = used.max((before * (EXPECTED_PARTS - 1) + used) / EXPECTED_PARTS);
         self.expected_ns.store(after.clamp(EXPECTED_NS_RANGE.0, EXPECTED_NS_RANGE.1), Relaxed);
     }
@@ -156,5 +166,23 @@ mod tests {
         cpu.spend(u64::MAX / 1_000_000, 5);
         assert_eq!(cpu.ready_at(5), None);
         assert_eq!(cpu.weight(), SHARE_MILLICORES_MIN);
+    }
+
+    #[test]
+    fn one_long_run_makes_no_app_long_and_a_few_do() {
+        let cpu = Cpu::new(CpuShare { millicores: 250, burst_ms: None });
+        for _ in 0..20 {
+            cpu.expect(MS / 50);
+        }
+        cpu.expect(3 * MS);
+        assert!(!cpu.runs_long());
+        for _ in 0..5 {
+            cpu.expect(3 * MS);
+        }
+        assert!(cpu.runs_long());
+        for _ in 0..20 {
+            cpu.expect(MS / 50);
+        }
+        assert!(!cpu.runs_long(), "it is quick again");
     }
 }

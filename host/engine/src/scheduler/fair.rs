@@ -8,7 +8,7 @@
 //! that run now, not for one of every competitor.
 //!
 //! Plain data: no clock, no thread, no lock. What must stay true: an app's guests run in the order in which they came;
-//! somebody runs whenever anybody may; a sleeping app saves up nothing.
+//! somebody runs whenever anybody may; a sleeping app saves up a moment of its share at most.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,6 +24,9 @@ const OVERTAKEN_ALONE_NS_MAX: Nanos = 20_000_000;
 /// CPU time by which an app may be ahead of its share and still begin without being queued, in nanoseconds: what others
 /// have in slices it has in many short runs, and few wake-ups.
 const AHEAD_NS_MAX: Nanos = 150_000;
+/// CPU time of its share that an app is still owed when it comes back, in nanoseconds. One that asks again as soon as it is answered is
+/// away for moments only, and would lose in each of them what it was owed.
+const BEHIND_NS_MAX: Nanos = 150_000;
 
 /// Apps that are looked at for something that is wanted, in the order in which they would be next.
 const LOOK_AT_MAX: usize = 64;
@@ -127,7 +130,8 @@ impl<T> Fair<T> {
         self.flows.entry(id_of(cpu)).or_insert_with(|| {
             let weight = cpu.weight();
             self.weight += u64::from(weight);
-            cpu.start.fetch_max(self.virtual_now, Relaxed); // sleeping saves up nothing
+            let least = self.virtual_now.saturating_sub(at_rate(BEHIND_NS_MAX, weight));
+            cpu.start.fetch_max(least, Relaxed); // sleeping saves up no more
             let waiting = VecDeque::new();
             Flow { cpu: cpu.clone(), waiting, running: 0, place: Place::Nowhere, weight }
         })

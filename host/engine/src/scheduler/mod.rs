@@ -3,8 +3,9 @@
 //! A guest begins on the task of its connection, and most end there: waking another thread and being woken by it costs
 //! as much as a small request. When its app is not owed anything while others compete, it waits there for its turn. It
 //! leaves for the guests' own threads ([`task`]) when a slice is over, when it gets more memory than a single
-//! instruction can go through in a few milliseconds, or when its app has had this thread for long enough ([`round`]). Those threads run under the network's priority, so that no guest holds
-//! up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when a guests' thread is free,
+//! instruction can go through in a few milliseconds, or when its app has had this thread for long enough ([`round`]). It begins there
+//! when others compete and runs of its app are long: the next packet would wait for the end of its slice. Those
+//! threads run under the network's priority, so that no guest holds up a packet. Turns are given by the fair queue ([`fair`]), to guests here and there alike: when a guests' thread is free,
 //! and by the clock, because that thread may be busy for longer than a slice.
 //! What an app uses, here or there, its account ([`cpu`]) is charged with; past its burst it waits, and is never ended.
 //!
@@ -99,7 +100,8 @@ pub enum Begin {
     /// On the task of their connection, while that is fair.
     #[default]
     Here,
-    /// On the guests' threads: those that have much memory. All of them for comparison, in benchmarks.
+    /// On the guests' threads: those that have much memory, and those that others would wait for. All of them for comparison, in
+    /// benchmarks.
     There,
 }
 
@@ -144,7 +146,8 @@ impl Scheduler {
     /// Runs a guest of an app to its end, which begins there unless all do. Dropping the future ends the guest.
     pub(crate) fn run<G: Future>(&self, meter: Arc<Meter>, begin: Begin, guest: G) -> Scheduled<G> {
         self.shared.guests.enter();
-        let begin = if self.shared.begin == Begin::There { Begin::There } else { begin };
+        let is_in_the_way = self.competing() > 0 && meter.cpu.runs_long();
+        let begin = if is_in_the_way || self.shared.begin == Begin::There { Begin::There } else { begin };
         Scheduled { shared: self.shared.clone(), meter, begin, at: At::Here(guest), turn: None }
     }
 
@@ -499,6 +502,40 @@ mod tests {
         for one in many {
             one.await.unwrap().unwrap();
         }
+    }
+
+    /// One thread of the network, and an app that always runs on the guests' thread, so that somebody competes.
+    #[tokio::test]
+    async fn long_runs_are_not_in_the_way_of_the_network_while_others_compete() {
+        let scheduler = Scheduler::start(1, Begin::Here).unwrap();
+        let network = std::thread::current().id();
+        let begins_here = async |expected_ns| {
+            let cpu = Arc::new(Cpu::new(CpuShare { millicores: 1_000, burst_ms: None }));
+            cpu.expected_ns.store(expected_ns, Ordering::Relaxed);
+            let guest = Box::pin(async { std::thread::current().id() });
+            let thread = scheduler.run(Arc::new(Meter::new(cpu)), Begin::Here, guest).await.unwrap();
+            thread == network
+        };
+        assert!(begins_here(1_000_000).await, "nobody competes");
+
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let rival = {
+            let stop = stop.clone();
+            let cpu = Arc::new(Cpu::new(CpuShare { millicores: 1_000, burst_ms: None }));
+            let guest = Box::pin(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    give_way().await;
+                }
+            });
+            tokio::spawn(scheduler.run(Arc::new(Meter::new(cpu)), Begin::There, guest))
+        };
+        while scheduler.competing() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!begins_here(1_000_000).await);
+        assert!(begins_here(50_000).await, "short runs go on where they are");
+        stop.store(true, Ordering::Relaxed);
+        rival.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -287,7 +287,7 @@ fn past_its_burst_an_app_has_its_share_and_no_more_and_others_have_the_rest() {
 }
 
 #[test]
-fn an_app_that_slept_has_saved_up_nothing() {
+fn an_app_that_slept_has_saved_up_next_to_nothing() {
     let mut sim = Simulation::new(1);
     let awake = sim.app(EVEN, 2, None, 0);
     let sleeper = sim.app(EVEN, 1, Some(MS), 5_000 * MS);
@@ -351,6 +351,23 @@ fn requests_that_begin_at_once_get_no_more_and_no_less_than_their_share() {
         let at_its_rate = 4 * 60 * US * (attackers + 1);
         assert!(sim.longest(&victim) <= at_its_rate + 2 * SLICE, "{attackers}: {}", sim.longest(&victim));
     }
+}
+
+#[test]
+fn an_app_that_was_away_for_a_moment_is_owed_what_it_was_and_not_what_it_slept() {
+    let (busy, app) = (Arc::new(Cpu::new(EVEN)), Arc::new(Cpu::new(EVEN)));
+    let mut fair = Fair::default();
+    fair.push(&busy, 0, 0);
+    // Both have a quarter of a core, so what one of them uses is four times as much on its own clock.
+    let start = || app.start.load(Ordering::Relaxed) / US;
+    fair.charge(&app, 100 * US, 0);
+    fair.charge(&busy, 300 * US, 0);
+    fair.charge(&app, 50 * US, 0);
+    assert_eq!(start(), 4 * 150, "it had less than its half");
+    fair.charge(&busy, 1_000 * MS, 0); // alone
+    let all = 2 * (100 + 300 + 50) + 4 * 1_000_000;
+    fair.charge(&app, 0, 0);
+    assert_eq!(start(), all - 4 * 150, "a moment's worth");
 }
 
 #[test]
