@@ -143,7 +143,8 @@ impl Scheduler {
         Self { shared: Arc::new(shared), _alive: Arc::default() }
     }
 
-    /// Runs a guest of an app to its end, which begins there unless all do. Dropping the future ends the guest.
+    /// Runs a guest of an app to its end, which begins there, or on the guests' threads if it would be in the way. Dropping the future ends the
+    /// guest.
     pub(crate) fn run<G: Future>(&self, meter: Arc<Meter>, begin: Begin, guest: G) -> Scheduled<G> {
         self.shared.guests.enter();
         let is_in_the_way = self.competing() > 0 && meter.cpu.runs_long();
